@@ -1,0 +1,183 @@
+// Package config reads the configuration files into strict, immutable values. It knows no policy and no network.
+package config
+
+import (
+	"encoding/json"
+	"time"
+)
+
+// Pos is where a value stands in a file.
+type Pos struct {
+	File string
+	Line int
+	// Path is the value's path, such as policy_kernel.route_policies[0].request_flow.policy_chain[1].
+	Path string
+}
+
+// Kernel is kernel-config.yaml.
+type Kernel struct {
+	File               string
+	Server             Server
+	Admin              Admin
+	Workers            []WorkerRef
+	UnknownRoute       UnknownRoute
+	Routes             []Route
+	PolicyNotSupported ImmediateResponse
+	WorkerUnavailable  ImmediateResponse
+	Observability      Observability
+}
+
+// Server is where Envoy connects.
+type Server struct {
+	// Address and Port are used when SocketPath is empty.
+	Address              string
+	Port                 int
+	SocketPath           string
+	Transport            Transport
+	MaxConcurrentStreams uint32
+	TLS                  TLS
+}
+
+// TLS is off when CertFile is empty; mutual TLS is on when ClientCAFile is set.
+type TLS struct {
+	CertFile     string
+	KeyFile      string
+	ClientCAFile string
+}
+
+// Admin is where metrics and health are served.
+type Admin struct {
+	Address string
+	Port    int
+}
+
+// WorkerRef is a worker name with its replicas, one socket each.
+type WorkerRef struct {
+	Name        string
+	SocketPaths []string
+	// Connections is how many connections each replica gets.
+	Connections int
+	Timeout     time.Duration
+	HealthCheck HealthCheck
+	Pos         Pos
+}
+
+// HealthCheck is how often a replica is asked, and how long an answer may take.
+type HealthCheck struct {
+	Interval time.Duration
+	Timeout  time.Duration
+}
+
+// Route is the policies of one route name.
+type Route struct {
+	Name     string
+	Request  Flow
+	Response Flow
+	Pos      Pos
+}
+
+// Flow is the policies of a route in the request or the response phases.
+type Flow struct {
+	Mode  ProcessingMode
+	Chain []Policy
+}
+
+// Policy is one place in a chain.
+type Policy struct {
+	Name string
+	// Params is a JSON object, or empty.
+	Params    json.RawMessage
+	OnFailure OnFailure
+	// Timeout is 0 when the configuration sets none.
+	Timeout time.Duration
+	Pos     Pos
+	// ParamLines are the lines of the parameters by their path below params, such as "algorithms[1]", for errors that a worker finds.
+	ParamLines map[string]int
+}
+
+// ImmediateResponse is an answer in place of the upstream's.
+type ImmediateResponse struct {
+	Status  int
+	Headers []Header
+	Body    []byte
+}
+
+// Header is a header line; the name is in lower case.
+type Header struct {
+	Name  string
+	Value string
+}
+
+// Observability is what the process tells of itself.
+type Observability struct {
+	// LogLevel is debug, info, warn or error.
+	LogLevel string
+}
+
+// Transport is what serves ext_proc.
+type Transport string
+
+// The transports.
+const TransportGRPC Transport = "grpc"
+
+// UnknownRoute is what happens to requests of a route that is not configured.
+type UnknownRoute string
+
+// The choices for unknown routes.
+const (
+	UnknownRouteDeny     UnknownRoute = "deny"
+	UnknownRouteContinue UnknownRoute = "continue"
+)
+
+// OnFailure is what a policy's failure means.
+type OnFailure string
+
+// The choices for failures.
+const (
+	OnFailureDeny          OnFailure = "deny"
+	OnFailureContinue      OnFailure = "continue"
+	OnFailureSkipRemaining OnFailure = "skip_remaining"
+)
+
+// ProcessingMode is what a flow asks Envoy for.
+type ProcessingMode string
+
+// The processing modes.
+const (
+	ProcessingModeAuto        ProcessingMode = "auto"
+	ProcessingModeHeadersOnly ProcessingMode = "headers_only"
+)
+
+// Worker is worker-config-N.yaml.
+type Worker struct {
+	File                  string
+	Name                  string
+	SocketPath            string
+	MaxConcurrentRequests int
+	ResourceLimits        ResourceLimits
+	KeyStores             []KeyStore
+	JWTIssuers            []JWTIssuer
+	Observability         Observability
+}
+
+// ResourceLimits are sizes in bytes.
+type ResourceLimits struct {
+	MaxBodySize  int
+	MaxStateSize int
+}
+
+// KeyStore is a named set of API keys in a file.
+type KeyStore struct {
+	Name string
+	File string
+	Pos  Pos
+}
+
+// JWTIssuer is a named token issuer. Exactly one of JWKSURI and JWKSFile is set.
+type JWTIssuer struct {
+	Name     string
+	Issuer   string
+	JWKSURI  string
+	JWKSFile string
+	Pos      Pos
+}

@@ -1,0 +1,44 @@
+package route
+
+import (
+	"errors"
+
+	workerv1 "github.com/policy-engine/policy-engine/api/worker/v1"
+)
+
+// Evaluator runs the chains of one worker name: replicas behind their sockets, or the worker core in the same process. It is safe for concurrent use.
+type Evaluator interface {
+	// Name is the worker's name.
+	Name() string
+	// Available reports whether at least one replica is healthy and holds the current generation. It does not block.
+	Available() bool
+	// Evaluate starts a call. It keeps nothing of c.Message after it returns: all bytes have been copied. c.Done is called exactly once, with the
+	// deadline at the latest, on any goroutine, perhaps before Evaluate returns. Evaluate does not block: what does not fit is ErrOverloaded.
+	Evaluate(c *Call)
+}
+
+// Call is one run of a chain on a worker. It belongs to the caller, who may use it again after Done.
+type Call struct {
+	// Message is what the worker gets; the evaluator sets its id. Borrowed during Evaluate.
+	Message workerv1.Call
+	// Done gets the outcome.
+	Done Completer
+}
+
+// Completer takes the outcome of a call. r is nil exactly if err is not; it is valid only during Complete, and so are its bytes. Complete does
+// not block: it may run on the goroutine that reads all results of a connection.
+type Completer interface {
+	Complete(c *Call, r *workerv1.Result, err error)
+}
+
+// Why a call had no result.
+var (
+	// ErrUnavailable: no healthy replica, or the connection was lost while the call was under way.
+	ErrUnavailable = errors.New("worker unavailable")
+	// ErrTimeout: no result within the timeout.
+	ErrTimeout = errors.New("worker timeout")
+	// ErrOverloaded: too many calls in flight.
+	ErrOverloaded = errors.New("worker overloaded")
+	// ErrIllegalResult: the worker's answer can't be decoded.
+	ErrIllegalResult = errors.New("illegal result from worker")
+)

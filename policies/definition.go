@@ -1,0 +1,174 @@
+package policies
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"reflect"
+	"strings"
+	"time"
+)
+
+// Definition is a policy's entry in a worker's registry: what it is called, what it needs, how an instance is made.
+type Definition struct {
+	name     string
+	version  string
+	phases   []Phase
+	blocking bool
+	params   reflect.Type
+	build    func(Env, json.RawMessage) (any, error)
+}
+
+// Define describes a policy with parameters C and instances P. P is a concrete type, such as *Policy, with at least one phase
+// method; its methods tell which phases the policy takes part in.
+//
+// The parameters are decoded strictly into a C, once for each place where the policy stands in the configuration: an
+// unknown or repeated member is an error. C may have a method `Defaults()` on its pointer that sets what the configuration leaves out. The
+// json tags of C give the names, its jsonschema tags (github.com/invopop/jsonschema) the schema that editors show.
+//
+// build checks the values and makes the instance. A ParamError, alone or joined with others by errors.Join, says which parameter is
+// wrong. An instance that is an io.Closer is closed when no request can use it any more.
+func Define[C, P any](name, version string, build func(Env, C) (P, error)) Definition {
+	var zero P
+	_, blocking := any(zero).(Blocking)
+	return Definition{
+		name:     name,
+		version:  version,
+		phases:   phasesOf(zero),
+		blocking: blocking,
+		params:   reflect.TypeFor[C](),
+		build: func(env Env, raw json.RawMessage) (any, error) {
+			params, err := decode[C](raw)
+			if err != nil {
+				return nil, err
+			}
+			return build(env, params)
+		},
+	}
+}
+
+// Name returns the name by which chains refer to the policy.
+func (d Definition) Name() string { return d.name }
+
+// Version returns the policy's version.
+func (d Definition) Version() string { return d.version }
+
+// Phases returns the phases that instances take part in, in their order.
+func (d Definition) Phases() []Phase { return d.phases }
+
+// MayBlock reports whether instances implement Blocking.
+func (d Definition) MayBlock() bool { return d.blocking }
+
+// Params returns the type of the parameters, for the schema.
+func (d Definition) Params() reflect.Type { return d.params }
+
+// Build decodes the parameters, a JSON object or nothing, and makes an instance.
+func (d Definition) Build(env Env, params json.RawMessage) (any, error) { return d.build(env, params) }
+
+// Check tells what is wrong with the definition itself.
+func (d Definition) Check() error {
+	switch {
+	case d.name == "":
+		return errors.New("policy without a name")
+	case d.build == nil:
+		return fmt.Errorf("policy %q: made without Define", d.name)
+	case len(d.phases) == 0:
+		return fmt.Errorf("policy %q: its type has no phase method, such as OnRequestHeaders (a type of Define must be concrete)", d.name)
+	}
+	return nil
+}
+
+// ParamError says what is wrong with a parameter.
+type ParamError struct {
+	// Param is the parameter's path, such as "algorithms[1]".
+	Param string
+	// Problem is what is wrong and what is legal.
+	Problem string
+}
+
+func (e *ParamError) Error() string { return e.Param + ": " + e.Problem }
+
+// BadParam makes a ParamError.
+func BadParam(param, format string, args ...any) error {
+	return &ParamError{Param: param, Problem: fmt.Sprintf(format, args...)}
+}
+
+func decode[C any](raw json.RawMessage) (C, error) {
+	var c C
+	if d, ok := any(&c).(interface{ Defaults() }); ok {
+		d.Defaults()
+	}
+	if len(raw) == 0 {
+		return c, nil
+	}
+	dec := json.NewDecoder(bytes.NewReader(raw))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(&c); err != nil {
+		return c, decodeError(err, reflect.TypeFor[C]())
+	}
+	if _, err := dec.Token(); err != io.EOF {
+		return c, errors.New("parameters: more than one JSON value")
+	}
+	return c, nil
+}
+
+// decodeError turns an error of encoding/json into one that says which parameter, and what is legal.
+func decodeError(err error, t reflect.Type) error {
+	var typeErr *json.UnmarshalTypeError
+	if errors.As(err, &typeErr) {
+		if typeErr.Field == "" {
+			return fmt.Errorf("parameters: %s is not an object", typeErr.Value)
+		}
+		return BadParam(typeErr.Field, "%s is not legal here; want %s", typeErr.Value, kindName(typeErr.Type))
+	}
+	if name, ok := strings.CutPrefix(err.Error(), "json: unknown field "); ok {
+		return BadParam(strings.Trim(name, `"`), "unknown parameter; legal are %s", strings.Join(paramNames(t), ", "))
+	}
+	return err
+}
+
+func paramNames(t reflect.Type) []string {
+	var names []string
+	if t.Kind() != reflect.Struct {
+		return names
+	}
+	for i := range t.NumField() {
+		if name, _, _ := strings.Cut(t.Field(i).Tag.Get("json"), ","); name != "" && name != "-" {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+func kindName(t reflect.Type) string {
+	switch t.Kind() {
+	case reflect.String:
+		return "a string"
+	case reflect.Bool:
+		return "true or false"
+	case reflect.Slice, reflect.Array:
+		return "a list"
+	case reflect.Map, reflect.Struct:
+		return "an object"
+	default:
+		return "a number (" + t.String() + ")"
+	}
+}
+
+// Duration is a parameter such as "500ms" (time.ParseDuration).
+type Duration time.Duration
+
+// UnmarshalText parses a Go duration.
+func (d *Duration) UnmarshalText(text []byte) error {
+	v, err := time.ParseDuration(string(text))
+	if err != nil {
+		return fmt.Errorf("%q is not a duration; legal is a number with a unit, such as 500ms, 10s or 1h", text)
+	}
+	*d = Duration(v)
+	return nil
+}
+
+// MarshalText prints a Go duration.
+func (d Duration) MarshalText() ([]byte, error) { return []byte(time.Duration(d).String()), nil }

@@ -1,0 +1,272 @@
+package policies
+
+import (
+	"errors"
+	"fmt"
+)
+
+// Exchange is one HTTP request and its response on their way through the policies of one call. It belongs to the worker core and to
+// policytest, which make, fill, read and reuse it; a policy sees only its Request or Response.
+//
+// Nothing in it outlives the call: header names and values alias the buffers given to BeginRequest and BeginResponse, which must not change until
+// Reset. An Exchange is not safe for concurrent use.
+type Exchange struct {
+	request  Request
+	response Response
+
+	route       string
+	identity    Identity
+	hasIdentity bool
+	metadata    []Entry
+	changes     []Change
+	earlier     int // how many of changes were made by earlier calls
+	err         error
+	responding  bool // the request has gone upstream
+	poisoned    bool
+}
+
+// Change is one recorded change of a request or response, in the order in which policies made them.
+type Change struct {
+	Kind     ChangeKind
+	Response bool   // of the response, not the request
+	Name     string // of the header, in lower case
+	Value    []byte // read only; may alias the policy's or the call's memory
+}
+
+// ChangeKind is what a Change does. The values are those of the worker protocol's Mutation.Kind.
+type ChangeKind uint8
+
+// The kinds of changes.
+const (
+	SetHeader    ChangeKind = 1
+	AppendHeader ChangeKind = 2
+	RemoveHeader ChangeKind = 3
+	SetPath      ChangeKind = 4
+	SetMethod    ChangeKind = 5
+	SetStatus    ChangeKind = 6
+)
+
+// ErrAfterCall is the panic of a policy that uses its Request or Response after its phase method returned.
+var ErrAfterCall = errors.New("policies: request or response used after the phase method returned")
+
+// Reset empties the exchange for its next use. It keeps its memory and no reference to anything else.
+func (x *Exchange) Reset() {
+	x.request.reset()
+	x.response.reset()
+	x.route = ""
+	x.identity, x.hasIdentity = Identity{}, false
+	clear(x.metadata)
+	x.metadata = x.metadata[:0]
+	clear(x.changes)
+	x.changes = x.changes[:0]
+	x.earlier = 0
+	x.err = nil
+	x.responding, x.poisoned = false, false
+}
+
+// BeginRequest fills in the request: the HeaderMap that Envoy sent, and whether no body follows. It aliases headerMap.
+func (x *Exchange) BeginRequest(route string, headerMap []byte, endOfStream bool) error {
+	x.route = route
+	x.request.x, x.response.x = x, x
+	x.request.endOfStream = endOfStream
+	return x.request.headers.parse(headerMap)
+}
+
+// BeginResponse fills in the response, after BeginRequest. It aliases headerMap.
+func (x *Exchange) BeginResponse(headerMap []byte, endOfStream bool) error {
+	x.responding = true
+	x.response.endOfStream = endOfStream
+	return x.response.headers.parse(headerMap)
+}
+
+// Replay lays a change that an earlier call made over the request or response, without recording it as a new one. Replays come
+// before the first policy runs.
+func (x *Exchange) Replay(c Change) error {
+	if x.earlier != len(x.changes) {
+		return errors.New("replay after a policy ran")
+	}
+	x.change(c)
+	x.earlier = len(x.changes)
+	return x.Err()
+}
+
+// ReplayMetadata sets metadata that an earlier call set.
+func (x *Exchange) ReplayMetadata(e Entry) { x.setMetadata(e.Key, e.Value) }
+
+// ReplayIdentity sets the identity that an earlier call established.
+func (x *Exchange) ReplayIdentity(id Identity) { x.identity, x.hasIdentity = id, true }
+
+// Request returns the request.
+func (x *Exchange) Request() *Request { return &x.request }
+
+// Response returns the response.
+func (x *Exchange) Response() *Response { return &x.response }
+
+// Changes returns what the policies of this call changed, in order. It is valid until the next change or Reset.
+func (x *Exchange) Changes() []Change { return x.changes[x.earlier:] }
+
+// AllChanges returns what the policies of this and all earlier calls changed, in order. It is valid until the next change or Reset.
+func (x *Exchange) AllChanges() []Change { return x.changes }
+
+// Metadata returns all metadata, in the order of their first setting. It is valid until the next change or Reset.
+func (x *Exchange) Metadata() []Entry { return x.metadata }
+
+// Identity returns the identity, and whether there is one.
+func (x *Exchange) Identity() (*Identity, bool) { return &x.identity, x.hasIdentity }
+
+// Err returns the first illegal change that a policy tried, such as a header value with a line break. Such a change is the failure of the policy.
+func (x *Exchange) Err() error { return x.err }
+
+// Mark is a point to go back to.
+type Mark struct {
+	changes     int
+	metadata    []Entry
+	identity    Identity
+	hasIdentity bool
+}
+
+// Mark remembers the state before a policy runs. It allocates only when there is metadata.
+func (x *Exchange) Mark() Mark {
+	return Mark{len(x.changes), append([]Entry(nil), x.metadata...), x.identity, x.hasIdentity}
+}
+
+// Rollback undoes all since m: a policy that failed, or runs in shadow, changes nothing. headerMaps are the buffers given to BeginRequest and BeginResponse.
+func (x *Exchange) Rollback(m Mark, requestHeaders, responseHeaders []byte) error {
+	x.err = nil
+	x.identity, x.hasIdentity = m.identity, m.hasIdentity
+	x.metadata = append(x.metadata[:0], m.metadata...)
+	if len(x.changes) == m.changes {
+		return nil
+	}
+	// Slow path: lay the changes before m over the headers anew.
+	if err := x.request.headers.parse(requestHeaders); err != nil {
+		return err
+	}
+	if err := x.response.headers.parse(responseHeaders); err != nil {
+		return err
+	}
+	responding := x.responding
+	kept := x.changes[:m.changes]
+	x.changes, x.responding = x.changes[:0], false
+	for _, c := range kept {
+		x.change(c)
+	}
+	x.responding = responding
+	return x.err
+}
+
+// Poison makes every use of the request and response panic with ErrAfterCall, until Reset.
+func (x *Exchange) Poison() {
+	x.poisoned = true
+}
+
+func (x *Exchange) check() {
+	if x.poisoned {
+		panic(ErrAfterCall)
+	}
+}
+
+// change records c and lays it over the headers. An illegal change is recorded as the error instead.
+func (x *Exchange) change(c Change) {
+	x.check()
+	h := &x.request.headers
+	switch {
+	case c.Response:
+		h = &x.response.headers
+	case x.responding:
+		x.fail(errors.New("change of the request in a response phase: it has gone upstream"))
+		return
+	}
+	switch c.Kind {
+	case SetHeader, AppendHeader:
+		if err := checkHeader(c.Name, c.Value); err != nil {
+			x.fail(err)
+			return
+		}
+		c.Name = lowerName(c.Name)
+		if c.Kind == SetHeader {
+			h.set(c.Name, c.Value)
+		} else {
+			h.append(c.Name, c.Value)
+		}
+	case RemoveHeader:
+		c.Name = lowerName(c.Name)
+		if c.Name == "host" || c.Name == "" || c.Name[0] == ':' {
+			x.fail(fmt.Errorf("remove header %q: Envoy forbids it", c.Name))
+			return
+		}
+		if !h.remove(c.Name) {
+			return // Nothing to tell Envoy.
+		}
+	case SetPath:
+		if err := checkPath(c.Value); err != nil {
+			x.fail(err)
+			return
+		}
+		h.set(":path", c.Value)
+	case SetMethod:
+		if len(c.Value) == 0 {
+			x.fail(errors.New("set method: it is empty"))
+			return
+		}
+		for _, b := range c.Value {
+			if !tokenChar(b) {
+				x.fail(fmt.Errorf("set method %q: not a token (RFC 9110 section 9.1)", c.Value))
+				return
+			}
+		}
+		h.set(":method", c.Value)
+	case SetStatus:
+		if len(c.Value) != 3 || c.Value[0] < '2' || c.Value[0] > '5' || !digit(c.Value[1]) || !digit(c.Value[2]) {
+			x.fail(fmt.Errorf("set status %q: legal are 200 to 599", c.Value))
+			return
+		}
+		h.set(":status", c.Value)
+	default:
+		x.fail(fmt.Errorf("change of unknown kind %d", c.Kind))
+		return
+	}
+	x.changes = append(x.changes, c)
+}
+
+// checkPath takes an origin-form or asterisk-form target (RFC 9112 section 3.2) of visible ASCII characters.
+func checkPath(path []byte) error {
+	if len(path) == 0 || path[0] != '/' && string(path) != "*" {
+		return fmt.Errorf("set path %q: it must begin with '/'", path)
+	}
+	for _, c := range path {
+		if c <= ' ' || c >= 0x7f || c == '#' {
+			return fmt.Errorf("set path %q: a character that must be percent-encoded (RFC 3986)", path)
+		}
+	}
+	return nil
+}
+
+func digit(c byte) bool { return '0' <= c && c <= '9' }
+
+func (x *Exchange) fail(err error) {
+	if x.err == nil {
+		x.err = err
+	}
+}
+
+func (x *Exchange) setMetadata(key, value string) {
+	x.check()
+	for i := range x.metadata {
+		if x.metadata[i].Key == key {
+			x.metadata[i].Value = value
+			return
+		}
+	}
+	x.metadata = append(x.metadata, Entry{key, value})
+}
+
+func (x *Exchange) getMetadata(key string) (string, bool) {
+	x.check()
+	for i := range x.metadata {
+		if x.metadata[i].Key == key {
+			return x.metadata[i].Value, true
+		}
+	}
+	return "", false
+}

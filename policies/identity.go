@@ -1,0 +1,42 @@
+package policies
+
+// Identity is who makes the request, as an authentication policy established it. It travels to all later policies, on
+// whichever worker, and into the response phase.
+type Identity struct {
+	// Subject names the client: a key's id, a token's sub. Never a secret. Not empty.
+	Subject string
+	// Method is the name of the policy that established the identity.
+	Method string
+	// Issuer is who vouches for it, such as a token's iss; may be empty.
+	Issuer string
+	// Scopes are what the client may do. Read only: the slice may be shared by many requests.
+	Scopes []string
+	// Claims are further facts, as text. Read only, like Scopes.
+	Claims []Entry
+}
+
+// Entry is a key with its value.
+type Entry struct {
+	Key   string
+	Value string
+}
+
+// HasScope reports whether scope is among the identity's scopes.
+func (id *Identity) HasScope(scope string) bool {
+	for _, s := range id.Scopes {
+		if s == scope {
+			return true
+		}
+	}
+	return false
+}
+
+// Claim returns the value of a claim, and whether there is one.
+func (id *Identity) Claim(key string) (string, bool) {
+	for _, c := range id.Claims {
+		if c.Key == key {
+			return c.Value, true
+		}
+	}
+	return "", false
+}

@@ -1,0 +1,282 @@
+package policies
+
+import (
+	"bytes"
+	"iter"
+	"net/netip"
+	"strings"
+
+	"github.com/policy-engine/policy-engine/fastpath/view"
+)
+
+// Request is an HTTP request on its way to the upstream, as the policies before left it. It is valid only during the call of the phase method,
+// and so is every byte slice that it returns: copy what has to stay (string(b) does). Changes are seen by all later policies and by the upstream.
+type Request struct {
+	x           *Exchange
+	headers     headers
+	endOfStream bool
+}
+
+func (r *Request) reset() {
+	r.headers.reset()
+	r.endOfStream = false
+}
+
+// Route returns the name of the route that Envoy chose. It comes from Envoy's configuration, never from the client.
+func (r *Request) Route() string { r.x.check(); return r.x.route }
+
+// Method returns the method, such as GET.
+func (r *Request) Method() []byte { return r.pseudo(":method") }
+
+// Path returns the path with its query, such as /orders?page=2.
+func (r *Request) Path() []byte { return r.pseudo(":path") }
+
+// Authority returns the host, with the port where the client sent one.
+func (r *Request) Authority() []byte { return r.pseudo(":authority") }
+
+// Scheme returns http or https.
+func (r *Request) Scheme() []byte { return r.pseudo(":scheme") }
+
+// ID returns Envoy's x-request-id, empty if there is none.
+func (r *Request) ID() []byte { return r.pseudo("x-request-id") }
+
+func (r *Request) pseudo(name string) []byte {
+	value, _ := r.Header(name)
+	return value
+}
+
+// EndOfStream reports whether no body follows the headers.
+func (r *Request) EndOfStream() bool { return r.endOfStream }
+
+// Header returns the first value of the header, and how many fields of that name there are. Names compare without regard to case.
+func (r *Request) Header(name string) (value []byte, n int) {
+	r.x.check()
+	return r.headers.get(name)
+}
+
+// Headers goes through all header fields, the pseudo-headers (":path") among them.
+func (r *Request) Headers() iter.Seq2[[]byte, []byte] { r.x.check(); return r.headers.all() }
+
+// Query returns the decoded value of the first query parameter of that name, and how many there are. It decodes as HTML forms do
+// (RFC 1866: '+' is a space); a parameter that can't be decoded is not counted.
+func (r *Request) Query(name string) (value []byte, n int) {
+	_, query, _ := bytes.Cut(r.Path(), []byte{'?'})
+	for len(query) > 0 {
+		var pair []byte
+		pair, query, _ = bytes.Cut(query, []byte{'&'})
+		k, v, _ := bytes.Cut(pair, []byte{'='})
+		if k, ok := unescape(k); !ok || string(k) != name {
+			continue
+		}
+		v, ok := unescape(v)
+		if !ok {
+			continue
+		}
+		if n++; n == 1 {
+			value = v
+		}
+	}
+	return value, n
+}
+
+// Cookie returns the value of the first cookie of that name, and how many there are (RFC 6265 section 5.4: several Cookie fields count together).
+func (r *Request) Cookie(name string) (value []byte, n int) {
+	r.x.check()
+	for i := range r.headers.fields {
+		f := &r.headers.fields[i]
+		if !equalFold(f.Name, "cookie") {
+			continue
+		}
+		for rest := f.Value; len(rest) > 0; {
+			var pair []byte
+			pair, rest, _ = bytes.Cut(rest, []byte{';'})
+			k, v, ok := bytes.Cut(bytes.Trim(pair, " \t"), []byte{'='})
+			if !ok || string(k) != name {
+				continue
+			}
+			if n++; n == 1 {
+				if len(v) >= 2 && v[0] == '"' && v[len(v)-1] == '"' {
+					v = v[1 : len(v)-1]
+				}
+				value = v
+			}
+		}
+	}
+	return value, n
+}
+
+// ClientAddress returns the address of the client: the last one in x-forwarded-for, which Envoy itself appended (use_remote_address). It is the
+// zero Addr if there is none.
+func (r *Request) ClientAddress() netip.Addr {
+	r.x.check()
+	var last []byte
+	for i := range r.headers.fields {
+		if f := &r.headers.fields[i]; equalFold(f.Name, "x-forwarded-for") {
+			last = f.Value
+		}
+	}
+	if i := bytes.LastIndexByte(last, ','); i >= 0 {
+		last = last[i+1:]
+	}
+	// ParseAddr keeps a reference only to a zone, and clones that.
+	addr, err := netip.ParseAddr(view.String(bytes.Trim(last, " \t")))
+	if err != nil {
+		return netip.Addr{}
+	}
+	return addr.Unmap().WithZone("")
+}
+
+// Identity returns who makes the request, or nil if no policy has established it. It is read only.
+func (r *Request) Identity() *Identity {
+	r.x.check()
+	if !r.x.hasIdentity {
+		return nil
+	}
+	return &r.x.identity
+}
+
+// SetIdentity says who makes the request, for all later policies.
+func (r *Request) SetIdentity(id Identity) {
+	r.x.check()
+	r.x.identity, r.x.hasIdentity = id, true
+}
+
+// Metadata returns what an earlier policy set under the key, and whether there is such.
+func (r *Request) Metadata(key string) (string, bool) { return r.x.getMetadata(key) }
+
+// SetMetadata sets a value for later policies, in the response phase too. It is not sent to the upstream. The strings are kept.
+func (r *Request) SetMetadata(key, value string) { r.x.setMetadata(key, value) }
+
+// SetHeader replaces all values of the header.
+func (r *Request) SetHeader(name, value string) {
+	r.x.change(Change{Kind: SetHeader, Name: name, Value: view.Bytes(value)})
+}
+
+// AppendHeader adds a value to the header.
+func (r *Request) AppendHeader(name, value string) {
+	r.x.change(Change{Kind: AppendHeader, Name: name, Value: view.Bytes(value)})
+}
+
+// RemoveHeader takes the header away, if it is there.
+func (r *Request) RemoveHeader(name string) {
+	r.x.change(Change{Kind: RemoveHeader, Name: name})
+}
+
+// RemoveSpellings takes the header away in every spelling that a server may take for it: any case, '_' for '-' and the other way round.
+// A policy that tells the upstream something in a header (an identity, say) calls it first, also when it then sets nothing.
+func (r *Request) RemoveSpellings(name string) {
+	r.x.check()
+	for i := range r.headers.fields {
+		if f := &r.headers.fields[i]; equalSpelling(f.Name, name) {
+			r.x.change(Change{Kind: RemoveHeader, Name: string(f.Name)})
+		}
+	}
+}
+
+// SetPath replaces the path and its query. The route that Envoy chose stays.
+func (r *Request) SetPath(path string) {
+	r.x.change(Change{Kind: SetPath, Value: view.Bytes(path)})
+}
+
+// SetQuery sets the query parameter to one value, in place of all that it had.
+func (r *Request) SetQuery(name, value string) {
+	path := r.withoutQuery(name)
+	sep := byte('?')
+	if bytes.IndexByte(path, '?') >= 0 {
+		sep = '&'
+	}
+	path = append(path, sep)
+	path = append(escape(path, name), '=')
+	path = escape(path, value)
+	r.x.change(Change{Kind: SetPath, Value: path})
+}
+
+// RemoveQuery takes the query parameter away, all its values, however its name is percent-encoded.
+func (r *Request) RemoveQuery(name string) {
+	if path := r.withoutQuery(name); len(path) != len(r.Path()) {
+		r.x.change(Change{Kind: SetPath, Value: path})
+	}
+}
+
+// withoutQuery returns a new path without the query parameter.
+func (r *Request) withoutQuery(name string) []byte {
+	path, query, found := bytes.Cut(r.Path(), []byte{'?'})
+	out := append(make([]byte, 0, len(path)+len(query)+1), path...)
+	if !found {
+		return out
+	}
+	sep, removed := byte('?'), false
+	for rest, more := query, true; more; {
+		var pair []byte
+		pair, rest, more = bytes.Cut(rest, []byte{'&'})
+		k, _, _ := bytes.Cut(pair, []byte{'='})
+		if k, ok := unescape(k); ok && len(pair) > 0 && string(k) == name {
+			removed = true
+			continue
+		}
+		out = append(append(out, sep), pair...)
+		sep = '&'
+	}
+	if !removed {
+		return append(append(append(out[:0], path...), '?'), query...)
+	}
+	return out
+}
+
+// SetMethod replaces the method.
+func (r *Request) SetMethod(method string) {
+	r.x.change(Change{Kind: SetMethod, Value: view.Bytes(method)})
+}
+
+// unescape decodes a form-encoded name or value; it returns src itself when there is nothing to decode.
+func unescape(src []byte) ([]byte, bool) {
+	if bytes.IndexByte(src, '%') < 0 && bytes.IndexByte(src, '+') < 0 {
+		return src, true
+	}
+	out := make([]byte, 0, len(src))
+	for i := 0; i < len(src); i++ {
+		switch c := src[i]; c {
+		case '+':
+			out = append(out, ' ')
+		case '%':
+			if i+2 >= len(src) {
+				return nil, false
+			}
+			hi, lo := unhex(src[i+1]), unhex(src[i+2])
+			if hi < 0 || lo < 0 {
+				return nil, false
+			}
+			out = append(out, byte(hi<<4|lo))
+			i += 2
+		default:
+			out = append(out, c)
+		}
+	}
+	return out, true
+}
+
+func unhex(c byte) int {
+	switch {
+	case '0' <= c && c <= '9':
+		return int(c - '0')
+	case 'a' <= c && c <= 'f':
+		return int(c-'a') + 10
+	case 'A' <= c && c <= 'F':
+		return int(c-'A') + 10
+	}
+	return -1
+}
+
+// escape appends s with all but unreserved characters (RFC 3986 section 2.3) percent-encoded.
+func escape(dst []byte, s string) []byte {
+	const hex = "0123456789ABCDEF"
+	for i := range len(s) {
+		c := s[i]
+		if 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || digit(c) || strings.IndexByte("-._~", c) >= 0 {
+			dst = append(dst, c)
+		} else {
+			dst = append(dst, '%', hex[c>>4], hex[c&15])
+		}
+	}
+	return dst
+}
