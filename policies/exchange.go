@@ -1,8 +1,11 @@
 package policies
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
+	"strings"
+	"unicode/utf8"
 )
 
 // Exchange is one HTTP request and its response on their way through the policies of one call. It belongs to the worker core and to
@@ -18,6 +21,7 @@ type Exchange struct {
 	identity    Identity
 	hasIdentity bool
 	metadata    []Entry
+	undo        []overwritten
 	changes     []Change
 	earlier     int // how many of changes were made by earlier calls
 	err         error
@@ -57,6 +61,8 @@ func (x *Exchange) Reset() {
 	x.identity, x.hasIdentity = Identity{}, false
 	clear(x.metadata)
 	x.metadata = x.metadata[:0]
+	clear(x.undo)
+	x.undo = x.undo[:0]
 	clear(x.changes)
 	x.changes = x.changes[:0]
 	x.earlier = 0
@@ -90,11 +96,11 @@ func (x *Exchange) Replay(c Change) error {
 	return x.Err()
 }
 
-// ReplayMetadata sets metadata that an earlier call set.
+// ReplayMetadata sets metadata that an earlier call set. What is illegal is left to Err, as in ReplayIdentity.
 func (x *Exchange) ReplayMetadata(e Entry) { x.setMetadata(e.Key, e.Value) }
 
 // ReplayIdentity sets the identity that an earlier call established.
-func (x *Exchange) ReplayIdentity(id Identity) { x.identity, x.hasIdentity = id, true }
+func (x *Exchange) ReplayIdentity(id Identity) { x.setIdentity(id) }
 
 // Request returns the request.
 func (x *Exchange) Request() *Request { return &x.request }
@@ -117,24 +123,37 @@ func (x *Exchange) Identity() (*Identity, bool) { return &x.identity, x.hasIdent
 // Err returns the first illegal change that a policy tried, such as a header value with a line break. Such a change is the failure of the policy.
 func (x *Exchange) Err() error { return x.err }
 
+// overwritten is a metadata value that a later one replaced.
+type overwritten struct {
+	index int // in metadata
+	value string
+}
+
 // Mark is a point to go back to.
 type Mark struct {
 	changes     int
-	metadata    []Entry
+	metadata    int
+	undo        int
 	identity    Identity
 	hasIdentity bool
 }
 
-// Mark remembers the state before a policy runs. It allocates only when there is metadata.
+// Mark remembers the state before a policy runs. It does not allocate.
 func (x *Exchange) Mark() Mark {
-	return Mark{len(x.changes), append([]Entry(nil), x.metadata...), x.identity, x.hasIdentity}
+	return Mark{len(x.changes), len(x.metadata), len(x.undo), x.identity, x.hasIdentity}
 }
 
 // Rollback undoes all since m: a policy that failed, or runs in shadow, changes nothing. headerMaps are the buffers given to BeginRequest and BeginResponse.
 func (x *Exchange) Rollback(m Mark, requestHeaders, responseHeaders []byte) error {
 	x.err = nil
 	x.identity, x.hasIdentity = m.identity, m.hasIdentity
-	x.metadata = append(x.metadata[:0], m.metadata...)
+	for i := len(x.undo) - 1; i >= m.undo; i-- {
+		x.metadata[x.undo[i].index].Value = x.undo[i].value
+	}
+	clear(x.undo[m.undo:])
+	x.undo = x.undo[:m.undo]
+	clear(x.metadata[m.metadata:])
+	x.metadata = x.metadata[:m.metadata]
 	if len(x.changes) == m.changes {
 		return nil
 	}
@@ -155,9 +174,68 @@ func (x *Exchange) Rollback(m Mark, requestHeaders, responseHeaders []byte) erro
 	return x.err
 }
 
-// Poison makes every use of the request and response panic with ErrAfterCall, until Reset.
+// Snapshot is the state at a mark, with nothing in it that a policy's run after the mark writes to.
+type Snapshot struct {
+	route              string
+	requestEndOfStream bool
+	responding         bool
+	endOfStream        bool
+	identity           Identity
+	hasIdentity        bool
+	metadata           []Entry
+	changes            []Change
+	earlier            int
+}
+
+// Snapshot copies the state at m. Unlike a Mark, it does not need x to be restored: a policy that is still using x, long after its timeout, can
+// be left alone with it.
+func (x *Exchange) Snapshot(m Mark) Snapshot {
+	metadata := append([]Entry(nil), x.metadata...)
+	for i := len(x.undo) - 1; i >= m.undo; i-- {
+		metadata[x.undo[i].index].Value = x.undo[i].value
+	}
+	return Snapshot{
+		route: x.route, requestEndOfStream: x.request.endOfStream,
+		responding: x.responding, endOfStream: x.response.endOfStream,
+		identity: m.identity, hasIdentity: m.hasIdentity,
+		metadata: metadata[:m.metadata],
+		changes:  append([]Change(nil), x.changes[:m.changes]...),
+		earlier:  x.earlier,
+	}
+}
+
+// Exchange makes a new exchange in the state of the snapshot. It aliases the header maps given, which are to be copies of those that x was made from: nothing is
+// shared with x that x's policies could see change.
+func (s Snapshot) Exchange(requestHeaders, responseHeaders []byte) (*Exchange, error) {
+	x := new(Exchange)
+	if err := x.BeginRequest(s.route, requestHeaders, s.requestEndOfStream); err != nil {
+		return nil, err
+	}
+	if s.responding {
+		if err := x.BeginResponse(responseHeaders, s.endOfStream); err != nil {
+			return nil, err
+		}
+	}
+	x.responding = false // The request's changes are to be laid over it, as they were before.
+	for _, c := range s.changes {
+		c.Name, c.Value = strings.Clone(c.Name), bytes.Clone(c.Value)
+		x.change(c)
+	}
+	x.responding = s.responding
+	x.earlier = s.earlier
+	x.metadata = s.metadata
+	x.identity, x.hasIdentity = s.identity, s.hasIdentity
+	return x, x.err
+}
+
+// Poison makes every use of the request and response panic with ErrAfterCall, until Revive or Reset.
 func (x *Exchange) Poison() {
 	x.poisoned = true
+}
+
+// Revive ends what Poison began, for the run of the next policy.
+func (x *Exchange) Revive() {
+	x.poisoned = false
 }
 
 func (x *Exchange) check() {
@@ -252,13 +330,28 @@ func (x *Exchange) fail(err error) {
 
 func (x *Exchange) setMetadata(key, value string) {
 	x.check()
+	if !utf8.ValidString(key) || !utf8.ValidString(value) {
+		x.fail(fmt.Errorf("set metadata %q: key or value is not valid UTF-8", key))
+		return
+	}
 	for i := range x.metadata {
 		if x.metadata[i].Key == key {
+			x.undo = append(x.undo, overwritten{i, x.metadata[i].Value})
 			x.metadata[i].Value = value
 			return
 		}
 	}
 	x.metadata = append(x.metadata, Entry{key, value})
+}
+
+// setIdentity refuses what the worker protocol can't carry.
+func (x *Exchange) setIdentity(id Identity) {
+	x.check()
+	if err := id.check(); err != nil {
+		x.fail(fmt.Errorf("set identity: %w", err))
+		return
+	}
+	x.identity, x.hasIdentity = id, true
 }
 
 func (x *Exchange) getMetadata(key string) (string, bool) {

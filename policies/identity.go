@@ -1,5 +1,10 @@
 package policies
 
+import (
+	"errors"
+	"unicode/utf8"
+)
+
 // Identity is who makes the request, as an authentication policy established it. It travels to all later policies, on
 // whichever worker, and into the response phase.
 type Identity struct {
@@ -39,4 +44,22 @@ func (id *Identity) Claim(key string) (string, bool) {
 		}
 	}
 	return "", false
+}
+
+// check tells what the worker protocol can't carry: its strings are UTF-8.
+func (id *Identity) check() error {
+	if id.Subject == "" {
+		return errors.New("the subject is empty")
+	}
+	ok := utf8.ValidString(id.Subject) && utf8.ValidString(id.Method) && utf8.ValidString(id.Issuer)
+	for _, s := range id.Scopes {
+		ok = ok && utf8.ValidString(s)
+	}
+	for _, c := range id.Claims {
+		ok = ok && utf8.ValidString(c.Key) && utf8.ValidString(c.Value)
+	}
+	if !ok {
+		return errors.New("a text is not valid UTF-8")
+	}
+	return nil
 }

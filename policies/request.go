@@ -135,16 +135,13 @@ func (r *Request) Identity() *Identity {
 	return &r.x.identity
 }
 
-// SetIdentity says who makes the request, for all later policies.
-func (r *Request) SetIdentity(id Identity) {
-	r.x.check()
-	r.x.identity, r.x.hasIdentity = id, true
-}
+// SetIdentity says who makes the request, for all later policies. The subject must not be empty, and all text must be valid UTF-8.
+func (r *Request) SetIdentity(id Identity) { r.x.setIdentity(id) }
 
 // Metadata returns what an earlier policy set under the key, and whether there is such.
 func (r *Request) Metadata(key string) (string, bool) { return r.x.getMetadata(key) }
 
-// SetMetadata sets a value for later policies, in the response phase too. It is not sent to the upstream. The strings are kept.
+// SetMetadata sets a value for later policies, in the response phase too. It is not sent to the upstream. The strings are kept; they must be valid UTF-8.
 func (r *Request) SetMetadata(key, value string) { r.x.setMetadata(key, value) }
 
 // SetHeader replaces all values of the header.

@@ -52,7 +52,7 @@ func (r *Response) Identity() *Identity { return r.Request().Identity() }
 // Metadata returns what an earlier policy set under the key, in the request phase too.
 func (r *Response) Metadata(key string) (string, bool) { return r.x.getMetadata(key) }
 
-// SetMetadata sets a value for later policies.
+// SetMetadata sets a value for later policies. The strings are kept; they must be valid UTF-8.
 func (r *Response) SetMetadata(key, value string) { r.x.setMetadata(key, value) }
 
 // SetHeader replaces all values of the header.

@@ -59,7 +59,8 @@ func SkipRemaining(reason string) Verdict {
 }
 
 // Await is for the run of a policy that finds it has to wait (a key set to fetch, say): fn is called on a goroutine of its own, with
-// a context that the policy's timeout cancels, and its verdict takes the place of this one. Await from fn is an error.
+// a context that the policy's timeout cancels, and its verdict takes the place of this one. The phase method counts as running until fn has
+// returned, so fn may still use the Request or Response. Await from fn is an error.
 func Await(fn func(context.Context) (Verdict, error)) Verdict {
 	return Verdict{kind: kindAwait, await: fn}
 }
