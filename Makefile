@@ -1,0 +1,61 @@
+# Go, gcc, Python 3 with venv, curl and make are all that the machine needs; everything else is fetched, pinned, into build/.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+# Per fuzz target of `make test`; 0 runs the seeds only.
+FUZZTIME ?= 5s
+
+tools := build/tools
+generators := $(addprefix $(tools)/,buf protoc-gen-go protoc-gen-go-grpc protoc-gen-go-vtproto)
+
+need = command -v $(1) >/dev/null || { echo "make: $(1) is missing; install it with: $(2)" >&2; exit 1; }
+
+.PHONY: help
+help: ## Print this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: build
+build: ## Build all programs into bin/
+	@$(call need,go,the archive of Go 1.26 from https://go.dev/dl/)
+	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/ ./cmd/... ./deploy/demo/upstream
+
+.PHONY: run
+run: build ## Run the demo in the foreground: Envoy on http://localhost:10000, upstream, kernel, two workers
+	@exec deploy/demo/run.sh
+
+.PHONY: smoke
+smoke: build ## Run the demo on free ports, and the README's commands against it
+	@go build -o build/smoke ./test/smoke && exec build/smoke
+
+.PHONY: test
+test: build $(tools)/testrun ## Run all tests with the race detector, and each fuzz target for FUZZTIME
+	@$(call need,gcc,sudo apt-get install -y gcc libc6-dev)
+	@ENVOY=$$(tools/fetch.sh envoy) && export ENVOY && CGO_ENABLED=1 $(tools)/testrun -p 2 -timeout 10m -fuzztime $(FUZZTIME) ./...
+
+.PHONY: generate
+generate: $(generators) ## Generate api/**/*.pb.go and the JSON schemas of the configuration
+	tools/generate.sh .
+
+.PHONY: check
+check: $(generators) $(tools)/gofumpt $(tools)/staticcheck $(tools)/govulncheck ## Check format, static analysis, import rules, generated code, modules, vulnerabilities
+	@tools/check.sh
+
+.PHONY: clean
+clean: ## Remove what was built and fetched
+	rm -rf bin build
+
+# Tools are pinned in tools/go.mod and built once per version of it.
+$(tools)/buf: package := github.com/bufbuild/buf/cmd/buf
+$(tools)/protoc-gen-go: package := google.golang.org/protobuf/cmd/protoc-gen-go
+$(tools)/protoc-gen-go-grpc: package := google.golang.org/grpc/cmd/protoc-gen-go-grpc
+$(tools)/protoc-gen-go-vtproto: package := github.com/planetscale/vtprotobuf/cmd/protoc-gen-go-vtproto
+$(tools)/gofumpt: package := mvdan.cc/gofumpt
+$(tools)/staticcheck: package := honnef.co/go/tools/cmd/staticcheck
+$(tools)/govulncheck: package := golang.org/x/vuln/cmd/govulncheck
+$(tools)/testrun: package := ./testrun
+$(tools)/testrun: tools/testrun/main.go
+
+$(generators) $(addprefix $(tools)/,gofumpt staticcheck govulncheck testrun): tools/go.mod tools/go.sum
+	cd tools && go build -o ../$@ $(package)

@@ -1,0 +1,141 @@
+#!/usr/bin/env bash
+# Runs the demo in the foreground: Envoy, an upstream, the kernel and two workers, all on loopback, until Ctrl-C or SIGTERM.
+# `make run` builds what it needs first. Each PORT_… can be set; DEMO_DIR is where sockets, logs and Envoy's configuration go.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+
+export PORT_ENVOY=${PORT_ENVOY:-10000}
+export PORT_UPSTREAM=${PORT_UPSTREAM:-10001}
+export PORT_KERNEL=${PORT_KERNEL:-9001}
+export PORT_ADMIN=${PORT_ADMIN:-9090}
+ready_seconds=${DEMO_READY_SECONDS:-60}
+
+demo_dir=${DEMO_DIR:-build/demo}
+# The issuer's key is made once and kept: bin/policyctl token takes it from here.
+export DEMO_ISSUER_DIR=build/demo
+# Relative to the top of the tree, where all programs start: a Unix socket's path has at most 107 bytes (unix(7)).
+export POLICY_ENGINE_RUN_DIR=$demo_dir/run
+export POLICY_ENGINE_LOG_DIR=$demo_dir/log
+export POLICY_ENGINE_BIN_DIR=bin
+export POLICY_ENGINE_ETC_DIR=deploy/demo
+export POLICY_ENGINE_WORKER_2=true
+export POLICY_ENGINE_INCLUDE=deploy/demo/programs.conf
+
+supervisor_pid=
+
+die() {
+  echo "demo: $*" >&2
+  exit 1
+}
+
+# listening PORT: somebody accepts connections there.
+listening() {
+  (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null
+}
+
+# answers URL: it says 200.
+answers() {
+  [[ $(curl --silent --max-time 2 --output /dev/null --write-out '%{http_code}' "$1") == 200 ]]
+}
+
+# running PID: the process is there and no zombie that only waits for us.
+running() {
+  kill -0 "$1" 2>/dev/null
+}
+
+check_ports() {
+  local name busy=0
+  for name in PORT_ENVOY PORT_UPSTREAM PORT_KERNEL PORT_ADMIN; do
+    if listening "${!name}"; then
+      echo "demo: port ${!name} is in use; stop what listens there (ss -ltnp 'sport = :${!name}' shows it), or choose another port: make run $name=…" >&2
+      busy=1
+    fi
+  done
+  [[ $busy == 0 ]] || exit 1
+}
+
+check_tools() {
+  command -v curl >/dev/null || die "curl is missing; install it with: sudo apt-get install -y curl"
+  local program
+  for program in policy-kernel policy-worker-1 policy-worker-2 policyctl upstream; do
+    [[ -x bin/$program ]] || die "bin/$program is missing; build it with: make build"
+  done
+  ENVOY=$(tools/fetch.sh envoy)
+  supervisord=$(tools/fetch.sh supervisord)
+  export ENVOY
+}
+
+# stop ends supervisord, which ends its programs in their order, and waits for it.
+stop() {
+  trap '' INT TERM HUP
+  if [[ -n $supervisor_pid ]] && running "$supervisor_pid"; then
+    echo "demo: stopping" >&2
+    kill -TERM "$supervisor_pid" 2>/dev/null || true
+    wait "$supervisor_pid" 2>/dev/null || true
+  fi
+}
+
+start() {
+  mkdir -p "$POLICY_ENGINE_RUN_DIR/workers" "$POLICY_ENGINE_LOG_DIR"
+  chmod 700 "$POLICY_ENGINE_RUN_DIR" "$POLICY_ENGINE_RUN_DIR/workers"
+  rm -f "$POLICY_ENGINE_LOG_DIR"/*.log*
+  bin/policyctl token init --dir "$DEMO_ISSUER_DIR" >"$POLICY_ENGINE_LOG_DIR/token-init.log"
+  bin/policyctl envoy --config deploy/demo/kernel-config.yaml --listen "127.0.0.1:$PORT_ENVOY" \
+    --upstream "127.0.0.1:$PORT_UPSTREAM" >"$POLICY_ENGINE_RUN_DIR/envoy.yaml"
+  # Job control gives supervisord a process group of its own: Ctrl-C reaches only this script, which then ends everything in order.
+  set -m
+  "$supervisord" --configuration supervisord.conf >"$POLICY_ENGINE_LOG_DIR/supervisord.out" 2>&1 </dev/null &
+  supervisor_pid=$!
+  set +m
+}
+
+wait_ready() {
+  local deadline=$((SECONDS + ready_seconds))
+  until answers "http://127.0.0.1:$PORT_ADMIN/health/ready" && answers "http://127.0.0.1:$PORT_ENVOY/public"; do
+    if ! running "$supervisor_pid" || ((SECONDS >= deadline)); then
+      tail -n 8 "$POLICY_ENGINE_LOG_DIR"/*.log >&2 || true
+      die "not ready after $SECONDS s; the logs are in $POLICY_ENGINE_LOG_DIR"
+    fi
+    sleep 0.1
+  done
+}
+
+print_lines() {
+  cat <<LINES
+
+The demo is ready: Envoy on http://localhost:$PORT_ENVOY, logs in $POLICY_ENGINE_LOG_DIR. Lines to paste into another terminal, from this folder:
+
+  # no policies: 200
+  curl -i http://localhost:$PORT_ENVOY/public
+
+  # an API key, a rate limit and security headers: 401 without a key, 200 with one, then 429 with Retry-After
+  curl -i http://localhost:$PORT_ENVOY/orders
+  curl -i -H 'X-API-Key: demo-key-alice' http://localhost:$PORT_ENVOY/orders
+  curl -s -o /dev/null -w '%{http_code}\n' -H 'X-API-Key: demo-key-bob' 'http://localhost:$PORT_ENVOY/orders?[1-6]'
+  curl -i -H 'X-API-Key: demo-key-bob' http://localhost:$PORT_ENVOY/orders
+
+  # a token with a scope: 401 without a token, 200 with the scope, 403 without it
+  curl -i http://localhost:$PORT_ENVOY/accounts
+  curl -i -H "Authorization: Bearer \$(bin/policyctl token --sub alice --scope accounts.read)" http://localhost:$PORT_ENVOY/accounts
+  curl -i -H "Authorization: Bearer \$(bin/policyctl token --sub alice)" http://localhost:$PORT_ENVOY/accounts
+
+  # a policy of one's own in a second worker, after the standard API key policy in the first
+  curl -i -H 'X-API-Key: demo-key-alice' http://localhost:$PORT_ENVOY/custom
+
+  # what the kernel tells of itself
+  curl http://localhost:$PORT_ADMIN/metrics
+
+Ctrl-C stops everything.
+LINES
+}
+
+check_tools
+check_ports
+trap stop EXIT
+# An end that was asked for is a success.
+trap 'exit 0' INT TERM HUP
+start
+wait_ready
+print_lines
+wait "$supervisor_pid" || true
+die "supervisord ended by itself; its log is $POLICY_ENGINE_LOG_DIR/supervisord.log"

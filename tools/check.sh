@@ -1,0 +1,89 @@
+#!/usr/bin/env bash
+# Checks what doesn't need the programs to run: one line per check, and at the end whether all of them passed.
+# The tools must be in build/tools; `make check` builds them.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+failed=()
+
+# check NAME COMMAND…: it passes when the command succeeds; what it prints is shown when it fails.
+check() {
+  local name=$1 output
+  shift
+  if output=$("$@" 2>&1); then
+    echo "ok    $name"
+  else
+    failed+=("$name")
+    printf 'FAIL  %s\n%s\n' "$name" "$output"
+  fi
+}
+
+# format lists files that gofumpt would change; generated code is as its generator writes it.
+format() {
+  local files
+  files=$(git ls-files --cached --others --exclude-standard '*.go' ':!*.pb.go' | while read -r f; do [[ ! -f $f ]] || echo "$f"; done)
+  files=$(xargs build/tools/gofumpt -l <<<"$files")
+  [[ -z $files ]] || { echo "$files" && echo "mend it with: build/tools/gofumpt -w FILE…" && return 1; }
+}
+
+in_tools() {
+  (cd tools && "$@")
+}
+
+# generated compares the tree with what the generators write into an empty folder.
+generated() {
+  local fresh status=0
+  fresh=$(mktemp -d build/generated.XXXXXX)
+  tools/generate.sh "$fresh" || status=1
+  while read -r f; do
+    cmp "$fresh/$f" "$f" || status=1
+  done < <({ find "$fresh" -type f -printf '%P\n' && git ls-files 'api/*.pb.go' 'config/schema/*.json'; } | sort -u)
+  rm -rf "$fresh"
+  [[ $status == 0 ]] || { echo "mend it with: make generate" && return 1; }
+}
+
+# machine_paths finds paths that exist on one machine only: home folders, and where this tree stands.
+machine_paths() {
+  if git grep -nIE '(^|[^A-Za-z0-9_.~-])/(home|Users|root|work)/[A-Za-z0-9._-]' -- . ':!*.sum'; then return 1; fi
+  if git grep -nIF "$PWD/" -- .; then return 1; fi
+}
+
+# vulnerabilities: govulncheck's status is 3 when it found some, and another one when it could not look.
+vulnerabilities() {
+  local output status=0
+  output=$(timeout 300 build/tools/govulncheck ./... 2>&1) || status=$?
+  case $status in
+  0) echo "ok    vulnerabilities (govulncheck)" ;;
+  3)
+    failed+=(vulnerabilities)
+    printf 'FAIL  vulnerabilities (govulncheck)\n%s\n' "$output"
+    ;;
+  *)
+    if grep -q 'fetching vulnerabilities' <<<"$output"; then
+      echo "skip  vulnerabilities: govulncheck can't reach its database: $output"
+    else
+      failed+=(vulnerabilities)
+      printf 'FAIL  vulnerabilities (govulncheck ended with %s)\n%s\n' "$status" "$output"
+    fi
+    ;;
+  esac
+}
+
+check "format (gofumpt)" format
+check "vet" go vet ./...
+check "vet of tools" in_tools go vet ./...
+check "static analysis (staticcheck)" build/tools/staticcheck ./...
+check "static analysis of tools" in_tools ../build/tools/staticcheck ./...
+check "tests of tools" in_tools go test ./...
+check "import rules" go test ./test/rules/...
+check "generated code is current" generated
+check "go.mod is tidy" go mod tidy -diff
+check "tools/go.mod is tidy" in_tools go mod tidy -diff
+check "no paths of one machine" machine_paths
+vulnerabilities
+
+if ((${#failed[@]})); then
+  printf 'check: %s failed\n' "${#failed[@]}"
+  exit 1
+fi
+echo "check: all passed"
