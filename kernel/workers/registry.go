@@ -1,0 +1,225 @@
+package workers
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/VictoriaMetrics/metrics"
+	"go.uber.org/zap"
+
+	workerv1 "github.com/policy-engine/policy-engine/api/worker/v1"
+	"github.com/policy-engine/policy-engine/config"
+	"github.com/policy-engine/policy-engine/telemetry"
+)
+
+// Options are what a registry is given.
+type Options struct {
+	// KernelID tells workers whose generations they hold; not 0.
+	KernelID uint64
+	Logger   *zap.Logger
+	// Metrics gets the registry's own metrics.
+	Metrics *metrics.Set
+	// Changed is called when Offers has changed. It must not block.
+	Changed func()
+}
+
+// Registry knows the workers of a kernel.
+type Registry struct {
+	kernelID uint64
+	log      *zap.Logger
+	changed  func()
+	throttle *telemetry.Throttle
+	workers  []*Worker
+	byName   map[string]*Worker
+	cancel   context.CancelFunc
+	running  sync.WaitGroup
+	// current is the generation that was pushed last.
+	current atomic.Uint64
+
+	mu sync.Mutex
+	// live are the generations that every replica shall hold, with the chains of each worker name.
+	live map[uint64]map[string][]*workerv1.Chain
+	// news is closed, and replaced, whenever a replica changes.
+	news chan struct{}
+}
+
+// New makes a registry; nothing is connected before Start.
+func New(refs []config.WorkerRef, o Options) *Registry {
+	reg := &Registry{
+		kernelID: o.KernelID, log: o.Logger, changed: o.Changed, throttle: telemetry.NewThrottle(time.Minute, time.Now),
+		byName: make(map[string]*Worker), cancel: func() {},
+		live: make(map[uint64]map[string][]*workerv1.Chain), news: make(chan struct{}),
+	}
+	for _, ref := range refs {
+		w := newWorker(ref, o.Metrics)
+		for _, path := range ref.SocketPaths {
+			w.replicas = append(w.replicas, &replica{worker: w, path: path, connections: ref.Connections, health: ref.HealthCheck, problem: "not connected yet"})
+		}
+		reg.workers = append(reg.workers, w)
+		reg.byName[ref.Name] = w
+	}
+	return reg
+}
+
+// Start begins to connect to all replicas, and to keep them connected until Close.
+func (reg *Registry) Start() {
+	ctx, cancel := context.WithCancel(context.Background())
+	reg.cancel = cancel
+	for _, w := range reg.workers {
+		for _, r := range w.replicas {
+			reg.running.Go(func() { r.run(ctx, reg) })
+		}
+	}
+}
+
+// Close ends all connections. Calls under way complete with route.ErrUnavailable.
+func (reg *Registry) Close() {
+	reg.cancel()
+	reg.running.Wait()
+}
+
+// update changes the state of a replica under the lock and tells those who wait for news.
+func (reg *Registry) update(w *Worker, change func()) {
+	reg.mu.Lock()
+	defer reg.mu.Unlock()
+	change()
+	w.refresh(reg.current.Load())
+	reg.announce()
+}
+
+// announce wakes those who wait for news. mu is held.
+func (reg *Registry) announce() {
+	close(reg.news)
+	reg.news = make(chan struct{})
+}
+
+// connected notes a replica's offer.
+func (reg *Registry) connected(s *session, policies []*workerv1.PolicyDescriptor) {
+	r := s.replica
+	var before, after offer
+	reg.update(r.worker, func() {
+		before = r.worker.offer()
+		r.session, r.discovered, r.policies, r.problem = s, true, policies, "connected; not serving yet"
+		after = r.worker.offer()
+	})
+	if !before.equal(after) && reg.changed != nil {
+		reg.changed()
+	}
+}
+
+// disconnected ends a session: from here on no call is sent to it.
+func (reg *Registry) disconnected(s *session) {
+	reg.update(s.replica.worker, func() {
+		s.serving = false
+		s.replica.session = nil
+	})
+}
+
+// setServing says whether a session takes calls.
+func (reg *Registry) setServing(s *session, serving bool) {
+	r := s.replica
+	before := false
+	reg.update(r.worker, func() {
+		before, s.serving = s.serving, serving
+		r.problem = ""
+		if !serving {
+			r.problem = "the worker is draining"
+		}
+	})
+	fields := []zap.Field{zap.String("worker", r.worker.name), zap.String("socket", r.path), zap.String("version", s.version), zap.Uint64("instance", s.instance)}
+	switch {
+	case serving && !before:
+		reg.log.Info("worker replica is up", fields...)
+	case !serving && before:
+		reg.log.Warn("worker replica is draining", fields...)
+	}
+}
+
+// probed takes an answer to a health check. Generations that the replica has lost are pushed again, unless held has changed since the question.
+func (reg *Registry) probed(s *session, resp *workerv1.HealthCheckResponse, changes uint64) {
+	if serving := resp.Status == workerv1.HealthCheckResponse_STATUS_SERVING; serving != reg.isServing(s) {
+		reg.setServing(s, serving)
+	}
+	reg.mu.Lock()
+	lost := s.changes == changes && !containsAll(resp.Generations, *s.held.Load())
+	reg.mu.Unlock()
+	if !lost {
+		return
+	}
+	reg.log.Warn("worker replica has lost a generation", zap.String("worker", s.replica.worker.name), zap.String("socket", s.replica.path))
+	reg.update(s.replica.worker, func() {
+		s.setHeld(slices.DeleteFunc(slices.Clone(*s.held.Load()), func(g uint64) bool { return !slices.Contains(resp.Generations, g) }))
+	})
+	s.wake()
+}
+
+func containsAll(have, want []uint64) bool {
+	for _, g := range want {
+		if !slices.Contains(have, g) {
+			return false
+		}
+	}
+	return true
+}
+
+func (reg *Registry) isServing(s *session) bool {
+	reg.mu.Lock()
+	defer reg.mu.Unlock()
+	return s.serving
+}
+
+// setHeld replaces the acknowledged generations. The registry's mu is held.
+func (s *session) setHeld(generations []uint64) {
+	s.changes++
+	s.held.Store(&generations)
+}
+
+// wake makes reconcile look again.
+func (s *session) wake() {
+	select {
+	case s.kick <- struct{}{}:
+	default:
+	}
+}
+
+// WorkerStatus is the state of a worker name.
+type WorkerStatus struct {
+	Name      string          `json:"name"`
+	Available bool            `json:"available"`
+	Replicas  []ReplicaStatus `json:"replicas"`
+}
+
+// ReplicaStatus is the state of a replica; Problem is empty if it takes calls.
+type ReplicaStatus struct {
+	Socket  string `json:"socket"`
+	Problem string `json:"problem,omitempty"`
+}
+
+// Status is the state of all workers.
+func (reg *Registry) Status() []WorkerStatus {
+	reg.mu.Lock()
+	defer reg.mu.Unlock()
+	all := make([]WorkerStatus, 0, len(reg.workers))
+	for _, w := range reg.workers {
+		st := WorkerStatus{Name: w.name, Available: w.Available()}
+		for _, r := range w.replicas {
+			rs := ReplicaStatus{Socket: r.path, Problem: r.problem}
+			if r.session != nil && len(r.session.rejected) > 0 {
+				rs.Problem = strings.TrimPrefix(rs.Problem+"; it rejected the configuration", "; ")
+			}
+			st.Replicas = append(st.Replicas, rs)
+		}
+		all = append(all, st)
+	}
+	return all
+}
+
+// String names the workers, for logs.
+func (s WorkerStatus) String() string {
+	return fmt.Sprintf("%s (available: %t)", s.Name, s.Available)
+}

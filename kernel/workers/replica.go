@@ -1,0 +1,97 @@
+package workers
+
+import (
+	"context"
+	"math/rand/v2"
+	"time"
+
+	"go.uber.org/zap"
+
+	workerv1 "github.com/policy-engine/policy-engine/api/worker/v1"
+	"github.com/policy-engine/policy-engine/config"
+)
+
+// The delay before a replica is connected to again doubles from the one to the other.
+const (
+	minBackoff = 20 * time.Millisecond
+	maxBackoff = 500 * time.Millisecond
+)
+
+// replica is one process behind one socket.
+type replica struct {
+	worker      *Worker
+	path        string
+	connections int
+	health      config.HealthCheck
+
+	// The registry's mu guards these.
+
+	// session is nil while there is none.
+	session *session
+	// discovered is true once the replica has told its policies; policies is its last word, also while it is down.
+	discovered bool
+	policies   []*workerv1.PolicyDescriptor
+	// problem is why the replica takes no calls; empty if it does.
+	problem string
+	// metrics are its last ones.
+	metrics []byte
+}
+
+// run keeps the replica connected until ctx ends.
+func (r *replica) run(ctx context.Context, reg *Registry) {
+	delay := minBackoff
+	for {
+		served, err := r.attend(ctx, reg)
+		if ctx.Err() != nil {
+			return
+		}
+		reg.lost(r, served, err)
+		if served {
+			delay = minBackoff
+		}
+		// Jitter keeps many kernels or replicas from coming back in step.
+		timer := time.NewTimer(delay/2 + rand.N(delay/2+1))
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return
+		case <-timer.C:
+		}
+		delay = min(2*delay, maxBackoff)
+	}
+}
+
+// attend connects to the replica and stays until something fails. served says whether the replica took calls.
+func (r *replica) attend(ctx context.Context, reg *Registry) (served bool, err error) {
+	if err := checkSocket(r.path); err != nil {
+		return false, err
+	}
+	s, err := dial(r, r.connections)
+	if err != nil {
+		return false, err
+	}
+	defer s.hangUp()
+	cfg, err := s.discover(ctx)
+	if err != nil {
+		return false, err
+	}
+	reg.connected(s, cfg.Policies)
+	defer reg.disconnected(s)
+	if err := s.catchUp(ctx, reg); err != nil {
+		return false, err
+	}
+	return s.serve(ctx, reg)
+}
+
+// lost logs why a replica is down: at once when it was up, else once per interval.
+func (reg *Registry) lost(r *replica, served bool, err error) {
+	reg.mu.Lock()
+	r.problem = err.Error()
+	reg.mu.Unlock()
+	suppressed, ok := reg.throttle.Allow(r.path)
+	if !ok && !served {
+		return
+	}
+	reg.log.Warn("worker replica is down", zap.String("worker", r.worker.name), zap.String("socket", r.path), zap.Error(err),
+		zap.Bool("worker_available", r.worker.Available()), zap.Int("suppressed", suppressed))
+}

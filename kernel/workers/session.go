@@ -1,0 +1,234 @@
+package workers
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/status"
+
+	workerv1 "github.com/policy-engine/policy-engine/api/worker/v1"
+	"github.com/policy-engine/policy-engine/fastpath/codec"
+)
+
+const (
+	// discoverTimeout is how long a replica may take to accept a connection and to say what it is.
+	discoverTimeout = 2 * time.Second
+	// pushTimeout is how long a replica may take to compile a generation.
+	pushTimeout = 30 * time.Second
+	// rejectedRetry is after how long a generation that a replica rejected is pushed again: a missing key file may have appeared.
+	rejectedRetry = 5 * time.Second
+	// streamWindow and connWindow are fixed HTTP/2 windows in bytes; fixed ones spare the pings that measure the bandwidth.
+	streamWindow = 1 << 20
+	connWindow   = 4 << 20
+	// maxResult is the longest batch of results.
+	maxResult = 16 << 20
+)
+
+// errRestarted says that another process answers on the socket.
+var errRestarted = errors.New("the worker was restarted")
+
+// session is the time from one connect to a replica to the first failure of any of its connections.
+type session struct {
+	replica  *replica
+	clients  []*grpc.ClientConn
+	control  workerv1.PolicyWorkerClient
+	conns    []*conn
+	instance uint64
+	version  string
+	// held are the generations that the replica has acknowledged.
+	held atomic.Pointer[[]uint64]
+	// kick wakes reconcile.
+	kick chan struct{}
+	// pushing is true while the replica compiles.
+	pushing atomic.Bool
+
+	// The registry's mu guards these.
+
+	// serving is true if calls may be sent.
+	serving bool
+	// changes counts the changes of held.
+	changes uint64
+	// rejected are the generations that the replica did not accept.
+	rejected map[uint64][]*workerv1.ConfigError
+}
+
+// dial prepares the connections; they are made when they are first used.
+func dial(r *replica, connections int) (*session, error) {
+	s := &session{replica: r, kick: make(chan struct{}, 1), rejected: make(map[uint64][]*workerv1.ConfigError)}
+	s.held.Store(&[]uint64{})
+	dialer := func(ctx context.Context, _ string) (net.Conn, error) {
+		if err := checkSocket(r.path); err != nil {
+			return nil, err
+		}
+		var d net.Dialer
+		return d.DialContext(ctx, "unix", r.path)
+	}
+	for range max(1, connections) {
+		c, err := grpc.NewClient("passthrough:///worker",
+			grpc.WithTransportCredentials(insecure.NewCredentials()), // The socket's mode is the protection.
+			grpc.WithContextDialer(dialer),
+			grpc.WithAuthority("localhost"),
+			grpc.WithDefaultCallOptions(grpc.ForceCodecV2(codec.Codec{}), grpc.MaxCallRecvMsgSize(maxResult)),
+			grpc.WithStaticStreamWindowSize(streamWindow),
+			grpc.WithStaticConnWindowSize(connWindow),
+			grpc.WithConnectParams(grpc.ConnectParams{
+				Backoff:           backoff.Config{BaseDelay: minBackoff, Multiplier: 2, Jitter: 0.2, MaxDelay: maxBackoff},
+				MinConnectTimeout: discoverTimeout,
+			}),
+			grpc.WithDisableServiceConfig(),
+			grpc.WithNoProxy(),
+		)
+		if err != nil {
+			s.hangUp()
+			return nil, fmt.Errorf("connect to %q: %w", r.path, err)
+		}
+		s.clients = append(s.clients, c)
+	}
+	s.control = workerv1.NewPolicyWorkerClient(s.clients[0])
+	return s, nil
+}
+
+func (s *session) hangUp() {
+	for _, c := range s.clients {
+		_ = c.Close() // It fails only when it is closed already.
+	}
+}
+
+// discover asks the replica what it is.
+func (s *session) discover(ctx context.Context) (*workerv1.GetWorkerConfigResponse, error) {
+	ctx, cancel := context.WithTimeout(ctx, discoverTimeout)
+	defer cancel()
+	cfg, err := s.control.GetWorkerConfig(ctx, &workerv1.GetWorkerConfigRequest{})
+	if err != nil {
+		return nil, fmt.Errorf("ask %q for its policies: %w", s.replica.path, err)
+	}
+	if want := s.replica.worker.name; cfg.Name != want {
+		return nil, fmt.Errorf("ask %q for its policies: the worker calls itself %q, want %q", s.replica.path, cfg.Name, want)
+	}
+	s.instance, s.version = cfg.InstanceId, cfg.Version
+	return cfg, nil
+}
+
+// holds reports whether the replica has acknowledged the generation.
+func (s *session) holds(generation uint64) bool {
+	return slices.Contains(*s.held.Load(), generation)
+}
+
+// serve opens the streams, takes calls and returns when anything fails. served says whether it came so far as to take calls.
+func (s *session) serve(ctx context.Context, reg *Registry) (served bool, err error) {
+	group, ctx := errgroup.WithContext(ctx)
+	for _, client := range s.clients {
+		streamCtx, cancel := context.WithCancel(ctx)
+		st, err := client.NewStream(streamCtx, &workerv1.PolicyWorker_ServiceDesc.Streams[0], workerv1.PolicyWorker_Execute_FullMethodName)
+		if err != nil {
+			cancel()
+			s.hangUp()
+			_ = group.Wait() // The streams that were opened before end because we hung up.
+			return false, fmt.Errorf("open a stream to %q: %w", s.replica.path, err)
+		}
+		c := newConn(st, s.replica.worker.timeout, s.replica.worker.unmatched.Inc)
+		s.conns = append(s.conns, c)
+		group.Go(func() error {
+			return fmt.Errorf("read results from %q: %w", s.replica.path, c.run(cancel))
+		})
+	}
+	reg.setServing(s, true)
+	group.Go(func() error { return s.probe(ctx, reg) })
+	group.Go(func() error { return s.reconcile(ctx, reg) })
+	return true, group.Wait()
+}
+
+// probe asks for the replica's health once per interval, until it fails.
+func (s *session) probe(ctx context.Context, reg *Registry) error {
+	ticker := time.NewTicker(s.replica.health.Interval)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-ticker.C:
+		}
+		changes, results := reg.changesOf(s), s.results()
+		probeCtx, cancel := context.WithTimeout(ctx, s.replica.health.Timeout)
+		resp, err := s.control.HealthCheck(probeCtx, &workerv1.HealthCheckRequest{KernelId: reg.kernelID})
+		cancel()
+		switch {
+		case err == nil:
+			if resp.InstanceId != s.instance {
+				return errRestarted
+			}
+			reg.probed(s, resp, changes)
+		case status.Code(err) == codes.DeadlineExceeded && ctx.Err() == nil && (s.results() != results || s.pushing.Load()):
+			// Late, but it answers calls, or compiles a configuration: a busy machine is no reason to fail all calls under way.
+		default:
+			return fmt.Errorf("check the health of %q: %w", s.replica.path, err)
+		}
+	}
+}
+
+// results counts what the replica has answered in this session.
+func (s *session) results() uint64 {
+	var n uint64
+	for _, c := range s.conns {
+		n += c.received.Load()
+	}
+	return n
+}
+
+// reconcile keeps the generations of the replica as the registry wants them.
+func (s *session) reconcile(ctx context.Context, reg *Registry) error {
+	for {
+		if err := s.catchUp(ctx, reg); err != nil {
+			return err
+		}
+		var retry <-chan time.Time
+		if reg.rejects(s) {
+			retry = time.After(rejectedRetry)
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-s.kick:
+		case <-retry:
+			reg.forgive(s)
+		}
+	}
+}
+
+// catchUp pushes and retires until there is nothing to do now.
+func (s *session) catchUp(ctx context.Context, reg *Registry) error {
+	for {
+		push, retire := reg.next(s)
+		switch {
+		case push != nil:
+			s.pushing.Store(true)
+			pushCtx, cancel := context.WithTimeout(ctx, pushTimeout)
+			resp, err := s.control.PushConfig(pushCtx, push)
+			cancel()
+			s.pushing.Store(false)
+			if err != nil {
+				return fmt.Errorf("push the configuration to %q: %w", s.replica.path, err)
+			}
+			reg.pushed(s, push.Generation, resp.Errors)
+		case retire != 0:
+			retireCtx, cancel := context.WithTimeout(ctx, discoverTimeout)
+			_, err := s.control.RetireConfig(retireCtx, &workerv1.RetireConfigRequest{Generation: retire})
+			cancel()
+			if err != nil {
+				return fmt.Errorf("retire a generation at %q: %w", s.replica.path, err)
+			}
+		default:
+			return nil
+		}
+	}
+}

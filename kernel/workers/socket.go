@@ -1,0 +1,34 @@
+package workers
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"syscall"
+)
+
+// checkSocket refuses what is not a socket of our own user with mode 0600: whoever else could have made it, or could connect to it, could decide on requests.
+func checkSocket(path string) error {
+	info, err := os.Lstat(path)
+	if err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("check socket %q: there is no such file (is the worker running?)", path)
+		}
+		return fmt.Errorf("check socket %q: %w", path, err)
+	}
+	if info.Mode().Type() != fs.ModeSocket {
+		return fmt.Errorf("check socket %q: it is no socket but %s", path, info.Mode())
+	}
+	if mode := info.Mode().Perm(); mode != 0o600 {
+		return fmt.Errorf("check socket %q: mode %04o, want 0600", path, mode)
+	}
+	st, ok := info.Sys().(*syscall.Stat_t)
+	if !ok {
+		return fmt.Errorf("check socket %q: its owner can't be told on this system", path)
+	}
+	if uid := os.Geteuid(); int(st.Uid) != uid {
+		return fmt.Errorf("check socket %q: its owner is user %d, want %d", path, st.Uid, uid)
+	}
+	return nil
+}

@@ -1,0 +1,116 @@
+package workers
+
+import (
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"github.com/VictoriaMetrics/metrics"
+
+	"github.com/policy-engine/policy-engine/config"
+	"github.com/policy-engine/policy-engine/kernel/route"
+	"github.com/policy-engine/policy-engine/telemetry"
+)
+
+// Worker is a worker name: its replicas share the calls. It implements route.Evaluator.
+type Worker struct {
+	name     string
+	timeout  time.Duration
+	replicas []*replica
+
+	// targets are the connections that take calls now; available is Available.
+	targets   atomic.Pointer[[]target]
+	available atomic.Bool
+	next      atomic.Uint32
+	// unmatched counts results without a call.
+	unmatched *metrics.Counter
+}
+
+// target is a connection of a healthy replica.
+type target struct {
+	conn    *conn
+	session *session
+}
+
+func newWorker(ref config.WorkerRef, set *metrics.Set) *Worker {
+	w := &Worker{name: ref.Name, timeout: ref.Timeout}
+	w.targets.Store(&[]target{})
+	w.unmatched = set.NewCounter(telemetry.Series("policy_kernel_worker_unmatched_results_total", "worker", ref.Name))
+	set.NewGauge(telemetry.Series("policy_kernel_worker_health", "worker", ref.Name), func() float64 {
+		if w.Available() {
+			return 1
+		}
+		return 0
+	})
+	return w
+}
+
+// Name implements route.Evaluator.
+func (w *Worker) Name() string { return w.name }
+
+// Available implements route.Evaluator.
+func (w *Worker) Available() bool { return w.available.Load() }
+
+// Evaluate implements route.Evaluator. The healthy connection with the fewest calls that holds the call's generation takes it. It doesn't allocate.
+func (w *Worker) Evaluate(c *route.Call) {
+	targets := *w.targets.Load()
+	generation := c.Message.Generation
+	if c.Message.TimeoutUs == 0 {
+		c.Message.TimeoutUs = uint64(w.timeout.Microseconds())
+	}
+	start := int(w.next.Add(1)) // Among equals they take turns.
+	best := none
+	var fewest int32
+	for i := range targets {
+		j := (start + i) % len(targets)
+		if n := targets[j].conn.inFlight.Load(); (best == none || n < fewest) && targets[j].session.holds(generation) {
+			best, fewest = j, n
+		}
+	}
+	if best == none {
+		c.Done.Complete(c, nil, route.ErrUnavailable)
+		return
+	}
+	// Fast path: it takes the call.
+	err := targets[best].conn.submit(c)
+	if err == nil {
+		return
+	}
+	// Slow path: it is full, or was closed just now; any other will do.
+	overloaded := err == route.ErrOverloaded
+	for i := range targets {
+		if i == best || !targets[i].session.holds(generation) {
+			continue
+		}
+		if err = targets[i].conn.submit(c); err == nil {
+			return
+		}
+		overloaded = overloaded || err == route.ErrOverloaded
+	}
+	if overloaded {
+		c.Done.Complete(c, nil, route.ErrOverloaded)
+		return
+	}
+	c.Done.Complete(c, nil, route.ErrUnavailable)
+}
+
+// refresh recomputes what Evaluate and Available look at. The registry's mu is held.
+func (w *Worker) refresh(current uint64) {
+	var targets []target
+	available := false
+	for _, r := range w.replicas {
+		if r.session == nil || !r.session.serving {
+			continue
+		}
+		for _, c := range r.session.conns {
+			targets = append(targets, target{conn: c, session: r.session})
+		}
+		available = available || r.session.holds(current)
+	}
+	if old := *w.targets.Load(); !slices.Equal(old, targets) {
+		w.targets.Store(&targets)
+	}
+	w.available.Store(available)
+}
+
+var _ route.Evaluator = (*Worker)(nil)
