@@ -89,8 +89,14 @@ func parseField(src []byte) (f Field, err error) {
 		src = rest
 		switch num {
 		case 1:
+			if err := checkName(body); err != nil {
+				return f, err
+			}
 			f.Name = body
 		case 2:
+			if !utf8.Valid(body) {
+				return f, ErrValueUTF8
+			}
 			value = body
 		case 3:
 			raw = body
@@ -99,15 +105,9 @@ func parseField(src []byte) (f Field, err error) {
 	if len(f.Name) == 0 {
 		return f, ErrEmptyName
 	}
-	if err := checkName(f.Name); err != nil {
-		return f, err
-	}
 	if len(value) > 0 {
 		if len(raw) > 0 {
 			return f, ErrTwoValues
-		}
-		if !utf8.Valid(value) {
-			return f, ErrValueUTF8
 		}
 		f.Value = value
 		return f, nil
