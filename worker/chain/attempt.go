@@ -1,0 +1,133 @@
+package chain
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"runtime/debug"
+
+	workerv1 "github.com/policy-engine/policy-engine/api/worker/v1"
+	"github.com/policy-engine/policy-engine/policies"
+)
+
+// maxStack bounds the stack of a panic in the log, in bytes.
+const maxStack = 16 << 10
+
+// panicError is a panic of a policy.
+type panicError struct {
+	value any
+	stack []byte
+}
+
+func (e *panicError) Error() string { return fmt.Sprintf("panic: %v", e.value) }
+
+// rescue is deferred: it makes an error of a panic.
+func rescue(v *policies.Verdict, err *error) {
+	if p := recover(); p != nil {
+		stack := debug.Stack()
+		*v, *err = policies.Verdict{}, &panicError{p, stack[:min(len(stack), maxStack)]}
+	}
+}
+
+// call runs the step's phase method.
+func (s *step) call(ctx context.Context, x *policies.Exchange) (v policies.Verdict, err error) {
+	defer rescue(&v, &err)
+	if s.request != nil {
+		return s.request.OnRequestHeaders(ctx, x.Request())
+	}
+	return s.response.OnResponseHeaders(ctx, x.Response())
+}
+
+// attempt is a run of a policy on a goroutine of its own.
+type attempt struct {
+	verdict  policies.Verdict
+	err      error
+	returned bool
+	done     chan struct{}
+}
+
+// run runs fn, or the step's phase method when fn is nil.
+func (a *attempt) run(ctx context.Context, s *step, x *policies.Exchange, fn func(context.Context) (policies.Verdict, error)) {
+	if fn == nil {
+		a.verdict, a.err = s.call(ctx, x)
+		fn = a.verdict.Awaited()
+		if fn == nil || a.err != nil || x.Err() != nil {
+			a.returned = true
+			return
+		}
+	}
+	a.verdict, a.err = await(ctx, fn)
+	a.returned = true
+}
+
+// await runs a function given to Await.
+func await(ctx context.Context, fn func(context.Context) (policies.Verdict, error)) (v policies.Verdict, err error) {
+	defer rescue(&v, &err)
+	v, err = fn(ctx)
+	if err == nil && v.Awaited() != nil {
+		return policies.Verdict{}, errAwait
+	}
+	return v, err
+}
+
+// wait runs fn, or the step's phase method when fn is nil, on a goroutine, for as long as the step may take. When it takes longer, the chain goes on without
+// it and leaves the exchange to it.
+func (r *Run) wait(ctx context.Context, s *step, fn func(context.Context) (policies.Verdict, error)) {
+	snapshot := r.x.Snapshot(r.mark)
+	attemptCtx, stop := r.bound(ctx, s)
+	defer stop()
+	a := &attempt{done: make(chan struct{})}
+	holder, x := r.holder, r.x
+	holder.Retain()
+	go func() {
+		defer holder.Release()
+		defer close(a.done)
+		a.run(attemptCtx, s, x, fn)
+	}()
+	select {
+	case <-a.done:
+	case <-attemptCtx.Done():
+	}
+	select {
+	case <-a.done:
+	default:
+		r.abandon(ctx, s, snapshot)
+		return
+	}
+	if !a.returned { // The policy called runtime.Goexit.
+		a.verdict, a.err = policies.Verdict{}, &panicError{value: "the policy ended its goroutine"}
+	}
+	if _, panicked := a.err.(*panicError); a.err != nil && !panicked && ctx.Err() != nil {
+		r.cancel(s)
+		return
+	}
+	r.settle(s, a.verdict, a.err, attemptCtx.Err() == context.DeadlineExceeded)
+}
+
+// bound returns a context that ends when the step has to.
+func (r *Run) bound(ctx context.Context, s *step) (context.Context, context.CancelFunc) {
+	limit := r.limit(s)
+	if limit.IsZero() {
+		return context.WithCancel(ctx)
+	}
+	return context.WithTimeout(ctx, limit.Sub(r.settings.Now()))
+}
+
+// abandon leaves the exchange to a policy that did not return in time, and goes on with another one that has the state of before.
+func (r *Run) abandon(ctx context.Context, s *step, snapshot policies.Snapshot) {
+	r.abandoned = true
+	r.requestHeaders, r.responseHeaders = bytes.Clone(r.requestHeaders), bytes.Clone(r.responseHeaders)
+	x, err := snapshot.Exchange(r.requestHeaders, r.responseHeaders)
+	if err != nil { // Not to be expected: the same bytes were read before.
+		r.x = new(policies.Exchange)
+		s.observer.Ran(StatusTimeout, r.settings.Now().Sub(r.began))
+		r.end(outcome{result: workerv1.Result_OUTCOME_FAILED, policy: s.policy, reason: CauseTimeout.String(), failure: CauseTimeout.failure()})
+		return
+	}
+	r.x, r.mark = x, x.Mark()
+	if ctx.Err() != nil {
+		r.cancel(s)
+		return
+	}
+	r.settle(s, policies.Verdict{}, nil, true)
+}

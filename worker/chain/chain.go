@@ -1,0 +1,167 @@
+// Package chain is a compiled chain: policies one after the other on one exchange.
+package chain
+
+import (
+	"fmt"
+	"time"
+
+	workerv1 "github.com/policy-engine/policy-engine/api/worker/v1"
+	"github.com/policy-engine/policy-engine/policies"
+)
+
+// Policy is a policy instance at its place in a chain.
+type Policy struct {
+	// Name is the policy's name in the registry.
+	Name string
+	// Instance has the phase methods.
+	Instance any
+	// OnFailure is what its failure means for the chain.
+	OnFailure workerv1.OnFailure
+	// Timeout bounds one run of a phase method; 0 means no bound but the call's.
+	Timeout time.Duration
+	// Observer is told of every run.
+	Observer Observer
+}
+
+// Observer is told what a policy does. It must not block, and keeps nothing of what it is told.
+type Observer interface {
+	// Ran is told how a run ended and how long it took.
+	Ran(Status, time.Duration)
+	// Failed is told why a run failed, before Ran.
+	Failed(Failure)
+}
+
+// Failure is why a policy could not decide.
+type Failure struct {
+	Cause Cause
+	// Err is what went wrong. Its methods are the policy's, and may panic.
+	Err error
+	// Stack is the policy's stack if it panicked.
+	Stack []byte
+	// RequestID is Envoy's x-request-id; it aliases the call.
+	RequestID []byte
+}
+
+// Status is how a run of a policy ended.
+type Status uint8
+
+// The statuses.
+const (
+	StatusContinue Status = iota
+	StatusDeny
+	StatusRespond
+	StatusSkipRemaining
+	StatusError
+	StatusPanic
+	StatusTimeout
+	// StatusCancelled: the run was given up because the caller is gone or the worker stops; nobody is to blame.
+	StatusCancelled
+	// NumStatuses is how many statuses there are.
+	NumStatuses
+)
+
+func (s Status) String() string {
+	return [...]string{"continue", "deny", "respond", "skip_remaining", "error", "panic", "timeout", "cancelled"}[s]
+}
+
+// Cause is why a policy failed.
+type Cause uint8
+
+// The causes.
+const (
+	// CauseError: the phase method returned an error.
+	CauseError Cause = iota
+	// CausePanic: it panicked.
+	CausePanic
+	// CauseTimeout: it took longer than its timeout, or than the caller's patience.
+	CauseTimeout
+	// CauseIllegalChange: it tried a change that Envoy or the protocol would not take.
+	CauseIllegalChange
+	// CauseIllegalVerdict: its verdict has a status, reason or header that is not legal, or is an Await from Await.
+	CauseIllegalVerdict
+	// NumCauses is how many causes there are.
+	NumCauses
+)
+
+func (c Cause) String() string {
+	return [...]string{"error", "panic", "timeout", "illegal_change", "illegal_verdict"}[c]
+}
+
+// status is the status of a run that failed for the cause.
+func (c Cause) status() Status {
+	switch c {
+	case CausePanic:
+		return StatusPanic
+	case CauseTimeout:
+		return StatusTimeout
+	}
+	return StatusError
+}
+
+// failure is the protocol's name for the cause.
+func (c Cause) failure() workerv1.Result_Failure {
+	switch c {
+	case CausePanic:
+		return workerv1.Result_FAILURE_POLICY_PANIC
+	case CauseTimeout:
+		return workerv1.Result_FAILURE_POLICY_TIMEOUT
+	}
+	return workerv1.Result_FAILURE_POLICY_ERROR
+}
+
+// Chain is consecutive policies of one route and flow. It is immutable and safe for concurrent use.
+type Chain struct {
+	route    string
+	response bool
+	// steps has the policies that take part in the flow's header phase, in order.
+	steps []step
+}
+
+// step is a policy in the chain's phase. Exactly one of request and response is set.
+type step struct {
+	policy    string
+	request   policies.RequestHeaders
+	response  policies.ResponseHeaders
+	blocking  bool
+	onFailure workerv1.OnFailure
+	timeout   time.Duration
+	observer  Observer
+}
+
+// Compile makes a chain of a route's request flow, or of its response flow. Policies without a method for the flow's phase are left out.
+func Compile(route string, response bool, list []Policy) (*Chain, error) {
+	c := &Chain{route: route, response: response}
+	for i, p := range list {
+		if p.Observer == nil {
+			return nil, fmt.Errorf("compile chain of route %q: policy %d (%q) has no observer", route, i, p.Name)
+		}
+		switch p.OnFailure {
+		case workerv1.OnFailure_ON_FAILURE_DENY, workerv1.OnFailure_ON_FAILURE_CONTINUE, workerv1.OnFailure_ON_FAILURE_SKIP_REMAINING:
+		default:
+			return nil, fmt.Errorf("compile chain of route %q: policy %d (%q) has the unknown on_failure %d", route, i, p.Name, p.OnFailure)
+		}
+		if p.Timeout < 0 {
+			return nil, fmt.Errorf("compile chain of route %q: policy %d (%q) has the negative timeout %v", route, i, p.Name, p.Timeout)
+		}
+		s := step{policy: p.Name, onFailure: p.OnFailure, timeout: p.Timeout, observer: p.Observer}
+		_, s.blocking = p.Instance.(policies.Blocking)
+		takesPart := false
+		if response {
+			s.response, takesPart = p.Instance.(policies.ResponseHeaders)
+		} else {
+			s.request, takesPart = p.Instance.(policies.RequestHeaders)
+		}
+		if takesPart {
+			c.steps = append(c.steps, s)
+		}
+	}
+	return c, nil
+}
+
+// Phase returns the phase in which the chain runs.
+func (c *Chain) Phase() workerv1.Phase {
+	if c.response {
+		return workerv1.Phase_PHASE_RESPONSE_HEADERS
+	}
+	return workerv1.Phase_PHASE_REQUEST_HEADERS
+}

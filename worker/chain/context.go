@@ -1,0 +1,126 @@
+package chain
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"time"
+
+	workerv1 "github.com/policy-engine/policy-engine/api/worker/v1"
+	"github.com/policy-engine/policy-engine/policies"
+)
+
+// ErrTooLarge is the error of Load for a call beyond the limits.
+var ErrTooLarge = errors.New("call is too large")
+
+// maxTimeout bounds a caller's patience, so that no sum of times overflows.
+const maxTimeout = time.Hour
+
+// Load prepares for the chain's run on a call that arrived at received. The run aliases the call's bytes until Reset, but not the call. The holder outlives
+// policies that overrun. After an error, the run is only good
+// for Reset.
+func (r *Run) Load(c *Chain, call *workerv1.Call, received time.Time, holder Holder) error {
+	r.chain, r.holder = c, holder
+	r.id, r.wantContext = call.Id, call.WantContext
+	r.began = r.settings.Now()
+	if call.TimeoutUs > 0 {
+		r.deadline = received.Add(Microseconds(call.TimeoutUs))
+	}
+	limits := r.settings.Limits
+	if max(len(call.Headers), len(call.RequestHeaders), len(call.Body)) > limits.MaxBodySize || len(call.Context) > limits.MaxStateSize {
+		return ErrTooLarge
+	}
+	if call.Phase != c.Phase() {
+		return fmt.Errorf("phase %v on a chain of phase %v", call.Phase, c.Phase())
+	}
+	if len(call.Body) > 0 {
+		return errors.New("body in a header phase")
+	}
+	// A policy may keep strings, so those of the context can't alias the call.
+	if err := r.in.UnmarshalVTUnsafe(bytes.Clone(call.Context)); err != nil {
+		return fmt.Errorf("decode context: %w", err)
+	}
+	if err := r.fill(call); err != nil {
+		return err
+	}
+	if r.settings.Poison {
+		r.x.Poison()
+	}
+	return nil
+}
+
+// Microseconds is a timeout of the protocol, an hour at most.
+func Microseconds(us uint64) time.Duration {
+	return time.Duration(min(us, uint64(maxTimeout/time.Microsecond))) * time.Microsecond
+}
+
+// fill makes the exchange what the calls before this one left.
+func (r *Run) fill(call *workerv1.Call) error {
+	r.requestHeaders, r.responseHeaders = call.Headers, nil
+	endOfStream := call.EndOfStream
+	if r.chain.response {
+		r.requestHeaders, r.responseHeaders = call.RequestHeaders, call.Headers
+		endOfStream = false
+	} else if len(call.RequestHeaders) > 0 || len(r.in.ResponseMutations) > 0 {
+		return errors.New("request headers or changes of the response in a request phase")
+	}
+	if err := r.x.BeginRequest(r.chain.route, r.requestHeaders, endOfStream); err != nil {
+		return fmt.Errorf("decode request headers: %w", err)
+	}
+	if err := r.replay(r.in.RequestMutations, false); err != nil {
+		return err
+	}
+	if r.chain.response {
+		if err := r.x.BeginResponse(r.responseHeaders, call.EndOfStream); err != nil {
+			return fmt.Errorf("decode response headers: %w", err)
+		}
+		if err := r.replay(r.in.ResponseMutations, true); err != nil {
+			return err
+		}
+	}
+	for _, e := range r.in.Metadata {
+		r.x.ReplayMetadata(policies.Entry{Key: e.Key, Value: e.Value})
+	}
+	if id := r.in.Identity; id != nil {
+		r.x.ReplayIdentity(identityOf(id))
+	}
+	if err := r.x.Err(); err != nil {
+		return fmt.Errorf("replay context: %w", err)
+	}
+	return nil
+}
+
+func (r *Run) replay(mutations []*workerv1.Mutation, response bool) error {
+	for _, m := range mutations {
+		kind := policies.ChangeKind(m.Kind)
+		if m.Kind <= 0 || m.Kind > workerv1.Mutation_KIND_SET_STATUS || response != isResponse(kind, response) {
+			return fmt.Errorf("replay context: change of kind %v", m.Kind)
+		}
+		if err := r.x.Replay(policies.Change{Kind: kind, Response: response, Name: m.Name, Value: m.Value}); err != nil {
+			return fmt.Errorf("replay context: %w", err)
+		}
+	}
+	return nil
+}
+
+// isResponse tells whether a kind of change is one of the response; header changes are of either.
+func isResponse(kind policies.ChangeKind, either bool) bool {
+	switch kind {
+	case policies.SetPath, policies.SetMethod:
+		return false
+	case policies.SetStatus:
+		return true
+	}
+	return either
+}
+
+func identityOf(id *workerv1.Identity) policies.Identity {
+	out := policies.Identity{Subject: id.Subject, Method: id.Method, Issuer: id.Issuer, Scopes: id.Scopes}
+	if len(id.Claims) > 0 {
+		out.Claims = make([]policies.Entry, len(id.Claims))
+		for i, c := range id.Claims {
+			out.Claims[i] = policies.Entry{Key: c.Key, Value: c.Value}
+		}
+	}
+	return out
+}

@@ -1,0 +1,148 @@
+package chain
+
+import (
+	workerv1 "github.com/policy-engine/policy-engine/api/worker/v1"
+	"github.com/policy-engine/policy-engine/policies"
+)
+
+// encoding is memory for results, used again for each.
+type encoding struct {
+	result    workerv1.Result
+	immediate workerv1.ImmediateResponse
+	context   workerv1.Context
+	identity  workerv1.Identity
+	bytes     []byte
+}
+
+// maxKept is the largest buffer that is kept for the next run, in bytes.
+const maxKept = 64 << 10
+
+func (e *encoding) reset() {
+	e.result.ResetVT()
+	e.result.Context = nil
+	clear(e.immediate.Headers)
+	e.immediate.Reset()
+	e.context.ResetVT()
+	claims := e.identity.Claims
+	for _, c := range claims {
+		c.Reset()
+	}
+	e.identity.Reset()
+	e.identity.Claims = claims[:0]
+	if cap(e.bytes) > maxKept {
+		e.bytes = nil
+	}
+}
+
+// Result is the outcome of a run that has ended. It aliases the run and the call's bytes, and is valid until Reset.
+func (r *Run) Result() *workerv1.Result {
+	o, out := &r.outcome, &r.out.result
+	out.Id, out.Phase, out.Outcome = r.id, r.chain.Phase(), o.result
+	out.Policy, out.Reason, out.Failure = o.policy, o.reason, o.failure
+	if who, ok := r.x.Identity(); ok {
+		out.Subject = who.Subject
+	}
+	fits := true
+	switch o.result {
+	case workerv1.Result_OUTCOME_IMMEDIATE:
+		fits = r.encodeImmediate()
+	case workerv1.Result_OUTCOME_CONTINUE, workerv1.Result_OUTCOME_SKIP_REMAINING:
+		fits = r.encodeChanges() && (!r.wantContext || r.encodeContext())
+	}
+	if !fits {
+		r.out.reset()
+		out.Id, out.Phase = r.id, r.chain.Phase()
+		out.Outcome, out.Failure = workerv1.Result_OUTCOME_FAILED, workerv1.Result_FAILURE_RESULT_TOO_LARGE
+		out.Reason = "result_too_large"
+	}
+	return out
+}
+
+// encodeImmediate fills in the answer to the client, and tells whether it is within the limits.
+func (r *Run) encodeImmediate() bool {
+	v, answer, size := &r.outcome.verdict, &r.out.immediate, 0
+	answer.Status = uint32(v.Status())
+	answer.Body = v.Body()
+	typed := false
+	for _, h := range v.Headers() {
+		answer.Headers = append(answer.Headers, &workerv1.Header{Name: h.Name, Value: []byte(h.Value)})
+		typed = typed || h.Name == "content-type"
+		size += len(h.Name) + len(h.Value)
+	}
+	if v.IsDeny() && !typed { // The default body of a refusal is JSON, and so is no other: WithBody comes with a type.
+		answer.Headers = append(answer.Headers, &workerv1.Header{Name: "content-type", Value: contentTypeJSON})
+	}
+	r.out.result.Immediate = answer
+	return len(answer.Body) <= r.settings.Limits.MaxBodySize && size <= r.settings.Limits.MaxStateSize
+}
+
+var contentTypeJSON = []byte("application/json")
+
+// encodeChanges fills in what the policies of this run changed, and tells whether it is within the limits.
+func (r *Run) encodeChanges() bool {
+	size := 0
+	for _, c := range r.x.Changes() {
+		r.out.result.Mutations = appendMutation(r.out.result.Mutations, c)
+		size += len(c.Name) + len(c.Value)
+	}
+	return size <= r.settings.Limits.MaxStateSize
+}
+
+// encodeContext fills in what later calls need, and tells whether it is within the limits.
+func (r *Run) encodeContext() bool {
+	c := &r.out.context
+	if who, ok := r.x.Identity(); ok {
+		c.Identity = &r.out.identity
+		c.Identity.Subject, c.Identity.Method, c.Identity.Issuer, c.Identity.Scopes = who.Subject, who.Method, who.Issuer, who.Scopes
+		for _, claim := range who.Claims {
+			var e *workerv1.Entry
+			c.Identity.Claims, e = extend(c.Identity.Claims)
+			e.Key, e.Value = claim.Key, claim.Value
+		}
+	}
+	for _, m := range r.x.Metadata() {
+		var e *workerv1.Entry
+		c.Metadata, e = extend(c.Metadata)
+		e.Key, e.Value = m.Key, m.Value
+	}
+	for _, change := range r.x.AllChanges() {
+		if change.Response {
+			c.ResponseMutations = appendMutation(c.ResponseMutations, change)
+		} else {
+			c.RequestMutations = appendMutation(c.RequestMutations, change)
+		}
+	}
+	size := c.SizeVT()
+	if size > r.settings.Limits.MaxStateSize {
+		return false
+	}
+	if cap(r.out.bytes) < size {
+		r.out.bytes = make([]byte, size)
+	}
+	r.out.bytes = r.out.bytes[:size]
+	if _, err := c.MarshalToSizedBufferVT(r.out.bytes); err != nil {
+		return false
+	}
+	r.out.result.Context = r.out.bytes
+	return true
+}
+
+func appendMutation(list []*workerv1.Mutation, c policies.Change) []*workerv1.Mutation {
+	list, m := extend(list)
+	m.Kind, m.Name, m.Value = workerv1.Mutation_Kind(c.Kind), c.Name, c.Value
+	return list
+}
+
+// extend makes the list one longer, with the element that was there before Reset if there is one.
+func extend[T any](list []*T) ([]*T, *T) {
+	if len(list) < cap(list) {
+		list = list[:len(list)+1]
+	} else {
+		list = append(list, nil)
+	}
+	last := &list[len(list)-1]
+	if *last == nil {
+		*last = new(T)
+	}
+	return list, *last
+}

@@ -1,0 +1,269 @@
+package chain
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	workerv1 "github.com/policy-engine/policy-engine/api/worker/v1"
+	"github.com/policy-engine/policy-engine/policies"
+)
+
+// Limits are the largest sizes, in bytes, of what goes into a run and comes out of it.
+type Limits struct {
+	// MaxBodySize bounds a header map, and the body of an answer.
+	MaxBodySize int
+	// MaxStateSize bounds the context, and the changes of one run.
+	MaxStateSize int
+}
+
+// Settings are shared by many runs.
+type Settings struct {
+	Limits Limits
+	// Now is the clock.
+	Now func() time.Time
+	// Poison is for tests: a policy that uses its request or response after its phase method panics.
+	Poison bool
+}
+
+// Holder is kept from ending while a policy runs that may outlive its run of the chain.
+type Holder interface {
+	Retain()
+	Release()
+}
+
+// Run is one run of a chain in one phase. The order of calls is Load, Inline, Wait if Inline did not end it, Result, Reset. A Run is not safe for concurrent use, and
+// can be used again after Reset unless it is Abandoned.
+type Run struct {
+	settings *Settings
+	chain    *Chain
+	holder   Holder
+	x        *policies.Exchange
+	// The header maps that x aliases.
+	requestHeaders  []byte
+	responseHeaders []byte
+	id              uint64
+	wantContext     bool
+	deadline        time.Time // of the caller; zero if it has no limit
+
+	next      int       // in chain.steps: the step that runs now or is to run next
+	began     time.Time // when that step began
+	mark      policies.Mark
+	awaiting  func(context.Context) (policies.Verdict, error)
+	abandoned bool
+	outcome   outcome
+
+	in  workerv1.Context
+	out encoding
+}
+
+// outcome is how the chain ended.
+type outcome struct {
+	result  workerv1.Result_Outcome
+	verdict policies.Verdict // with IMMEDIATE
+	policy  string
+	reason  string
+	failure workerv1.Result_Failure
+}
+
+// NewRun makes a run.
+func NewRun(s *Settings) *Run {
+	return &Run{settings: s, x: new(policies.Exchange)}
+}
+
+// Reset lets go of all that belongs to the call.
+func (r *Run) Reset() {
+	r.x.Reset()
+	r.chain, r.holder = nil, nil
+	r.requestHeaders, r.responseHeaders = nil, nil
+	r.id, r.wantContext = 0, false
+	r.deadline, r.began = time.Time{}, time.Time{}
+	r.next, r.mark, r.awaiting = 0, policies.Mark{}, nil
+	r.outcome = outcome{}
+	r.in.ResetVT()
+	r.out.reset()
+}
+
+// Abandoned reports that a policy overran its timeout and may still use memory of the run: neither the run nor the bytes that the call came in may be
+// used again.
+func (r *Run) Abandoned() bool { return r.abandoned }
+
+// Inline runs policies until the chain has ended, which it reports, or until one has to wait.
+func (r *Run) Inline(ctx context.Context) (ended bool) {
+	for r.next < len(r.chain.steps) {
+		s := &r.chain.steps[r.next]
+		if s.blocking || r.awaiting != nil {
+			return false
+		}
+		if r.overdue(s) {
+			continue
+		}
+		r.begin()
+		v, err := s.call(ctx, r.x)
+		if r.mustAwait(v, err) {
+			return false
+		}
+		r.settle(s, v, err, false)
+	}
+	r.finish()
+	return true
+}
+
+// Wait runs the rest of the chain after Inline, waiting where policies wait. When ctx ends, so does the chain, undecided.
+func (r *Run) Wait(ctx context.Context) {
+	for !r.Inline(ctx) {
+		s := &r.chain.steps[r.next]
+		switch {
+		case ctx.Err() != nil:
+			r.cancel(s)
+		case r.awaiting != nil:
+			fn := r.awaiting
+			r.awaiting = nil
+			r.wait(ctx, s, fn)
+		case r.overdue(s):
+		default:
+			r.begin()
+			r.wait(ctx, s, nil)
+		}
+	}
+}
+
+// begin prepares for the run of the next step.
+func (r *Run) begin() {
+	r.mark = r.x.Mark()
+	if r.settings.Poison {
+		r.x.Revive()
+	}
+}
+
+// overdue fails a step that has no time left to begin: the caller's patience has ended.
+func (r *Run) overdue(s *step) bool {
+	if r.deadline.IsZero() || r.began.Before(r.deadline) {
+		return false
+	}
+	r.mark = r.x.Mark()
+	r.fail(s, CauseTimeout, errDeadline, 0)
+	return true
+}
+
+var (
+	errDeadline = errors.New("the caller's timeout has passed")
+	errAwait    = errors.New("await from a function given to Await")
+)
+
+// limit is when the step that began has to end; zero if never.
+func (r *Run) limit(s *step) time.Time {
+	if s.timeout == 0 {
+		return r.deadline
+	}
+	limit := r.began.Add(s.timeout)
+	if !r.deadline.IsZero() && r.deadline.Before(limit) {
+		return r.deadline
+	}
+	return limit
+}
+
+// mustAwait takes over the function of a verdict that says Await.
+func (r *Run) mustAwait(v policies.Verdict, err error) bool {
+	fn := v.Awaited()
+	if fn == nil || err != nil || r.x.Err() != nil {
+		return false
+	}
+	r.awaiting = fn
+	return true
+}
+
+// settle makes out of a step's verdict or error how the chain goes on.
+func (r *Run) settle(s *step, v policies.Verdict, err error, late bool) {
+	now := r.settings.Now()
+	elapsed := now.Sub(r.began)
+	limit := r.limit(s)
+	late = late || !limit.IsZero() && now.After(limit)
+	r.began = now
+
+	// The error is the policy's own type: none of its methods is called here, where a panic would not be caught.
+	_, panicked := err.(*panicError)
+	switch {
+	case panicked:
+		r.fail(s, CausePanic, err, elapsed)
+		return
+	case late:
+		r.fail(s, CauseTimeout, fmt.Errorf("took %v", elapsed), elapsed)
+		return
+	case err == errAwait:
+		r.fail(s, CauseIllegalVerdict, err, elapsed)
+		return
+	case err != nil:
+		r.fail(s, CauseError, err, elapsed)
+		return
+	case r.x.Err() != nil:
+		r.fail(s, CauseIllegalChange, r.x.Err(), elapsed)
+		return
+	}
+	if err := checkVerdict(v); err != nil {
+		r.fail(s, CauseIllegalVerdict, err, elapsed)
+		return
+	}
+	r.next++
+	switch {
+	case v.IsContinue():
+		s.observer.Ran(StatusContinue, elapsed)
+	case v.IsSkipRemaining():
+		s.observer.Ran(StatusSkipRemaining, elapsed)
+		r.end(outcome{result: workerv1.Result_OUTCOME_SKIP_REMAINING, policy: s.policy, reason: v.Reason()})
+	default:
+		status := StatusRespond
+		if v.IsDeny() {
+			status = StatusDeny
+		}
+		s.observer.Ran(status, elapsed)
+		r.end(outcome{result: workerv1.Result_OUTCOME_IMMEDIATE, verdict: v, policy: s.policy, reason: v.Reason()})
+	}
+	if r.settings.Poison {
+		r.x.Poison()
+	}
+}
+
+// fail undoes what the step changed and does what its on_failure says.
+func (r *Run) fail(s *step, cause Cause, err error, elapsed time.Duration) {
+	r.next++
+	r.x.Revive()
+	undone := r.x.Rollback(r.mark, r.requestHeaders, r.responseHeaders)
+	f := Failure{Cause: cause, Err: err, RequestID: r.x.Request().ID()}
+	if panicked, ok := err.(*panicError); ok {
+		f.Stack = panicked.stack
+	}
+	s.observer.Failed(f)
+	s.observer.Ran(cause.status(), elapsed)
+	switch {
+	case undone == nil && s.onFailure == workerv1.OnFailure_ON_FAILURE_CONTINUE:
+	case undone == nil && s.onFailure == workerv1.OnFailure_ON_FAILURE_SKIP_REMAINING:
+		r.end(outcome{result: workerv1.Result_OUTCOME_SKIP_REMAINING, policy: s.policy, reason: cause.String()})
+	default:
+		r.end(outcome{result: workerv1.Result_OUTCOME_FAILED, policy: s.policy, reason: cause.String(), failure: cause.failure()})
+	}
+	if r.settings.Poison {
+		r.x.Poison()
+	}
+}
+
+// cancel ends the chain without a decision: the call was given up by the caller, or the worker stops.
+func (r *Run) cancel(s *step) {
+	s.observer.Ran(StatusCancelled, r.settings.Now().Sub(r.began))
+	r.awaiting = nil
+	r.end(outcome{result: workerv1.Result_OUTCOME_FAILED, reason: "cancelled", failure: workerv1.Result_FAILURE_DRAINING})
+}
+
+// end ends the chain before its last step.
+func (r *Run) end(o outcome) {
+	r.outcome = o
+	r.next = len(r.chain.steps)
+}
+
+// finish notes that all steps ran, unless one of them ended the chain.
+func (r *Run) finish() {
+	if r.outcome.result == workerv1.Result_OUTCOME_UNSPECIFIED {
+		r.outcome.result = workerv1.Result_OUTCOME_CONTINUE
+	}
+}
