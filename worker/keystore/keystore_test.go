@@ -1,0 +1,267 @@
+package keystore
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+type fixedClock time.Time
+
+func (c fixedClock) Now() time.Time { return time.Time(c) }
+
+var now = fixedClock(time.Date(2026, 11, 1, 0, 0, 0, 0, time.UTC))
+
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *lockedBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *lockedBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
+func entry(id, key, more string) string {
+	return fmt.Sprintf("  - {id: %s, sha256: \"%x\"%s}\n", id, sha256.Sum256([]byte(key)), more)
+}
+
+func TestParse(t *testing.T) {
+	keys, err := Parse("f", []byte("keys:\n"+entry("alice", "a", ", scopes: [orders.read, orders.write], expires: 2027-12-31T00:00:00Z")+entry("bob", "b", "")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	alice, bob := keys[sha256.Sum256([]byte("a"))], keys[sha256.Sum256([]byte("b"))]
+	if alice == nil || alice.ID != "alice" || fmt.Sprint(alice.Scopes) != "[orders.read orders.write]" || !alice.Expires.Equal(time.Date(2027, 12, 31, 0, 0, 0, 0, time.UTC)) {
+		t.Errorf("alice is %+v", alice)
+	}
+	if bob == nil || bob.ID != "bob" || bob.Scopes != nil || !bob.Expires.IsZero() {
+		t.Errorf("bob is %+v", bob)
+	}
+	if len(keys) != 2 {
+		t.Errorf("%d keys, want 2", len(keys))
+	}
+}
+
+func TestParseTakesDigestsWithoutQuotes(t *testing.T) {
+	// YAML takes them for a number.
+	for _, digits := range []string{strings.Repeat("1", 64), strings.Repeat("1", 60) + "e234", strings.Repeat("0", 64)} {
+		if keys, err := Parse("f", []byte("keys: [{id: a, sha256: "+digits+"}]")); err != nil || len(keys) != 1 {
+			t.Errorf("%s: %v", digits, err)
+		}
+	}
+}
+
+func TestParseRefuses(t *testing.T) {
+	secret := "this-is-a-raw-key-and-not-a-digest-it-has-64-characters-exactly-"
+	good := strings.TrimSpace(entry("ok", "ok", ""))
+	for name, tc := range map[string]struct{ content, want string }{
+		"empty":                {"", "f:1: the file is empty"},
+		"comment only":         {"# nothing\n", "f:1: the file is empty"},
+		"no keys":              {"{}", "f:1: keys: missing; legal is a list"},
+		"null":                 {"null", "f:1: not a mapping; legal are keys"},
+		"null keys":            {"keys:", "f:1: keys: not a list"},
+		"list":                 {"- a", "f:1: not a mapping"},
+		"unknown top":          {"keys: []\nmore: 1\n", "f:2: more: unknown; legal are keys"},
+		"repeated top":         {"keys: []\nkeys: []\n", "f:2: keys: repeated"},
+		"two documents":        {"keys: []\n---\nkeys: []\n", "f:2: a second YAML document"},
+		"not YAML":             {"keys: []\n\t:", "f:2: not YAML: "},
+		"entry no mapping":     {"keys:\n  - alice\n", "f:2: keys[0]: not a mapping; legal are id, sha256, scopes, expires"},
+		"unknown member":       {"keys:\n" + entry("a", "a", ", scope: x"), "f:2: keys[0].scope: unknown; legal are id, sha256, scopes, expires"},
+		"repeated member":      {"keys:\n" + entry("a", "a", ", id: b"), "f:2: keys[0].id: repeated"},
+		"no id":                {fmt.Sprintf("keys:\n  - {sha256: %x}", sha256.Sum256(nil)), "f:2: keys[0].id: missing"},
+		"empty id":             {"keys:\n" + entry(`""`, "a", ""), `f:2: keys[0].id: "" is not an id`},
+		"id with a line break": {"keys:\n" + entry(`"a\r\nX-Admin: 1"`, "a", ""), "f:2: keys[0].id: "},
+		"id with a space":      {"keys:\n" + entry(`"a b"`, "a", ""), "f:2: keys[0].id: "},
+		"id beyond ASCII":      {"keys:\n" + entry("josé", "a", ""), "f:2: keys[0].id: "},
+		"number as id":         {"keys:\n" + entry("007", "a", ""), "f:2: keys[0].id: not a string"},
+		"null id":              {"keys:\n" + entry("null", "a", ""), "f:2: keys[0].id: not a string"},
+		"long id":              {"keys:\n" + entry(strings.Repeat("a", 257), "a", ""), "f:2: keys[0].id: "},
+		"no digest":            {"keys:\n  - {id: a}", "f:2: keys[0].sha256: missing"},
+		"short digest":         {"keys:\n  - {id: a, sha256: abcd}", "f:2: keys[0].sha256: not a digest; legal are the 64 hex digits"},
+		"a key as digest":      {"keys:\n  - {id: a, sha256: " + secret + "}", "f:2: keys[0].sha256: not a digest"},
+		"digest as list":       {"keys:\n  - {id: a, sha256: [a]}", "f:2: keys[0].sha256: not a digest"},
+		"repeated digest":      {"keys:\n" + entry("a", "x", "") + entry("b", "x", ""), "f:3: keys[1].sha256: the same as in line 2"},
+		"repeated id":          {"keys:\n" + entry("a", "x", "") + entry("a", "y", ""), `f:3: keys[1].id: "a" is the id of line 2 too`},
+		"scopes as string":     {"keys:\n" + entry("a", "a", ", scopes: x"), "f:2: keys[0].scopes: not a list"},
+		"scope with a space":   {"keys:\n" + entry("a", "a", ", scopes: [ok, a b]"), "f:2: keys[0].scopes[1]: not a scope"},
+		"empty scope":          {"keys:\n" + entry("a", "a", `, scopes: [""]`), "f:2: keys[0].scopes[0]: not a scope"},
+		"number as scope":      {"keys:\n" + entry("a", "a", ", scopes: [1]"), "f:2: keys[0].scopes[0]: not a scope"},
+		"expires without time": {"keys:\n" + entry("a", "a", ", expires: 2027-12-31"), "f:2: keys[0].expires: not a time; legal is one as 2027-12-31T00:00:00Z"},
+		"expires null":         {"keys:\n" + entry("a", "a", ", expires: null"), "f:2: keys[0].expires: not a time"},
+		"expires never":        {"keys:\n" + entry("a", "a", ", expires: 0001-01-01T00:00:00Z"), "f:2: keys[0].expires: not a time"},
+		"alias":                {"keys:\n  - &a " + strings.TrimPrefix(good, "- ") + "\n  - *a\n", "f:3: keys[1]: not a mapping"},
+		"merge":                {"keys:\n  - &a " + strings.TrimPrefix(good, "- ") + "\n  - {<<: *a, id: b}\n", "f:3: keys[1].<<: unknown"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			keys, err := Parse("f", []byte(tc.content))
+			if err == nil {
+				t.Fatalf("accepted: %v", keys)
+			}
+			if !strings.Contains("\n"+err.Error(), "\n"+tc.want) {
+				t.Errorf("error %q, want a line that begins with %q", err, tc.want)
+			}
+			if strings.Contains(err.Error(), secret) {
+				t.Error("the error shows the key")
+			}
+		})
+	}
+}
+
+func TestParseReportsAllMistakes(t *testing.T) {
+	_, err := Parse("f", []byte("keys:\n  - {id: a}\n  - {sha256: zz, more: 1}\n"))
+	want := []string{
+		"f:2: keys[0].sha256: missing", "f:3: keys[1].more: unknown", "f:3: keys[1].id: missing", "f:3: keys[1].sha256: not a digest",
+	}
+	lines := strings.Split(err.Error(), "\n")
+	if len(lines) != len(want) {
+		t.Fatalf("%d lines, want %d:\n%v", len(lines), len(want), err)
+	}
+	for i := range want {
+		if !strings.HasPrefix(lines[i], want[i]) {
+			t.Errorf("line %d is %q, want %q…", i, lines[i], want[i])
+		}
+	}
+}
+
+func FuzzParse(f *testing.F) {
+	f.Add([]byte("keys:\n" + entry("alice", "a", ", scopes: [x], expires: 2027-12-31T00:00:00Z")))
+	f.Add([]byte("keys: [&a {id: x}, *a]"))
+	f.Add([]byte("keys:\n- {? [a] : b}\n---\n"))
+	f.Fuzz(func(t *testing.T, content []byte) {
+		keys, err := Parse("f", content)
+		if err != nil {
+			for line := range strings.Lines(err.Error()) {
+				if strings.TrimSpace(line) == "" {
+					t.Errorf("an empty line in %q", err)
+				}
+			}
+			return
+		}
+		ids := map[string]bool{}
+		for _, k := range keys {
+			if k.ID == "" || !visible(k.ID) || ids[k.ID] {
+				t.Errorf("accepted the id %q", k.ID)
+			}
+			ids[k.ID] = true
+		}
+	})
+}
+
+func open(t *testing.T, content string) (*Store, string, *lockedBuffer) {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "keys.yaml")
+	replace(t, path, content)
+	logs := new(lockedBuffer)
+	s, err := Open("partners", path, now, slog.New(slog.NewTextHandler(logs, nil)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = s.Close() })
+	return s, path, logs
+}
+
+func replace(t *testing.T, path, content string) {
+	t.Helper()
+	if err := os.WriteFile(path+".tmp", []byte(content), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(path+".tmp", path); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (s *Store) id(key string) string {
+	digest := sha256.Sum256([]byte(key))
+	k, err := s.Lookup(&digest)
+	switch {
+	case err != nil:
+		return err.Error()
+	case k == nil:
+		return ""
+	}
+	return k.ID
+}
+
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	deadline := time.After(10 * time.Second)
+	for !ok() {
+		select {
+		case <-deadline:
+			t.Fatalf("not within 10 s: %s", what)
+		case <-time.After(2 * time.Millisecond):
+		}
+	}
+}
+
+func TestStoreFollowsTheFile(t *testing.T) {
+	s, path, logs := open(t, "keys:\n"+entry("alice", "a", ""))
+	if s.id("a") != "alice" || s.id("b") != "" || s.Len() != 1 {
+		t.Fatalf("alice is %q, bob %q, %d keys", s.id("a"), s.id("b"), s.Len())
+	}
+	replace(t, path, "keys:\n"+entry("bob", "b", ", expires: 2020-01-01T00:00:00Z"))
+	eventually(t, "bob is there and alice gone", func() bool { return s.id("b") == "bob" && s.id("a") == "" })
+	if !strings.Contains(logs.String(), "expired=1") {
+		t.Error("the log does not tell of the expired key")
+	}
+
+	replace(t, path, "keys:\n"+entry("carol", "c", ", more: 1")+"  - {id: dave}\n")
+	eventually(t, "the mistakes are logged", func() bool { return strings.Contains(logs.String(), "level=ERROR") })
+	if s.id("b") != "bob" || s.id("c") != "" {
+		t.Errorf("after a bad file bob is %q, carol %q", s.id("b"), s.id("c"))
+	}
+	if text := logs.String(); strings.Count(text, "level=ERROR") != 1 || !strings.Contains(text, ":2: keys[0].more: unknown") || !strings.Contains(text, ":3: keys[1].sha256: missing") {
+		t.Errorf("want one error with both mistakes in:\n%s", text)
+	}
+
+	replace(t, path, "keys: []")
+	eventually(t, "all keys are revoked", func() bool { return s.id("b") == "" })
+}
+
+func TestOpenRefuses(t *testing.T) {
+	dir := t.TempDir()
+	replace(t, filepath.Join(dir, "bad"), "keys: 1")
+	for name, want := range map[string]string{"missing": "no such file", "bad": "bad:1: keys: not a list"} {
+		if _, err := Open("partners", filepath.Join(dir, name), now, slog.New(slog.DiscardHandler)); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: error %v, want one with %q", name, err, want)
+		}
+	}
+}
+
+func TestStoreThatWasNeverLoadedCantTell(t *testing.T) {
+	var digest [32]byte
+	if _, err := new(Store).Lookup(&digest); err == nil {
+		t.Error("no error")
+	}
+}
+
+func TestLookupDoesNotAllocate(t *testing.T) {
+	s, _, _ := open(t, "keys:\n"+entry("alice", "a", ""))
+	digest := sha256.Sum256([]byte("a"))
+	if n := testing.AllocsPerRun(1000, func() {
+		if k, _ := s.Lookup(&digest); k == nil {
+			t.Error("not found")
+		}
+	}); n != 0 {
+		t.Errorf("%v allocations, want none", n)
+	}
+}
