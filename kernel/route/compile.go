@@ -1,0 +1,222 @@
+package route
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	workerv1 "github.com/policy-engine/policy-engine/api/worker/v1"
+	"github.com/policy-engine/policy-engine/config"
+)
+
+// Offer is what a worker name offers.
+type Offer struct {
+	Worker Evaluator
+	// Timeout is the longest that one call may take.
+	Timeout time.Duration
+	// Discovered is false until the worker has told its policies for the first time.
+	Discovered bool
+	Policies   []*workerv1.PolicyDescriptor
+}
+
+// Error is a mistake of the configuration.
+type Error struct {
+	Pos     config.Pos
+	Problem string
+}
+
+func (e *Error) Error() string {
+	return fmt.Sprintf("%s:%d: %s: %s", e.Pos.File, e.Pos.Line, e.Pos.Path, e.Problem)
+}
+
+// Errors are all mistakes of a configuration, in its order. errors.As finds the first *Error.
+type Errors []*Error
+
+func (e Errors) Error() string {
+	lines := make([]string, len(e))
+	for i := range e {
+		lines[i] = e[i].Error()
+	}
+	return strings.Join(lines, "\n")
+}
+
+// Unwrap returns the mistakes one by one.
+func (e Errors) Unwrap() []error {
+	errs := make([]error, len(e))
+	for i := range e {
+		errs[i] = e[i]
+	}
+	return errs
+}
+
+// Compile makes a table and, for each worker name, the chains to push before the table is swapped in. The error, if there is one, is Errors: a policy
+// in a flow in whose phases it takes no part, one that needs a phase that the kernel can't run, two worker names that offer the same policy,
+// a route name given twice.
+//
+// A policy that nobody offers is no error: the route says so (Unsupported, Undiscovered). What such a route has of other policies is pushed all the same, because
+// that checks their parameters, but its plans are empty: no part of a route is enforced without the rest.
+func Compile(generation uint64, cfg *config.Kernel, offers []Offer) (*Table, map[string][]*workerv1.Chain, error) {
+	c := compiler{chains: make(map[string][]*workerv1.Chain)}
+	c.collectOwners(cfg, offers)
+	routes := make([]*Route, 0, len(cfg.Routes))
+	names := make(map[string]config.Pos, len(cfg.Routes))
+	for i := range cfg.Routes {
+		in := &cfg.Routes[i]
+		if first, twice := names[in.Name]; twice {
+			c.fail(in.Pos, "route %q is configured already at line %d; legal is a route once", in.Name, first.Line)
+			continue
+		}
+		names[in.Name] = in.Pos
+		routes = append(routes, c.route(i, in))
+	}
+	if len(c.errs) > 0 {
+		return nil, nil, c.errs
+	}
+	for i, r := range routes {
+		r.Index = i
+	}
+	return newTable(generation, routes), c.chains, nil
+}
+
+// owner is the worker that offers a policy.
+type owner struct {
+	offer      *Offer
+	descriptor *workerv1.PolicyDescriptor
+}
+
+type compiler struct {
+	owners map[string]owner
+	// undiscovered: a configured worker has not told its policies.
+	undiscovered bool
+	chains       map[string][]*workerv1.Chain
+	lastChain    uint32
+	errs         Errors
+}
+
+func (c *compiler) fail(pos config.Pos, format string, args ...any) {
+	c.errs = append(c.errs, &Error{Pos: pos, Problem: fmt.Sprintf(format, args...)})
+}
+
+func (c *compiler) collectOwners(cfg *config.Kernel, offers []Offer) {
+	c.owners = make(map[string]owner)
+	positions := make(map[string]config.Pos, len(cfg.Workers))
+	known := make(map[string]bool, len(offers))
+	for i := range cfg.Workers {
+		positions[cfg.Workers[i].Name] = cfg.Workers[i].Pos
+	}
+	for i := range offers {
+		o := &offers[i]
+		name := o.Worker.Name()
+		if known[name] = o.Discovered; !o.Discovered {
+			c.undiscovered = true
+			continue
+		}
+		for _, d := range o.Policies {
+			if first, twice := c.owners[d.Name]; twice {
+				c.fail(positions[name], "workers %q and %q both offer policy %q; legal is one worker name for a policy (its replicas share the name)",
+					first.offer.Worker.Name(), name, d.Name)
+				continue
+			}
+			c.owners[d.Name] = owner{o, d}
+		}
+	}
+	for i := range cfg.Workers {
+		c.undiscovered = c.undiscovered || !known[cfg.Workers[i].Name]
+	}
+}
+
+func (c *compiler) route(index int, in *config.Route) *Route {
+	r := &Route{Name: in.Name, Index: index}
+	var missing []string
+	r.Request.Segments = c.flow(in, in.Request.Chain, false, &missing)
+	r.Response.Segments = c.flow(in, in.Response.Chain, true, &missing)
+	if len(missing) == 0 {
+		return r
+	}
+	r.Request, r.Response = Plan{}, Plan{}
+	if c.undiscovered {
+		r.Undiscovered = true
+	} else {
+		r.Unsupported = missing
+	}
+	return r
+}
+
+// flow cuts a chain into segments: consecutive policies of one worker are one call. Policies that nobody offers are added to missing, once each.
+func (c *compiler) flow(in *config.Route, chain []config.Policy, response bool, missing *[]string) []Segment {
+	var segments []Segment
+	var last *workerv1.Chain
+	var lastOffer *Offer
+	for i := range chain {
+		p := &chain[i]
+		owner, ok := c.owners[p.Name]
+		if !ok {
+			if !slices.Contains(*missing, p.Name) {
+				*missing = append(*missing, p.Name)
+			}
+			continue
+		}
+		c.checkPhases(p, owner.descriptor, response)
+		if owner.offer != lastOffer {
+			lastOffer = owner.offer
+			last = c.newChain(owner.offer.Worker.Name(), in.Name, response)
+			segments = append(segments, Segment{Worker: owner.offer.Worker, Chain: last.Id, Timeout: owner.offer.Timeout})
+		}
+		onFailure := onFailure(p.OnFailure)
+		last.Policies = append(last.Policies, &workerv1.PolicyInstance{
+			Name: p.Name, Params: p.Params, OnFailure: onFailure, TimeoutUs: microseconds(p.Timeout), Path: p.Pos.Path,
+		})
+		s := &segments[len(segments)-1]
+		s.Policies = append(s.Policies, PolicyRef{Name: p.Name, OnFailure: onFailure})
+		s.HoldsUp = s.HoldsUp || onFailure == workerv1.OnFailure_ON_FAILURE_DENY
+	}
+	return segments
+}
+
+func (c *compiler) newChain(worker, route string, response bool) *workerv1.Chain {
+	c.lastChain++
+	chain := &workerv1.Chain{Id: c.lastChain, RouteName: route, ResponseFlow: response}
+	c.chains[worker] = append(c.chains[worker], chain)
+	return chain
+}
+
+// checkPhases refuses a policy that would not run where it stands, and one that would run only in part.
+func (c *compiler) checkPhases(p *config.Policy, d *workerv1.PolicyDescriptor, response bool) {
+	flow, headers := "request_flow", workerv1.Phase_PHASE_REQUEST_HEADERS
+	if response {
+		flow, headers = "response_flow", workerv1.Phase_PHASE_RESPONSE_HEADERS
+	}
+	takesPart := false
+	for _, phase := range d.Phases {
+		if (phase >= workerv1.Phase_PHASE_RESPONSE_HEADERS) != response {
+			continue
+		}
+		takesPart = true
+		if phase != headers {
+			c.fail(p.Pos, "policy %q needs %s, which this kernel does not send to policies; legal are policies of the header phases", p.Name, phase)
+		}
+	}
+	if !takesPart {
+		c.fail(p.Pos, "policy %q takes no part in the %s; the phases that it has are %v", p.Name, flow, d.Phases)
+	}
+}
+
+func onFailure(f config.OnFailure) workerv1.OnFailure {
+	switch f {
+	case config.OnFailureContinue:
+		return workerv1.OnFailure_ON_FAILURE_CONTINUE
+	case config.OnFailureSkipRemaining:
+		return workerv1.OnFailure_ON_FAILURE_SKIP_REMAINING
+	default:
+		return workerv1.OnFailure_ON_FAILURE_DENY
+	}
+}
+
+// microseconds rounds up: a timeout below a microsecond must not become 0, which means none.
+func microseconds(d time.Duration) uint64 {
+	if d <= 0 {
+		return 0
+	}
+	return uint64((d + time.Microsecond - 1) / time.Microsecond)
+}

@@ -1,0 +1,100 @@
+package route
+
+import (
+	"sync/atomic"
+)
+
+// Table is one generation of routes. It is immutable; only its count of users changes.
+type Table struct {
+	generation uint64
+	ready      bool
+	byName     map[string]*Route
+	routes     []*Route
+
+	// users is the number of streams that hold the table, plus one while it is the store's current one.
+	users   atomic.Int64
+	swapped atomic.Bool // given to a store already
+	gone    atomic.Bool // told as retired
+	retired func(generation uint64)
+}
+
+func newTable(generation uint64, routes []*Route) *Table {
+	t := &Table{generation: generation, ready: true, routes: routes, byName: make(map[string]*Route, len(routes))}
+	for _, r := range routes {
+		t.byName[r.Name] = r
+	}
+	return t
+}
+
+// Generation returns the table's generation, 0 for the one that stands in before the first Swap.
+func (t *Table) Generation() uint64 { return t.generation }
+
+// Ready reports whether the table was compiled from a configuration. In one that was not, no route is known and none may be taken for unknown: every
+// request is refused as worker_unavailable.
+func (t *Table) Ready() bool { return t.ready }
+
+// Lookup returns the route of that name, or nil if it is unknown. It does not allocate, keeps no reference to name, and its cost does not depend on the number
+// of routes.
+func (t *Table) Lookup(name string) *Route { return t.byName[name] }
+
+// Routes returns all routes by their index. The caller must not change the slice.
+func (t *Table) Routes() []*Route { return t.routes }
+
+// Release ends the use that began with Store.Acquire. The table must not be used after it.
+func (t *Table) Release() {
+	switch users := t.users.Add(-1); {
+	case users > 0:
+	case users < 0:
+		panic("route: table released more often than acquired")
+	// An Acquire that lost against a Swap may bring the count to 0 a second time.
+	case t.gone.CompareAndSwap(false, true):
+		// The stand-in before the first Swap was on no worker.
+		if t.ready && t.retired != nil {
+			t.retired(t.generation)
+		}
+	}
+}
+
+// Store holds the current table behind one atomic pointer.
+type Store struct {
+	current atomic.Pointer[Table]
+	retired func(generation uint64)
+}
+
+// NewStore makes a store whose table is not Ready. retired is called once for each table that was swapped in, when another has replaced it and its last user
+// has released it, on the goroutine of whoever was last. It must not block; nil is legal.
+func NewStore(retired func(generation uint64)) *Store {
+	s := &Store{retired: retired}
+	t := &Table{}
+	t.users.Store(1)
+	t.swapped.Store(true)
+	s.current.Store(t)
+	return s
+}
+
+// Acquire returns the current table, counted: the caller owes it one Release. It takes no lock and does not allocate.
+func (s *Store) Acquire() *Table {
+	for {
+		t := s.current.Load()
+		t.users.Add(1)
+		// Counted while it was current: the store's own use was still in the count, so the table can't have been retired.
+		if s.current.Load() == t {
+			return t
+		}
+		// Slow path: a Swap came between, and the table may be retired already.
+		t.Release()
+	}
+}
+
+// Swap makes t the current table. Every table is swapped in once at most: tables that come back would be retired while in use.
+func (s *Store) Swap(t *Table) {
+	if !t.swapped.CompareAndSwap(false, true) {
+		panic("route: table swapped in twice")
+	}
+	t.retired = s.retired
+	t.users.Store(1)
+	s.current.Swap(t).Release()
+}
+
+// Current returns the current table without counting its use: for pages that show it, not for requests.
+func (s *Store) Current() *Table { return s.current.Load() }
