@@ -104,7 +104,11 @@ func (p *parser) mapping(node *yaml.Node, path string, legal ...string) map[stri
 	members := map[string]*yaml.Node{}
 	for i := 0; i+1 < len(node.Content); i += 2 {
 		name, value := node.Content[i], node.Content[i+1]
-		at := strings.TrimPrefix(path+"."+name.Value, ".")
+		at := name.Value
+		if !visible(at) {
+			at = strconv.Quote(at) // A mistake takes one line.
+		}
+		at = strings.TrimPrefix(path+"."+at, ".")
 		known := false
 		for _, l := range legal {
 			known = known || name.Kind == yaml.ScalarNode && name.Value == l
