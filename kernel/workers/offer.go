@@ -4,7 +4,20 @@ import (
 	"slices"
 
 	workerv1 "github.com/policy-engine/policy-engine/api/worker/v1"
+	"github.com/policy-engine/policy-engine/kernel/route"
 )
+
+// Offers is what each worker name offers now, in the order of the configuration.
+func (reg *Registry) Offers() []route.Offer {
+	reg.mu.Lock()
+	defer reg.mu.Unlock()
+	offers := make([]route.Offer, 0, len(reg.workers))
+	for _, w := range reg.workers {
+		o := w.offer()
+		offers = append(offers, route.Offer{Worker: w, Timeout: w.timeout, Discovered: o.discovered, Policies: o.policies})
+	}
+	return offers
+}
 
 // offer is what a worker name offers.
 type offer struct {
