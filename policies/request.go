@@ -159,6 +159,18 @@ func (r *Request) RemoveHeader(name string) {
 	r.x.change(Change{Kind: RemoveHeader, Name: name})
 }
 
+// Spellings returns how many fields there are whose name a server may take for name: those that RemoveSpellings removes.
+// Where it differs from what Header counts, the upstream may see a field that the policy does not.
+func (r *Request) Spellings(name string) (n int) {
+	r.x.check()
+	for i := range r.headers.fields {
+		if equalSpelling(r.headers.fields[i].Name, name) {
+			n++
+		}
+	}
+	return n
+}
+
 // RemoveSpellings takes the header away in every spelling that a server may take for it: any case, '_' for '-' and the other way round.
 // A policy that tells the upstream something in a header (an identity, say) calls it first, also when it then sets nothing.
 func (r *Request) RemoveSpellings(name string) {
