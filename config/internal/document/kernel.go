@@ -1,0 +1,193 @@
+// Package document is the shape of the configuration files: their keys, defaults and ranges, and nothing that spans several keys.
+// The comments of the fields are what editors show of the keys.
+package document
+
+import (
+	"time"
+
+	"github.com/policy-engine/policy-engine/config/internal/strict"
+)
+
+// KernelFile is kernel-config.yaml.
+type KernelFile struct {
+	strict.Node
+	// The configuration of the policy kernel.
+	PolicyKernel Kernel `yaml:"policy_kernel,required"`
+}
+
+// Kernel configures the policy kernel.
+type Kernel struct {
+	strict.Node
+	// Where Envoy connects.
+	Server Server `yaml:"server"`
+	// Where metrics and health are served.
+	Admin Admin `yaml:"admin"`
+	// The workers that run the policies.
+	Workers []Worker `yaml:"workers"`
+	// What happens to requests of a route that is not configured: deny refuses them, continue lets them pass without any policy.
+	UnknownRoute UnknownRoute `yaml:"unknown_route"`
+	// The policies of each route.
+	RoutePolicies []Route `yaml:"route_policies"`
+	// The answer to requests of a route with a policy that no worker offers.
+	PolicyNotSupportedResponse ImmediateResponse `yaml:"policy_not_supported_response"`
+	// The answer to requests whose policies' workers are gone.
+	WorkerUnavailableResponse ImmediateResponse `yaml:"worker_unavailable_response"`
+	// What the process tells of itself.
+	Observability Observability `yaml:"observability"`
+}
+
+// Server is where Envoy connects.
+type Server struct {
+	strict.Node
+	// The IP address or host name to listen on.
+	Address Host `yaml:"address"`
+	// The TCP port to listen on.
+	Port int `yaml:"port" min:"1" max:"65535"`
+	// The Unix socket to listen on, in place of address and port.
+	SocketPath SocketPath `yaml:"socket_path"`
+	// What serves ext_proc.
+	Transport Transport `yaml:"transport"`
+	// How many requests one connection of Envoy may have under way.
+	MaxConcurrentStreams int `yaml:"max_concurrent_streams" min:"1" max:"1000000"`
+	// TLS towards Envoy; off without a certificate.
+	TLS TLS `yaml:"tls"`
+}
+
+// TLS names the files of certificates.
+type TLS struct {
+	strict.Node
+	// The server's certificate chain (PEM).
+	CertFile string `yaml:"cert_file"`
+	// The private key of the certificate (PEM).
+	KeyFile string `yaml:"key_file"`
+	// The authorities of client certificates (PEM); with it, clients must have one.
+	ClientCAFile string `yaml:"client_ca_file"`
+}
+
+// Admin is where metrics and health are served.
+type Admin struct {
+	strict.Node
+	// The IP address or host name to listen on.
+	Address Host `yaml:"address"`
+	// The TCP port to listen on.
+	Port int `yaml:"port" min:"1" max:"65535"`
+}
+
+// Worker is a worker with its replicas.
+type Worker struct {
+	strict.Node
+	// The worker's name; no two workers have the same.
+	Name Name `yaml:"name,required"`
+	// The worker's Unix socket.
+	SocketPath SocketPath `yaml:"socket_path"`
+	// The Unix sockets of the worker's replicas, in place of socket_path.
+	SocketPaths []SocketPath `yaml:"socket_paths" min:"1"`
+	// How many connections each replica gets.
+	Connections int `yaml:"connections" min:"1" max:"64"`
+	// How long a call may take.
+	Timeout strict.Duration `yaml:"timeout" min:"1ms" max:"5m"`
+	// How the replicas are watched.
+	HealthCheck HealthCheck `yaml:"health_check"`
+}
+
+// HealthCheck is how replicas are watched.
+type HealthCheck struct {
+	strict.Node
+	// The time between two checks.
+	Interval strict.Duration `yaml:"interval" min:"10ms" max:"1h"`
+	// How long an answer may take.
+	Timeout strict.Duration `yaml:"timeout" min:"1ms" max:"1m"`
+}
+
+// Route is the policies of a route.
+type Route struct {
+	strict.Node
+	// The route's name, as Envoy sends it; no two routes have the same.
+	RouteName RouteName `yaml:"route_name,required"`
+	// The policies that see the request.
+	RequestFlow Flow `yaml:"request_flow"`
+	// The policies that see the response.
+	ResponseFlow Flow `yaml:"response_flow"`
+}
+
+// Flow is policies one after the other.
+type Flow struct {
+	strict.Node
+	// What is asked of Envoy: auto is the least that the policies need.
+	ProcessingMode ProcessingMode `yaml:"processing_mode"`
+	// The policies, in their order.
+	PolicyChain []Policy `yaml:"policy_chain"`
+}
+
+// Policy is one place in a chain.
+type Policy struct {
+	strict.Node
+	// The policy's name.
+	Policy Name `yaml:"policy,required"`
+	// The policy's parameters; its README tells which there are.
+	Params strict.Object `yaml:"params"`
+	// What the policy's failure means: deny refuses the request, continue goes on as if the policy were not there, skip_remaining skips the policies after it.
+	OnFailure OnFailure `yaml:"on_failure"`
+	// How long the policy may take; without it, as long as the call of its worker.
+	Timeout strict.Duration `yaml:"timeout" min:"1ms" max:"5m"`
+}
+
+// ImmediateResponse is an answer in place of the upstream's.
+type ImmediateResponse struct {
+	strict.Node
+	// The HTTP status.
+	StatusCode int `yaml:"status_code" min:"200" max:"599"`
+	// The header lines.
+	Headers strict.Map[HeaderName, HeaderValue] `yaml:"headers"`
+	// The body.
+	Body string `yaml:"body" max:"65536"`
+}
+
+// Observability is what the process tells of itself.
+type Observability struct {
+	strict.Node
+	// The least level that is logged.
+	LogLevel LogLevel `yaml:"log_level"`
+}
+
+// Defaults sets what the file leaves out.
+func (f *KernelFile) Defaults() {
+	f.PolicyKernel = Kernel{
+		Server:       Server{Address: "0.0.0.0", Port: 9001, Transport: "grpc", MaxConcurrentStreams: 4096},
+		Admin:        Admin{Address: "0.0.0.0", Port: 9090},
+		UnknownRoute: "deny",
+		PolicyNotSupportedResponse: ImmediateResponse{
+			StatusCode: 500,
+			Headers:    headers("content-type", "application/json"),
+			Body:       `{"error":"a policy of this route is not supported","code":"POLICY_NOT_SUPPORTED"}`,
+		},
+		WorkerUnavailableResponse: ImmediateResponse{
+			StatusCode: 503,
+			Headers:    headers("retry-after", "30", "content-type", "application/json"),
+			Body:       `{"error":"the policies of this route can't be checked now","code":"WORKER_UNAVAILABLE"}`,
+		},
+		Observability: Observability{LogLevel: "info"},
+	}
+}
+
+func headers(lines ...string) (m strict.Map[HeaderName, HeaderValue]) {
+	for i := 0; i < len(lines); i += 2 {
+		m = append(m, strict.Entry[HeaderName, HeaderValue]{Key: HeaderName(lines[i]), Value: HeaderValue(lines[i+1])})
+	}
+	return m
+}
+
+// Defaults sets what the file leaves out.
+func (w *Worker) Defaults() {
+	w.Connections = 2
+	w.Timeout = strict.Duration(500 * time.Millisecond)
+	w.HealthCheck = HealthCheck{Interval: strict.Duration(time.Second), Timeout: strict.Duration(100 * time.Millisecond)}
+}
+
+// Defaults sets what the file leaves out.
+func (r *Route) Defaults() {
+	r.RequestFlow.ProcessingMode, r.ResponseFlow.ProcessingMode = "auto", "auto"
+}
+
+// Defaults sets what the file leaves out.
+func (p *Policy) Defaults() { p.OnFailure = "deny" }

@@ -1,0 +1,98 @@
+package config
+
+import (
+	"time"
+
+	"github.com/policy-engine/policy-engine/config/internal/document"
+)
+
+func (c *checker) kernel(d *document.Kernel) *Kernel {
+	k := &Kernel{
+		File:               c.file,
+		Server:             c.server(&d.Server, &d.Admin),
+		Admin:              Admin{Address: string(d.Admin.Address), Port: d.Admin.Port},
+		Workers:            c.workers(d),
+		UnknownRoute:       UnknownRoute(d.UnknownRoute),
+		Routes:             c.routes(d.RoutePolicies),
+		PolicyNotSupported: c.immediateResponse(&d.PolicyNotSupportedResponse),
+		WorkerUnavailable:  c.immediateResponse(&d.WorkerUnavailableResponse),
+		Observability:      Observability{LogLevel: string(d.Observability.LogLevel)},
+	}
+	if len(k.Workers) == 0 && !d.Has("workers") {
+		for i := range k.Routes {
+			if r := &k.Routes[i]; len(r.Request.Chain)+len(r.Response.Chain) > 0 {
+				c.fail(d.At("workers"), "the key is missing; it is required when a route has policies")
+				break
+			}
+		}
+	}
+	return k
+}
+
+func (c *checker) workers(d *document.Kernel) []WorkerRef {
+	workerNames, sockets := names{}, names{}
+	sockets.add(c, string(d.Server.SocketPath), d.Server.At("socket_path"), "")
+	out := make([]WorkerRef, 0, len(d.Workers))
+	for i := range d.Workers {
+		w := &d.Workers[i]
+		workerNames.add(c, string(w.Name), w.At("name"), "replicas of a worker are socket_paths of one entry")
+		paths := w.SocketPaths
+		switch {
+		case w.Has("socket_path") && w.Has("socket_paths"):
+			c.fail(w.At("socket_paths"), "stands beside socket_path; legal is one of them")
+		case w.Has("socket_path"):
+			paths = []document.SocketPath{w.SocketPath}
+		case !w.Has("socket_paths"):
+			c.fail(w.At("socket_path"), "the key is missing; it or socket_paths is required")
+		}
+		ref := WorkerRef{
+			Name:        string(w.Name),
+			Connections: w.Connections,
+			Timeout:     time.Duration(w.Timeout),
+			HealthCheck: HealthCheck{Interval: time.Duration(w.HealthCheck.Interval), Timeout: time.Duration(w.HealthCheck.Timeout)},
+			Pos:         Pos(w.Pos()),
+		}
+		pos := w.At("socket_path")
+		if w.Has("socket_paths") {
+			pos = w.At("socket_paths")
+		}
+		for _, p := range paths {
+			sockets.add(c, string(p), pos, "each socket has one owner")
+			ref.SocketPaths = append(ref.SocketPaths, string(p))
+		}
+		out = append(out, ref)
+	}
+	return out
+}
+
+func (c *checker) routes(d []document.Route) []Route {
+	routeNames := names{}
+	out := make([]Route, 0, len(d))
+	for i := range d {
+		r := &d[i]
+		routeNames.add(c, string(r.RouteName), r.At("route_name"), "each route stands in one entry")
+		out = append(out, Route{
+			Name:     string(r.RouteName),
+			Request:  flow(&r.RequestFlow),
+			Response: flow(&r.ResponseFlow),
+			Pos:      Pos(r.Pos()),
+		})
+	}
+	return out
+}
+
+func flow(d *document.Flow) Flow {
+	f := Flow{Mode: ProcessingMode(d.ProcessingMode), Chain: make([]Policy, 0, len(d.PolicyChain))}
+	for i := range d.PolicyChain {
+		p := &d.PolicyChain[i]
+		f.Chain = append(f.Chain, Policy{
+			Name:       string(p.Policy),
+			Params:     p.Params.JSON,
+			OnFailure:  OnFailure(p.OnFailure),
+			Timeout:    time.Duration(p.Timeout),
+			Pos:        Pos(p.Pos()),
+			ParamLines: p.Params.Lines,
+		})
+	}
+	return f
+}

@@ -1,0 +1,74 @@
+package config
+
+import (
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/policy-engine/policy-engine/config/internal/document"
+	"github.com/policy-engine/policy-engine/config/internal/strict"
+)
+
+// LoadKernel reads a kernel-config.yaml. The error of a file with mistakes is an Errors that tells all of them.
+func LoadKernel(path string) (*Kernel, error) {
+	data, err := read(path)
+	if err != nil {
+		return nil, err
+	}
+	return ParseKernel(path, data)
+}
+
+// LoadWorker reads a worker-config-N.yaml. The error of a file with mistakes is an Errors that tells all of them.
+func LoadWorker(path string) (*Worker, error) {
+	data, err := read(path)
+	if err != nil {
+		return nil, err
+	}
+	return ParseWorker(path, data)
+}
+
+// ParseKernel reads the text of a kernel-config.yaml. The name of the file is for messages. Variables are those of the process.
+func ParseKernel(file string, data []byte) (*Kernel, error) {
+	return parseKernel(file, data, os.LookupEnv)
+}
+
+// ParseWorker reads the text of a worker-config-N.yaml, as ParseKernel does.
+func ParseWorker(file string, data []byte) (*Worker, error) {
+	return parseWorker(file, data, os.LookupEnv)
+}
+
+func parseKernel(file string, data []byte, env func(string) (string, bool)) (*Kernel, error) {
+	var doc document.KernelFile
+	c := checker{file: file}
+	c.add(strict.Decode(file, data, env, &doc))
+	k := c.kernel(&doc.PolicyKernel)
+	if err := c.errs.Err(); err != nil {
+		return nil, err
+	}
+	return k, nil
+}
+
+func parseWorker(file string, data []byte, env func(string) (string, bool)) (*Worker, error) {
+	var doc document.WorkerFile
+	c := checker{file: file}
+	c.add(strict.Decode(file, data, env, &doc))
+	w := c.worker(&doc.PolicyWorker)
+	if err := c.errs.Err(); err != nil {
+		return nil, err
+	}
+	return w, nil
+}
+
+// read reads a file, but not more than is legal and one byte.
+func read(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("read configuration file: %w", err)
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, strict.MaxFileSize+1))
+	if err != nil {
+		return nil, fmt.Errorf("read configuration file: %w", err)
+	}
+	return data, nil
+}
