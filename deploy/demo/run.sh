@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Runs the demo in the foreground: Envoy, an upstream, the kernel and two workers, all on loopback, until Ctrl-C or SIGTERM.
-# `make run` builds what it needs first. Each PORT_… can be set; DEMO_DIR is where sockets, logs and Envoy's configuration go.
+# `make run` builds what it needs first. Each PORT_… can be set; DEMO_DIR, an absolute path, is where logs and Envoy's configuration go.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
@@ -10,16 +10,15 @@ export PORT_KERNEL=${PORT_KERNEL:-9001}
 export PORT_ADMIN=${PORT_ADMIN:-9090}
 ready_seconds=${DEMO_READY_SECONDS:-60}
 
-demo_dir=${DEMO_DIR:-build/demo}
+export DEMO_DIR=${DEMO_DIR:-$PWD/build/demo}
 # The issuer's key is made once and kept: bin/policyctl token takes it from here.
-export DEMO_ISSUER_DIR=build/demo
-# Relative to the top of the tree, where all programs start: a Unix socket's path has at most 107 bytes (unix(7)).
-export POLICY_ENGINE_RUN_DIR=$demo_dir/run
-export POLICY_ENGINE_LOG_DIR=$demo_dir/log
-export POLICY_ENGINE_BIN_DIR=bin
-export POLICY_ENGINE_ETC_DIR=deploy/demo
+export DEMO_ISSUER_DIR=$PWD/build/demo
+export POLICY_ENGINE_LOG_DIR=$DEMO_DIR/log
+export POLICY_ENGINE_BIN_DIR=$PWD/bin
+export POLICY_ENGINE_ETC_DIR=$PWD/deploy/demo
 export POLICY_ENGINE_WORKER_2=true
-export POLICY_ENGINE_INCLUDE=deploy/demo/programs.conf
+export POLICY_ENGINE_INCLUDE=$PWD/deploy/demo/programs.conf
+# POLICY_ENGINE_RUN_DIR is a short temporary folder: a Unix socket's path has at most 107 bytes (unix(7)), and this tree may stand deep.
 
 supervisor_pid=
 
@@ -73,15 +72,16 @@ stop() {
     kill -TERM "$supervisor_pid" 2>/dev/null || true
     wait "$supervisor_pid" 2>/dev/null || true
   fi
+  rm -rf "$POLICY_ENGINE_RUN_DIR"
 }
 
 start() {
-  mkdir -p "$POLICY_ENGINE_RUN_DIR/workers" "$POLICY_ENGINE_LOG_DIR"
-  chmod 700 "$POLICY_ENGINE_RUN_DIR" "$POLICY_ENGINE_RUN_DIR/workers"
+  mkdir -p "$POLICY_ENGINE_LOG_DIR"
+  mkdir -m 700 "$POLICY_ENGINE_RUN_DIR/workers"
   rm -f "$POLICY_ENGINE_LOG_DIR"/*.log*
   bin/policyctl token init --dir "$DEMO_ISSUER_DIR" >"$POLICY_ENGINE_LOG_DIR/token-init.log"
   bin/policyctl envoy --config deploy/demo/kernel-config.yaml --listen "127.0.0.1:$PORT_ENVOY" \
-    --upstream "127.0.0.1:$PORT_UPSTREAM" >"$POLICY_ENGINE_RUN_DIR/envoy.yaml"
+    --upstream "127.0.0.1:$PORT_UPSTREAM" >"$DEMO_DIR/envoy.yaml"
   # Job control gives supervisord a process group of its own: Ctrl-C reaches only this script, which then ends everything in order.
   set -m
   "$supervisord" --configuration supervisord.conf >"$POLICY_ENGINE_LOG_DIR/supervisord.out" 2>&1 </dev/null &
@@ -131,6 +131,8 @@ LINES
 
 check_tools
 check_ports
+POLICY_ENGINE_RUN_DIR=$(mktemp -d "${TMPDIR:-/tmp}/policy-engine.XXXXXX")
+export POLICY_ENGINE_RUN_DIR
 trap stop EXIT
 # An end that was asked for is a success.
 trap 'exit 0' INT TERM HUP

@@ -23,7 +23,8 @@ const (
 
 // demo is one run of deploy/demo/run.sh on ports and in a folder of its own.
 type demo struct {
-	dir     string
+	dir     string            // logs, and Envoy's configuration
+	temp    string            // the demo's temporary files, sockets among them
 	ports   map[string]string // by the name of their variable
 	cmd     *exec.Cmd
 	printed []string // what the demo printed until it was ready
@@ -36,12 +37,19 @@ func startDemo() (*demo, error) {
 		return nil, err
 	}
 	dir, err := os.MkdirTemp("build", "smoke-")
+	if err == nil {
+		dir, err = filepath.Abs(dir)
+	}
 	if err != nil {
 		return nil, err
 	}
-	d := &demo{dir: dir, ports: map[string]string{}, exited: make(chan error, 1)}
+	temp, err := os.MkdirTemp("", "smoke-")
+	if err != nil {
+		return nil, err
+	}
+	d := &demo{dir: dir, temp: temp, ports: map[string]string{}, exited: make(chan error, 1)}
 	d.cmd = exec.Command("deploy/demo/run.sh")
-	d.cmd.Env = append(os.Environ(), "DEMO_DIR="+dir)
+	d.cmd.Env = append(os.Environ(), "DEMO_DIR="+dir, "TMPDIR="+temp)
 	if err := d.choosePorts("PORT_ENVOY", "PORT_UPSTREAM", "PORT_KERNEL", "PORT_ADMIN"); err != nil {
 		return nil, err
 	}
@@ -158,16 +166,21 @@ func (d *demo) processes() []process {
 	return found
 }
 
-// sockets are the Unix sockets in the run's folder.
+// sockets are the Unix sockets in the run's folders.
 func (d *demo) sockets() ([]string, error) {
 	var found []string
-	err := filepath.WalkDir(d.dir, func(path string, entry fs.DirEntry, err error) error {
-		if err == nil && entry.Type()&fs.ModeSocket != 0 {
-			found = append(found, path)
+	for _, dir := range []string{d.dir, d.temp} {
+		err := filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
+			if err == nil && entry.Type()&fs.ModeSocket != 0 {
+				found = append(found, path)
+			}
+			return err
+		})
+		if err != nil {
+			return nil, fmt.Errorf("look for sockets in %q: %w", dir, err)
 		}
-		return err
-	})
-	return found, err
+	}
+	return found, nil
 }
 
 // listening are the variables of the ports that still accept connections.

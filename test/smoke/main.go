@@ -85,17 +85,23 @@ func (s *suite) whileRunning(how string, stop func(*demo) error, interrupted <-c
 	use(d)
 
 	s.check("all programs run", d.complete())
+	sockets, err := d.sockets()
+	if err == nil && len(sockets) != 2 {
+		err = fmt.Errorf("sockets: %v", sockets)
+	}
+	s.check("the workers' sockets are there", err)
 	s.check(how+" is accepted", stop(d))
 	s.check(how+" ends the demo with status 0", d.stopped())
 	s.check("no process is left after "+how, none(d.processes()))
 	s.check("no port is left open after "+how, none(d.listening()))
-	sockets, err := d.sockets()
+	sockets, err = d.sockets()
 	if err == nil {
 		err = none(sockets)
 	}
 	s.check("no socket is left after "+how, err)
 	if s.failed == failedBefore {
 		_ = os.RemoveAll(d.dir)
+		_ = os.RemoveAll(d.temp)
 	} else {
 		fmt.Printf("logs are in %s\n", d.dir)
 	}
