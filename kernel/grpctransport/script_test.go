@@ -1,0 +1,310 @@
+package grpctransport
+
+import (
+	"context"
+	"io"
+	"net"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+	"go.uber.org/zap"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/status"
+
+	workerv1 "github.com/policy-engine/policy-engine/api/worker/v1"
+	"github.com/policy-engine/policy-engine/config"
+	"github.com/policy-engine/policy-engine/fastpath/codec"
+	"github.com/policy-engine/policy-engine/kernel/extproc"
+	"github.com/policy-engine/policy-engine/kernel/route"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// bound is how long a test waits for something that must happen.
+const bound = 10 * time.Second
+
+func eventually(t testing.TB, what string, cond func() bool) {
+	t.Helper()
+	ticker := time.NewTicker(2 * time.Millisecond)
+	defer ticker.Stop()
+	deadline := time.After(bound)
+	for !cond() {
+		select {
+		case <-ticker.C:
+		case <-deadline:
+			t.Fatalf("waited in vain: %s", what)
+		}
+	}
+}
+
+// script is a machine that does what messages say, and checks how it is driven. Messages are words: "answer", "finish", "call" and so on.
+type script struct {
+	t         testing.TB
+	worker    route.Evaluator
+	busy      atomic.Bool
+	open      bool
+	aborted   bool
+	over      bool
+	calling   bool
+	callsLeft int
+	call      route.Call
+	log       *journal
+	panicAt   string
+}
+
+// journal counts events of all machines.
+type journal struct {
+	mu     sync.Mutex
+	counts map[string]int
+}
+
+func (j *journal) add(event string) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.counts == nil {
+		j.counts = map[string]int{}
+	}
+	j.counts[event]++
+}
+
+func (j *journal) count(event string) int {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.counts[event]
+}
+
+// enter checks the driver's duties that hold for all methods.
+func (s *script) enter(event string, needOpen bool) func() {
+	if !s.busy.CompareAndSwap(false, true) {
+		s.t.Errorf("%s during another method", event)
+	}
+	if s.open != needOpen {
+		s.t.Errorf("%s on a machine with open = %t", event, s.open)
+	}
+	s.log.add(event)
+	return func() { s.busy.Store(false) }
+}
+
+func (s *script) Open(name string, _ extproc.Instant) {
+	defer s.enter("open "+name, false)()
+	s.open = true
+	if name == "panic" {
+		panic("open")
+	}
+}
+
+func (s *script) Message(msg []byte, _ extproc.Instant) extproc.Effect {
+	defer s.enter("message", true)()
+	if s.aborted || s.over || s.calling {
+		s.t.Errorf("a message while aborted %t, over %t, calling %t", s.aborted, s.over, s.calling)
+	}
+	s.callsLeft = 1
+	switch string(msg) {
+	case "answer":
+		return extproc.Effect{Kind: extproc.KindAnswer, Answer: []byte("answered")}
+	case "finish":
+		s.over = true
+		return extproc.Effect{Kind: extproc.KindFinish, Answer: []byte("finished")}
+	case "wait":
+		return extproc.Effect{}
+	case "fail":
+		s.over = true
+		return extproc.Effect{Kind: extproc.KindFail, Code: codes.Aborted, Message: "failed"}
+	case "fail with OK":
+		s.over = true
+		return extproc.Effect{Kind: extproc.KindFail}
+	case "nonsense":
+		return extproc.Effect{Kind: 99}
+	case "panic":
+		panic("message")
+	case "three calls":
+		s.callsLeft = 3
+	case "panic in complete":
+		s.panicAt = "complete"
+	case "panic in drain":
+		s.panicAt = "drain"
+	}
+	return s.evaluate()
+}
+
+func (s *script) evaluate() extproc.Effect {
+	s.callsLeft--
+	s.calling = true
+	return extproc.Effect{Kind: extproc.KindCall, Call: &s.call, Worker: s.worker}
+}
+
+func (s *script) Complete(c *route.Call, _ *workerv1.Result, err error, _ extproc.Instant) extproc.Effect {
+	defer s.enter("complete", true)()
+	if c != &s.call || !s.calling {
+		s.t.Errorf("a completion of no call")
+	}
+	s.calling = false
+	if s.panicAt == "complete" {
+		panic("complete")
+	}
+	switch {
+	case s.aborted:
+		return extproc.Effect{}
+	case err != nil:
+		s.over = true
+		return extproc.Effect{Kind: extproc.KindFinish, Answer: []byte(err.Error())}
+	case s.callsLeft > 0:
+		return s.evaluate()
+	}
+	s.over = true
+	return extproc.Effect{Kind: extproc.KindFinish, Answer: []byte("evaluated")}
+}
+
+func (s *script) HalfClose(extproc.Instant) extproc.Effect {
+	defer s.enter("half-close", true)()
+	return extproc.Effect{}
+}
+
+func (s *script) Drain(extproc.Instant) extproc.Effect {
+	defer s.enter("drain", true)()
+	if s.panicAt == "drain" {
+		panic("drain")
+	}
+	return extproc.Effect{Kind: extproc.KindFinish, Answer: []byte("refused")}
+}
+
+func (s *script) Abort(extproc.Instant) {
+	defer s.enter("abort", true)()
+	s.aborted = true
+}
+
+func (s *script) Close() {
+	defer s.enter("close", true)()
+	if s.calling {
+		s.t.Error("closed while a call is outstanding")
+	}
+	s.open, s.aborted, s.over, s.panicAt = false, false, false, ""
+}
+
+// evaluator keeps calls until the test lets them go; with inline it answers at once.
+type evaluator struct {
+	inline bool
+	calls  chan *route.Call
+}
+
+func (*evaluator) Name() string    { return "w" }
+func (*evaluator) Available() bool { return true }
+func (e *evaluator) Evaluate(c *route.Call) {
+	if e.inline {
+		c.Done.Complete(c, &workerv1.Result{}, nil)
+		return
+	}
+	e.calls <- c
+}
+
+// rig is a server with scripted machines and a client.
+type rig struct {
+	t         testing.TB
+	server    *Server
+	listener  net.Listener
+	client    *grpc.ClientConn
+	log       journal
+	evaluator evaluator
+	panics    atomic.Int32
+}
+
+func newRig(t testing.TB) *rig {
+	r := &rig{t: t, evaluator: evaluator{calls: make(chan *route.Call, 1000)}}
+	r.start(config.Server{Address: "127.0.0.1", MaxConcurrentStreams: 1000})
+	r.client = r.dial(grpc.WithTransportCredentials(insecure.NewCredentials()))
+	return r
+}
+
+func (r *rig) start(cfg config.Server) {
+	r.t.Helper()
+	var err error
+	r.server, err = New(Options{
+		Config: cfg, Logger: zap.NewNop(), Panicked: func() { r.panics.Add(1) },
+		New: func() Machine { r.log.add("new"); return &script{t: r.t, worker: &r.evaluator, log: &r.log} },
+	})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	r.listener, err = Listen(cfg)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() { done <- r.server.Serve(r.listener) }()
+	r.t.Cleanup(func() {
+		ctx, cancel := context.WithCancel(context.Background())
+		cancel()
+		r.server.Drain(ctx)
+		if err := <-done; err != nil {
+			r.t.Error(err)
+		}
+		eventually(r.t, "all streams have ended", func() bool { return r.server.Streams() == 0 })
+	})
+}
+
+func (r *rig) dial(o ...grpc.DialOption) *grpc.ClientConn {
+	r.t.Helper()
+	target := "passthrough:///" + r.listener.Addr().String()
+	if r.listener.Addr().Network() == "unix" {
+		target = "unix:" + r.listener.Addr().String()
+	}
+	c, err := grpc.NewClient(target, append(o, grpc.WithDefaultCallOptions(grpc.ForceCodecV2(codec.Codec{})))...)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	r.t.Cleanup(func() { _ = c.Close() })
+	return c
+}
+
+// flow is a client's stream.
+type flow struct {
+	grpc.ClientStream
+	t      testing.TB
+	cancel func()
+	frame  codec.Frame
+}
+
+func (r *rig) stream(ctx context.Context) *flow {
+	r.t.Helper()
+	ctx, cancel := context.WithTimeout(ctx, bound)
+	r.t.Cleanup(cancel)
+	s, err := r.client.NewStream(ctx, &grpc.StreamDesc{ServerStreams: true, ClientStreams: true}, "/"+ServiceName+"/Process")
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return &flow{ClientStream: s, t: r.t, cancel: cancel}
+}
+
+func (f *flow) send(msg string) {
+	f.t.Helper()
+	if err := f.SendMsg(&codec.Frame{B: []byte(msg)}); err != nil && err != io.EOF {
+		f.t.Fatal(err)
+	}
+}
+
+func (f *flow) expect(answer string) {
+	f.t.Helper()
+	var frame codec.Frame
+	if err := f.RecvMsg(&frame); err != nil || string(frame.B) != answer {
+		f.t.Fatalf("got %q, %v; want %q", frame.B, err, answer)
+	}
+}
+
+// expectEnd expects the end of the stream with the code.
+func (f *flow) expectEnd(want codes.Code) {
+	f.t.Helper()
+	var frame codec.Frame
+	err := f.RecvMsg(&frame)
+	got := status.Code(err)
+	if err == io.EOF {
+		got = codes.OK
+	}
+	if err == nil || got != want {
+		f.t.Fatalf("got %q, %v; want the end with %v", frame.B, err, want)
+	}
+}

@@ -1,0 +1,156 @@
+// Package grpctransport is the server of ext_proc on grpc-go: it drives one state machine per stream.
+package grpctransport
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"go.uber.org/zap"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/health"
+	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/keepalive"
+
+	workerv1 "github.com/policy-engine/policy-engine/api/worker/v1"
+	"github.com/policy-engine/policy-engine/config"
+	"github.com/policy-engine/policy-engine/fastpath/codec"
+	"github.com/policy-engine/policy-engine/kernel/extproc"
+	"github.com/policy-engine/policy-engine/kernel/route"
+)
+
+// ServiceName is Envoy's name of the service.
+const ServiceName = "envoy.service.ext_proc.v3.ExternalProcessor"
+
+const (
+	// maxMessage is the longest message from Envoy in bytes; its headers are at most 8 MiB by configuration and 60 KiB by default.
+	maxMessage = 4 << 20
+	// maxMetadata is how many bytes of gRPC headers a stream may begin with.
+	maxMetadata = 64 << 10
+	// streamWindow and connWindow are fixed HTTP/2 windows in bytes; fixed ones spare the pings that measure the bandwidth.
+	streamWindow = 256 << 10
+	connWindow   = 4 << 20
+	// bufferSize is of the buffers that a connection reads into and writes from.
+	bufferSize = 64 << 10
+	// handshakeTimeout bounds TLS and the HTTP/2 preface.
+	handshakeTimeout = 10 * time.Second
+	// lastWords is how long answers that were made at the drain deadline have to leave.
+	lastWords = 250 * time.Millisecond
+)
+
+// Machine is the state machine of a stream; extproc.Machine documents the methods.
+type Machine interface {
+	Open(routeName string, now extproc.Instant)
+	Message(msg []byte, now extproc.Instant) extproc.Effect
+	Complete(c *route.Call, r *workerv1.Result, err error, now extproc.Instant) extproc.Effect
+	HalfClose(now extproc.Instant) extproc.Effect
+	Drain(now extproc.Instant) extproc.Effect
+	Abort(now extproc.Instant)
+	Close()
+}
+
+// Options are what a server is given.
+type Options struct {
+	Config config.Server
+	// New makes a machine. Machines are used again.
+	New    func() Machine
+	Logger *zap.Logger
+	// Panicked is called for each panic of a machine, after it was logged.
+	Panicked func()
+}
+
+// Server serves ext_proc and the gRPC health protocol.
+type Server struct {
+	grpc     *grpc.Server
+	health   *health.Server
+	log      *zap.Logger
+	panicked func()
+	streams  streamPool
+	epoch    time.Time
+	// overdue is closed at the end of the drain time.
+	overdue     chan struct{}
+	overdueOnce sync.Once
+	// open counts the streams that have begun and not ended.
+	open atomic.Int64
+}
+
+// New makes a server.
+func New(o Options) (*Server, error) {
+	s := &Server{health: health.NewServer(), log: o.Logger, panicked: o.Panicked, epoch: time.Now(), overdue: make(chan struct{})}
+	s.streams.pool.New = func() any { return newStream(s, o.New()) }
+	options := []grpc.ServerOption{
+		grpc.ForceServerCodecV2(codec.Codec{}),
+		grpc.MaxConcurrentStreams(o.Config.MaxConcurrentStreams),
+		grpc.MaxRecvMsgSize(maxMessage),
+		grpc.MaxHeaderListSize(maxMetadata),
+		grpc.StaticStreamWindowSize(streamWindow),
+		grpc.StaticConnWindowSize(connWindow),
+		grpc.ReadBufferSize(bufferSize),
+		grpc.WriteBufferSize(bufferSize),
+		grpc.ConnectionTimeout(handshakeTimeout),
+		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 30 * time.Second, Timeout: 10 * time.Second}),
+		// Envoy pings as its connection_keepalive says; more than one a second is a flood.
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: time.Second, PermitWithoutStream: true}),
+	}
+	if o.Config.TLS.CertFile != "" {
+		tlsConfig, err := loadTLS(o.Config.TLS)
+		if err != nil {
+			return nil, err
+		}
+		options = append(options, grpc.Creds(credentials.NewTLS(tlsConfig)))
+	}
+	s.grpc = grpc.NewServer(options...)
+	// The handler type is any type: the messages are frames, so there is no generated interface to check.
+	s.grpc.RegisterService(&grpc.ServiceDesc{
+		ServiceName: ServiceName,
+		HandlerType: (*any)(nil),
+		Streams:     []grpc.StreamDesc{{StreamName: "Process", Handler: s.process, ServerStreams: true, ClientStreams: true}},
+		Metadata:    "envoy/service/ext_proc/v3/external_processor.proto",
+	}, s)
+	healthv1.RegisterHealthServer(s.grpc, s.health)
+	s.health.SetServingStatus(ServiceName, healthv1.HealthCheckResponse_SERVING)
+	return s, nil
+}
+
+// Serve accepts connections until Drain. It closes the listener.
+func (s *Server) Serve(l net.Listener) error {
+	if err := s.grpc.Serve(l); err != nil {
+		return fmt.Errorf("serve ext_proc on %q: %w", l.Addr(), err)
+	}
+	return nil
+}
+
+// Drain tells health checkers and peers that the server goes away, and lets streams finish until ctx ends. Then those that wait for a worker get an answer of
+// refusal, and all others are reset: none ends with OK, because Envoy would take that for permission.
+func (s *Server) Drain(ctx context.Context) {
+	s.health.Shutdown()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		s.grpc.GracefulStop()
+	}()
+	select {
+	case <-done:
+		return
+	case <-ctx.Done():
+	}
+	s.log.Warn("drain deadline has passed; the remaining streams are refused", zap.Int64("streams", s.open.Load()))
+	s.overdueOnce.Do(func() { close(s.overdue) })
+	timer := time.NewTimer(lastWords)
+	defer timer.Stop()
+	select {
+	case <-done:
+	case <-timer.C:
+	}
+	s.grpc.Stop()
+	<-done
+}
+
+// Streams is how many streams are open.
+func (s *Server) Streams() int64 { return s.open.Load() }
+
+func (s *Server) now() extproc.Instant { return extproc.Instant(time.Since(s.epoch)) }
