@@ -1,0 +1,58 @@
+package jwtvalidation
+
+import (
+	"net/http"
+	"strings"
+
+	"github.com/policy-engine/policy-engine/policies"
+)
+
+// refusals are the answers to requests that are not let through, made once.
+type refusals struct {
+	missing   policies.Verdict
+	repeated  policies.Verdict
+	malformed policies.Verdict
+	algorithm policies.Verdict
+	issuer    policies.Verdict
+	key       policies.Verdict
+	signature policies.Verdict
+	expired   policies.Verdict
+	early     policies.Verdict
+	audience  policies.Verdict
+	claims    policies.Verdict
+	scope     policies.Verdict
+}
+
+func newRefusals(p *Params) refusals {
+	scheme := p.Scheme
+	if scheme == "" {
+		scheme = "Bearer"
+	}
+	// RFC 6750 section 3. A missing token gets an error attribute too, which section 3.1 advises against: clients of this engine are promised one in every 401, and it tells nothing
+	// that the status does not.
+	refuse := func(reason, message string) policies.Verdict {
+		return policies.Deny(http.StatusUnauthorized, reason).WithMessage(message).
+			WithHeader("www-authenticate", scheme+` realm="api", error="invalid_token", error_description="`+message+`"`)
+	}
+	scope := scheme + ` realm="api", error="insufficient_scope"`
+	if len(p.RequiredScopes) > 0 {
+		scope += `, scope="` + strings.Join(p.RequiredScopes, " ") + `"`
+	}
+	const invalid = "the token is not valid"
+	return refusals{
+		missing:   refuse("token_missing", "a token is required"),
+		repeated:  refuse("token_repeated", "more than one token"),
+		malformed: refuse("token_malformed", invalid),
+		algorithm: refuse("token_algorithm", invalid),
+		issuer:    refuse("token_issuer", invalid),
+		key:       refuse("token_key", invalid),
+		signature: refuse("token_signature", invalid),
+		// These are told only to those who have a token with a good signature.
+		expired:  refuse("token_expired", "the token has expired"),
+		early:    refuse("token_not_yet_valid", "the token is not valid yet"),
+		audience: refuse("token_audience", invalid),
+		claims:   refuse("token_claims", invalid),
+		scope: policies.Deny(http.StatusForbidden, "scope_missing").WithMessage("the token does not have the scope that this takes").
+			WithHeader("www-authenticate", scope),
+	}
+}
