@@ -36,14 +36,9 @@ func (c *checker) workers(d *document.Kernel) []WorkerRef {
 	for i := range d.Workers {
 		w := &d.Workers[i]
 		workerNames.add(c, string(w.Name), w.At("name"), "replicas of a worker are socket_paths of one entry")
-		paths := w.SocketPaths
-		switch {
-		case w.Has("socket_path") && w.Has("socket_paths"):
-			c.fail(w.At("socket_paths"), "stands beside socket_path; legal is one of them")
-		case w.Has("socket_path"):
-			paths = []document.SocketPath{w.SocketPath}
-		case !w.Has("socket_paths"):
-			c.fail(w.At("socket_path"), "the key is missing; it or socket_paths is required")
+		paths, pos := w.SocketPaths, w.At("socket_paths")
+		if w.Has("socket_path") {
+			paths, pos = []document.SocketPath{w.SocketPath}, w.At("socket_path")
 		}
 		ref := WorkerRef{
 			Name:        string(w.Name),
@@ -51,10 +46,6 @@ func (c *checker) workers(d *document.Kernel) []WorkerRef {
 			Timeout:     time.Duration(w.Timeout),
 			HealthCheck: HealthCheck{Interval: time.Duration(w.HealthCheck.Interval), Timeout: time.Duration(w.HealthCheck.Timeout)},
 			Pos:         Pos(w.Pos()),
-		}
-		pos := w.At("socket_path")
-		if w.Has("socket_paths") {
-			pos = w.At("socket_paths")
 		}
 		for _, p := range paths {
 			sockets.add(c, string(p), pos, "each socket has one owner")

@@ -21,12 +21,6 @@ func (c *checker) worker(d *document.PolicyWorker) *Worker {
 	for i := range d.JWTIssuers {
 		e := &d.JWTIssuers[i]
 		j := &e.Value
-		switch uri, file := j.Has("jwks_uri"), j.Has("jwks_file"); {
-		case uri && file:
-			c.fail(j.At("jwks_file"), "stands beside jwks_uri; legal is one of them")
-		case !uri && !file && j.Pos().Line > 0:
-			c.fail(j.At("jwks_uri"), "the key is missing; it or jwks_file is required")
-		}
 		w.JWTIssuers = append(w.JWTIssuers, JWTIssuer{
 			Name: string(e.Key), Issuer: j.Issuer, JWKSURI: string(j.JWKSURI), JWKSFile: j.JWKSFile, Pos: Pos(e.Pos),
 		})

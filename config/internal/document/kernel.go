@@ -75,7 +75,7 @@ type Admin struct {
 
 // Worker is a worker with its replicas.
 type Worker struct {
-	strict.Node
+	strict.Node `exactly_one:"socket_path,socket_paths"`
 	// The worker's name; no two workers have the same.
 	Name Name `yaml:"name,required"`
 	// The worker's Unix socket.

@@ -46,7 +46,7 @@ type KeyStore struct {
 
 // JWTIssuer is an issuer of tokens.
 type JWTIssuer struct {
-	strict.Node
+	strict.Node `exactly_one:"jwks_uri,jwks_file"`
 	// The value of iss in the issuer's tokens.
 	Issuer string `yaml:"issuer,required" min:"1"`
 	// The URL of the issuer's key set; https, or http to this machine.

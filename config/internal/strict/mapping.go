@@ -111,31 +111,41 @@ func (d *decoder) eachKey(n *yaml.Node, path string, visit func(key, value *yaml
 }
 
 func (d *decoder) mapping(n *yaml.Node, dst reflect.Value, path string) {
-	if owner, ok := dst.Addr().Interface().(interface{ node() *Node }); ok {
-		owner.node().pos = Pos{d.file, n.Line, path}
-	}
+	owner := dst.Addr().Interface().(interface{ node() *Node }).node()
+	owner.pos = Pos{d.file, n.Line, path}
 	if !d.want(n, yaml.MappingNode, path, "a mapping") {
 		return
 	}
 	fields := d.fieldsOf(dst.Type())
-	keys := make([]keyLine, 0, len(n.Content)/2)
+	owner.keys = make([]keyLine, 0, len(n.Content)/2)
 	d.eachKey(n, path, func(key, value *yaml.Node) {
 		i := slices.IndexFunc(fields, func(f field) bool { return f.key == key.Value })
 		if i < 0 {
 			d.fail(key.Line, member(path, key.Value), "unknown key; %s", suggest(key.Value, fields))
 			return
 		}
-		keys = append(keys, keyLine{key.Value, key.Line})
+		owner.keys = append(owner.keys, keyLine{key.Value, key.Line})
 		d.value(value, dst.Field(fields[i].index), member(path, key.Value), fields[i])
 	})
-	if owner, ok := dst.Addr().Interface().(interface{ node() *Node }); ok {
-		owner.node().keys = keys
-	}
 	for _, f := range fields {
-		if f.required && !slices.ContainsFunc(n.Content, func(k *yaml.Node) bool { return k.Value == f.key }) {
+		if f.required && !owner.Has(f.key) {
 			d.fail(n.Line, member(path, f.key), "the key is missing; it is required")
 		}
 	}
+	if a, b, ok := ExactlyOne(dst.Type()); ok {
+		switch {
+		case owner.Has(a) && owner.Has(b):
+			d.fail(owner.At(b).Line, member(path, b), "stands beside %s; legal is one of them", a)
+		case !owner.Has(a) && !owner.Has(b):
+			d.fail(n.Line, member(path, a), "the key is missing; it or %s is required", b)
+		}
+	}
+}
+
+// ExactlyOne returns the two keys of which a struct has one.
+func ExactlyOne(t reflect.Type) (a, b string, ok bool) {
+	f, _ := t.FieldByName("Node")
+	return strings.Cut(f.Tag.Get("exactly_one"), ",")
 }
 
 func (d *decoder) list(n *yaml.Node, dst reflect.Value, path string, f field) {
@@ -193,7 +203,7 @@ func (*Map[K, V]) Types() (key, value reflect.Type) {
 // suggest says which keys are legal, and which of them may be meant.
 func suggest(key string, fields []field) string {
 	var legal []string
-	best, distance := "", 1+max(1, len(key)/3)
+	best, distance := "", min(len(key), 1+max(2, len(key)/3))
 	for _, f := range fields {
 		legal = append(legal, f.key)
 		if n := editDistance(key, f.key); n < distance {

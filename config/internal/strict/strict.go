@@ -5,6 +5,7 @@
 //	yaml:"key" or yaml:"key,required"
 //	min:"1ms" max:"1h"       the range of a number, duration or size, as it is written in the file
 //	min:"1"                  the least number of items of a list, bytes of a text
+//	exactly_one:"a,b"        on the Node: the struct has one of the two keys
 //
 // From the same tags, and the methods Legal and Pattern of a field's type, the JSON Schema is made.
 package strict
@@ -19,6 +20,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode"
 	"unicode/utf8"
 
 	"go.yaml.in/yaml/v3"
@@ -130,12 +132,12 @@ func parse(data []byte) (*yaml.Node, *Problem) {
 	if err := dec.Decode(&doc); errors.Is(err, io.EOF) {
 		return nil, &Problem{Text: "the file is empty"}
 	} else if err != nil {
-		return nil, syntaxProblem(err)
+		return nil, syntaxProblem(err, data)
 	}
 	if err := dec.Decode(&next); err == nil {
 		return nil, &Problem{Pos{Line: next.Line}, "a second YAML document begins; legal is one document in a file"}
 	} else if !errors.Is(err, io.EOF) {
-		return nil, syntaxProblem(err)
+		return nil, syntaxProblem(err, data)
 	}
 	if len(doc.Content) != 1 { // A document of the parser always has one node.
 		return nil, &Problem{Text: "the file is empty"}
@@ -154,11 +156,26 @@ func invalidUTF8(data []byte) int {
 	return len(data)
 }
 
-func syntaxProblem(err error) *Problem {
+// yamlParserProblem are the problems whose lines the library counts from 0, where it counts others from 1.
+var yamlParserProblem = regexp.MustCompile(`^did not find expected (<|key|node content|',' or|'-' indicator)`)
+
+var yamlUnknownAnchor = regexp.MustCompile(`^unknown anchor '(.*)' referenced$`)
+
+func syntaxProblem(err error, data []byte) *Problem {
 	p := &Problem{Text: "the text is not YAML: " + err.Error()}
-	if m := yamlErrorLine.FindStringSubmatch(err.Error()); m != nil {
-		p.Pos.Line, _ = strconv.Atoi(m[1]) // No line is line 0.
-		p.Text = "the text is not YAML: " + m[2]
+	m := yamlErrorLine.FindStringSubmatch(err.Error())
+	if m == nil {
+		return p
+	}
+	p.Pos.Line, _ = strconv.Atoi(m[1]) // No line is line 0.
+	p.Text = "the text is not YAML: " + m[2]
+	if yamlParserProblem.MatchString(m[2]) {
+		p.Pos.Line++
+	}
+	if anchor := yamlUnknownAnchor.FindStringSubmatch(m[2]); anchor != nil {
+		if before, _, found := bytes.Cut(data, []byte("*"+anchor[1])); found {
+			p.Pos.Line = 1 + bytes.Count(before, []byte{'\n'})
+		}
 	}
 	return p
 }
@@ -202,7 +219,11 @@ func (d *decoder) leave(n *yaml.Node) {
 	}
 }
 
+// member is the path of a key. Keys that would break the line of a message are quoted.
 func member(path, key string) string {
+	if strings.ContainsFunc(key, func(r rune) bool { return !unicode.IsPrint(r) }) {
+		key = quote(key)
+	}
 	if path == "" {
 		return key
 	}
