@@ -10,12 +10,14 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// field is a key that a struct's field describes.
-type field struct {
-	index    int
-	key      string
-	required bool
-	min, max string
+// Field is a key that a struct's field describes.
+type Field struct {
+	// Index is the field's place in the struct.
+	Index    int
+	Key      string
+	Required bool
+	// Min and Max are the tags of that name, as they are written.
+	Min, Max string
 }
 
 var (
@@ -23,24 +25,31 @@ var (
 	textType = reflect.TypeFor[encoding.TextUnmarshaler]()
 )
 
-func (d *decoder) fieldsOf(t reflect.Type) []field {
+// Fields returns the keys of a struct that is decoded, in their order.
+func Fields(t reflect.Type) []Field {
+	var fields []Field
+	for i := range t.NumField() {
+		f := t.Field(i)
+		if f.Type == nodeType {
+			continue
+		}
+		key, options, _ := strings.Cut(f.Tag.Get("yaml"), ",")
+		fields = append(fields, Field{i, key, options == "required", f.Tag.Get("min"), f.Tag.Get("max")})
+	}
+	return fields
+}
+
+func (d *decoder) fieldsOf(t reflect.Type) []Field {
 	fields, ok := d.fields[t]
 	if !ok {
-		for i := range t.NumField() {
-			f := t.Field(i)
-			if f.Type == nodeType {
-				continue
-			}
-			key, options, _ := strings.Cut(f.Tag.Get("yaml"), ",")
-			fields = append(fields, field{i, key, options == "required", f.Tag.Get("min"), f.Tag.Get("max")})
-		}
+		fields = Fields(t)
 		d.fields[t] = fields
 	}
 	return fields
 }
 
 // value decodes n into dst, as f describes it.
-func (d *decoder) value(n *yaml.Node, dst reflect.Value, path string, f field) {
+func (d *decoder) value(n *yaml.Node, dst reflect.Value, path string, f Field) {
 	target := d.enter(n, path)
 	if target == nil {
 		return
@@ -119,17 +128,17 @@ func (d *decoder) mapping(n *yaml.Node, dst reflect.Value, path string) {
 	fields := d.fieldsOf(dst.Type())
 	owner.keys = make([]keyLine, 0, len(n.Content)/2)
 	d.eachKey(n, path, func(key, value *yaml.Node) {
-		i := slices.IndexFunc(fields, func(f field) bool { return f.key == key.Value })
+		i := slices.IndexFunc(fields, func(f Field) bool { return f.Key == key.Value })
 		if i < 0 {
 			d.fail(key.Line, member(path, key.Value), "unknown key; %s", suggest(key.Value, fields))
 			return
 		}
 		owner.keys = append(owner.keys, keyLine{key.Value, key.Line})
-		d.value(value, dst.Field(fields[i].index), member(path, key.Value), fields[i])
+		d.value(value, dst.Field(fields[i].Index), member(path, key.Value), fields[i])
 	})
 	for _, f := range fields {
-		if f.required && !owner.Has(f.key) {
-			d.fail(n.Line, member(path, f.key), "the key is missing; it is required")
+		if f.Required && !owner.Has(f.Key) {
+			d.fail(n.Line, member(path, f.Key), "the key is missing; it is required")
 		}
 	}
 	if a, b, ok := ExactlyOne(dst.Type()); ok {
@@ -148,11 +157,11 @@ func ExactlyOne(t reflect.Type) (a, b string, ok bool) {
 	return strings.Cut(f.Tag.Get("exactly_one"), ",")
 }
 
-func (d *decoder) list(n *yaml.Node, dst reflect.Value, path string, f field) {
+func (d *decoder) list(n *yaml.Node, dst reflect.Value, path string, f Field) {
 	if !d.want(n, yaml.SequenceNode, path, "a list") {
 		return
 	}
-	if least, _ := strconv.Atoi(f.min); len(n.Content) < least {
+	if least, _ := strconv.Atoi(f.Min); len(n.Content) < least {
 		d.fail(n.Line, path, "has %d items; legal are %d or more", len(n.Content), least)
 	}
 	dst.Set(reflect.MakeSlice(dst.Type(), len(n.Content), len(n.Content)))
@@ -161,7 +170,7 @@ func (d *decoder) list(n *yaml.Node, dst reflect.Value, path string, f field) {
 		if def, ok := element.Addr().Interface().(Defaulter); ok {
 			def.Defaults()
 		}
-		d.value(child, element, item(path, i), field{})
+		d.value(child, element, item(path, i), Field{})
 	}
 }
 
@@ -190,7 +199,7 @@ func (m *Map[K, V]) decode(d *decoder, n *yaml.Node, path string) {
 		if def, ok := any(&e.Value).(Defaulter); ok {
 			def.Defaults()
 		}
-		d.value(value, reflect.ValueOf(&e.Value).Elem(), e.Pos.Path, field{})
+		d.value(value, reflect.ValueOf(&e.Value).Elem(), e.Pos.Path, Field{})
 		*m = append(*m, e)
 	})
 }
@@ -201,13 +210,13 @@ func (*Map[K, V]) Types() (key, value reflect.Type) {
 }
 
 // suggest says which keys are legal, and which of them may be meant.
-func suggest(key string, fields []field) string {
+func suggest(key string, fields []Field) string {
 	var legal []string
 	best, distance := "", min(len(key), 1+max(2, len(key)/3))
 	for _, f := range fields {
-		legal = append(legal, f.key)
-		if n := editDistance(key, f.key); n < distance {
-			best, distance = f.key, n
+		legal = append(legal, f.Key)
+		if n := editDistance(key, f.Key); n < distance {
+			best, distance = f.Key, n
 		}
 	}
 	slices.Sort(legal)

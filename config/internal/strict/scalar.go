@@ -13,7 +13,7 @@ import (
 )
 
 // scalar decodes a text, number, truth value, duration or size.
-func (d *decoder) scalar(n *yaml.Node, dst reflect.Value, path string, f field) {
+func (d *decoder) scalar(n *yaml.Node, dst reflect.Value, path string, f Field) {
 	what := wanted(dst)
 	if !d.want(n, yaml.ScalarNode, path, what) {
 		return
@@ -46,31 +46,31 @@ func (d *decoder) scalar(n *yaml.Node, dst reflect.Value, path string, f field) 
 }
 
 // plainScalar decodes into the types of the language.
-func (d *decoder) plainScalar(n *yaml.Node, text string, plain, substituted bool, dst reflect.Value, path string, f field) {
+func (d *decoder) plainScalar(n *yaml.Node, text string, plain, substituted bool, dst reflect.Value, path string, f Field) {
 	switch dst.Kind() {
 	case reflect.String:
 		if plain && !substituted && !isText(n) {
 			d.fail(n.Line, path, "is %s; legal is a text: quote it", describe(n))
 			return
 		}
-		if least, _ := strconv.Atoi(f.min); len(text) < least {
+		if least, _ := strconv.Atoi(f.Min); len(text) < least {
 			d.fail(n.Line, path, "is an empty text; legal is a text with at least %d byte", least)
 			return
 		}
-		if most, _ := strconv.Atoi(f.max); most > 0 && len(text) > most {
+		if most, _ := strconv.Atoi(f.Max); most > 0 && len(text) > most {
 			d.fail(n.Line, path, "has %d bytes; legal are up to %d", len(text), most)
 			return
 		}
 		dst.SetString(text)
 	case reflect.Int:
 		i, err := strconv.ParseInt(text, 10, 64)
-		least, _ := strconv.ParseInt(f.min, 10, 64)
-		most, _ := strconv.ParseInt(f.max, 10, 64)
+		least, _ := strconv.ParseInt(f.Min, 10, 64)
+		most, _ := strconv.ParseInt(f.Max, 10, 64)
 		switch {
 		case err != nil || text != strconv.FormatInt(i, 10) || !plain && !substituted:
-			d.fail(n.Line, path, "%s is not an integer; legal are %s to %s", shown(n, text), f.min, f.max)
+			d.fail(n.Line, path, "%s is not an integer; legal are %s to %s", shown(n, text), f.Min, f.Max)
 		case i < least || i > most:
-			d.fail(n.Line, path, "%s is out of range; legal are %s to %s", text, f.min, f.max)
+			d.fail(n.Line, path, "%s is out of range; legal are %s to %s", text, f.Min, f.Max)
 		default:
 			dst.SetInt(i)
 		}
@@ -113,24 +113,24 @@ func wanted(dst reflect.Value) string {
 }
 
 // inRange checks durations and sizes.
-func (d *decoder) inRange(n *yaml.Node, v any, path string, f field) {
-	if f.min == "" {
+func (d *decoder) inRange(n *yaml.Node, v any, path string, f Field) {
+	if f.Min == "" {
 		return
 	}
 	switch v := v.(type) {
 	case *Duration:
-		least, _ := time.ParseDuration(f.min)
-		most, _ := time.ParseDuration(f.max)
+		least, _ := time.ParseDuration(f.Min)
+		most, _ := time.ParseDuration(f.Max)
 		if time.Duration(*v) < least || time.Duration(*v) > most {
-			d.fail(n.Line, path, "%s is out of range; legal are %s to %s", n.Value, f.min, f.max)
+			d.fail(n.Line, path, "%s is out of range; legal are %s to %s", n.Value, f.Min, f.Max)
 		}
 	case *Size:
 		var least, most Size
-		if least.UnmarshalText([]byte(f.min)) != nil || most.UnmarshalText([]byte(f.max)) != nil {
+		if least.UnmarshalText([]byte(f.Min)) != nil || most.UnmarshalText([]byte(f.Max)) != nil {
 			panic("strict: range of " + path)
 		}
 		if *v < least || *v > most {
-			d.fail(n.Line, path, "%s is out of range; legal are %s to %s", n.Value, f.min, f.max)
+			d.fail(n.Line, path, "%s is out of range; legal are %s to %s", n.Value, f.Min, f.Max)
 		}
 	}
 }

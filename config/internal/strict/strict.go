@@ -97,13 +97,13 @@ type decoder struct {
 	aliases  int // how many aliases the walk is beneath
 	aliased  int // values reached through aliases
 	stopped  bool
-	fields   map[reflect.Type][]field
+	fields   map[reflect.Type][]Field
 	problems []Problem
 }
 
 // Decode fills root, a pointer to a struct, from the YAML text. env looks up the variables that values refer to.
 func Decode(file string, data []byte, env func(string) (string, bool), root any) []Problem {
-	d := &decoder{file: file, env: env, fields: map[reflect.Type][]field{}}
+	d := &decoder{file: file, env: env, fields: map[reflect.Type][]Field{}}
 	if def, ok := root.(Defaulter); ok {
 		def.Defaults()
 	}
@@ -112,7 +112,7 @@ func Decode(file string, data []byte, env func(string) (string, bool), root any)
 		p.Pos.File = file
 		return []Problem{*p}
 	}
-	d.value(n, reflect.ValueOf(root).Elem(), "", field{})
+	d.value(n, reflect.ValueOf(root).Elem(), "", Field{})
 	return d.problems
 }
 
