@@ -1,0 +1,113 @@
+package extproc
+
+import (
+	workerv1 "github.com/policy-engine/policy-engine/api/worker/v1"
+)
+
+// Envoy's limits of one header mutation, with the defaults of its HTTP connection manager (mutation_utils.cc, responseHeaderSizeCheck).
+const (
+	maxChanges     = 100
+	maxChangeBytes = 60 * 1024
+)
+
+// changes are what the calls of one phase changed, in chain order. The bytes are its own.
+type changes struct {
+	list  []change
+	arena []byte
+	// size is the sum of names and values.
+	size   int
+	method bool // one of list sets :method
+}
+
+type change struct {
+	kind        changeKind
+	name, value []byte // of changes.arena, or of an array that it outgrew
+}
+
+type changeKind uint8
+
+const (
+	setHeader changeKind = iota
+	appendHeader
+	removeHeader
+)
+
+func (c *changes) reset() {
+	clear(c.list)
+	c.list, c.arena, c.size, c.method = c.list[:0], c.arena[:0], 0, false
+}
+
+// fits reports whether Envoy would take the changes with these added.
+func (c *changes) fits(mutations []*workerv1.Mutation) bool {
+	size := c.size
+	for _, m := range mutations {
+		size += len(headerName(m)) + len(m.Value)
+	}
+	return len(c.list)+len(mutations) <= maxChanges && size <= maxChangeBytes
+}
+
+// add copies mutations, which have been checked.
+func (c *changes) add(mutations []*workerv1.Mutation) {
+	for _, m := range mutations {
+		name := headerName(m)
+		ch := change{kind: setHeader}
+		switch m.Kind {
+		case workerv1.Mutation_KIND_APPEND_HEADER:
+			ch.kind = appendHeader
+		case workerv1.Mutation_KIND_REMOVE_HEADER:
+			ch.kind = removeHeader
+		case workerv1.Mutation_KIND_SET_METHOD:
+			c.method = true
+		}
+		start := len(c.arena)
+		c.arena = append(c.arena, name...)
+		ch.name = c.arena[start:len(c.arena):len(c.arena)]
+		start = len(c.arena)
+		c.arena = append(c.arena, m.Value...)
+		ch.value = c.arena[start:len(c.arena):len(c.arena)]
+		c.list = append(c.list, ch)
+		c.size += len(name) + len(m.Value)
+	}
+}
+
+// headerName is the name of the header that Envoy is to change.
+func headerName(m *workerv1.Mutation) string {
+	switch m.Kind {
+	case workerv1.Mutation_KIND_SET_PATH:
+		return ":path"
+	case workerv1.Mutation_KIND_SET_METHOD:
+		return ":method"
+	case workerv1.Mutation_KIND_SET_STATUS:
+		return ":status"
+	default:
+		return m.Name
+	}
+}
+
+// append appends the fields of a HeaderMutation that has, applied as Envoy does it, the outcome of the changes applied one after the other.
+//
+// Envoy removes first and sets then, both in their order. A change counts only if no later one sets or removes the same header. What is left of a header is
+// then one of: a removal; a set; either of these or nothing, followed by appends. All of them keep their meaning when removals go first.
+func (c *changes) append(dst []byte) []byte {
+	for i := range c.list {
+		if ch := &c.list[i]; ch.kind != removeHeader && !c.superseded(i) {
+			dst = appendSetHeader(dst, ch.name, ch.value, ch.kind == appendHeader)
+		}
+	}
+	for i := range c.list {
+		if ch := &c.list[i]; ch.kind == removeHeader && !c.superseded(i) {
+			dst = appendBytes(dst, 2, ch.name) // HeaderMutation.remove_headers
+		}
+	}
+	return dst
+}
+
+// superseded reports whether a later change makes this one void. Lists have 100 entries at most, and a handful as a rule.
+func (c *changes) superseded(i int) bool {
+	for j := i + 1; j < len(c.list); j++ {
+		if c.list[j].kind != appendHeader && string(c.list[j].name) == string(c.list[i].name) {
+			return true
+		}
+	}
+	return false
+}

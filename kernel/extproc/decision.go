@@ -1,0 +1,87 @@
+package extproc
+
+import (
+	"time"
+
+	workerv1 "github.com/policy-engine/policy-engine/api/worker/v1"
+	"github.com/policy-engine/policy-engine/kernel/route"
+)
+
+// Status says how a phase was decided. Its String is a metric label.
+type Status uint8
+
+// The statuses. Only StatusAllowed, and StatusUnknownRoute where the configuration says so, let a request pass.
+const (
+	StatusNone Status = iota
+	StatusAllowed
+	// StatusDenied: a policy answered with a status of 400 or above.
+	StatusDenied
+	// StatusResponded: a policy answered with a status below 400.
+	StatusResponded
+	StatusUnknownRoute
+	StatusPolicyNotSupported
+	StatusWorkerUnavailable
+	StatusWorkerTimeout
+	StatusWorkerOverloaded
+	StatusPolicyError
+	StatusPolicyPanic
+	StatusPolicyTimeout
+	StatusIllegalResult
+	// StatusTooLarge: a worker refused the message for its size.
+	StatusTooLarge
+	// StatusMalformedMessage: what Envoy sent, or the order of it, is against the protocol.
+	StatusMalformedMessage
+	// StatusUnsupportedMode: Envoy's filter runs in a mode in which policies could not be enforced.
+	StatusUnsupportedMode
+	// StatusCancelled: the stream ended before the decision.
+	StatusCancelled
+	StatusDraining
+	// StatusInternal: the driver broke the machine's rules.
+	StatusInternal
+)
+
+var statusNames = [...]string{
+	StatusNone: "none", StatusAllowed: "allowed", StatusDenied: "denied", StatusResponded: "responded", StatusUnknownRoute: "unknown_route",
+	StatusPolicyNotSupported: "policy_not_supported", StatusWorkerUnavailable: "worker_unavailable", StatusWorkerTimeout: "worker_timeout",
+	StatusWorkerOverloaded: "worker_overloaded", StatusPolicyError: "policy_error", StatusPolicyPanic: "policy_panic", StatusPolicyTimeout: "policy_timeout",
+	StatusIllegalResult: "illegal_result", StatusTooLarge: "too_large", StatusMalformedMessage: "malformed_message",
+	StatusUnsupportedMode: "unsupported_mode", StatusCancelled: "cancelled", StatusDraining: "draining", StatusInternal: "internal",
+}
+
+// Statuses returns all statuses that a Decision can have, for metrics that are resolved at load time.
+func Statuses() []Status {
+	all := make([]Status, 0, len(statusNames))
+	for s := StatusAllowed; int(s) < len(statusNames); s++ {
+		all = append(all, s)
+	}
+	return all
+}
+
+func (s Status) String() string { return statusNames[s] }
+
+// Observer is told each decision, once per phase that was decided. It must not block.
+type Observer interface {
+	// Decided gets a decision that is valid only during the call, and so are its strings and bytes.
+	Decided(*Decision)
+}
+
+// Decision is how a phase ended.
+type Decision struct {
+	// Route is nil if the route is unknown, or was not looked up.
+	Route *route.Route
+	// RouteName is what Envoy named; the configuration may not know it.
+	RouteName string
+	// Phase is PHASE_UNSPECIFIED if the message could not be decoded.
+	Phase  workerv1.Phase
+	Status Status
+	// Tolerated is the last failure that an on_failure of continue or skip_remaining let pass in this phase; StatusNone if there was none.
+	Tolerated Status
+	// Worker is the segment whose worker decided, or was called last; nil when none was called.
+	Worker *route.Segment
+	Policy string
+	Reason string
+	// RequestID is the value of x-request-id.
+	RequestID []byte
+	// Elapsed is the time from the arrival of the phase's message to the decision.
+	Elapsed time.Duration
+}

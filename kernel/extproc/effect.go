@@ -1,0 +1,66 @@
+package extproc
+
+import (
+	"google.golang.org/grpc/codes"
+
+	"github.com/policy-engine/policy-engine/config"
+	"github.com/policy-engine/policy-engine/kernel/route"
+)
+
+// Instant is a reading of a monotonic clock, in nanoseconds since an arbitrary start.
+type Instant int64
+
+// Settings are shared by all machines of a kernel. They must not change.
+type Settings struct {
+	Routes *route.Store
+	// UnknownRoute is deny unless it says continue.
+	UnknownRoute       config.UnknownRoute
+	PolicyNotSupported config.ImmediateResponse
+	WorkerUnavailable  config.ImmediateResponse
+	// Observer may be nil.
+	Observer Observer
+}
+
+// Kind is what the driver is to do.
+type Kind uint8
+
+// The kinds of effects.
+const (
+	// KindWait: nothing until the next event.
+	KindWait Kind = iota
+	// KindCall: run Call on Worker, and deliver the outcome with Complete.
+	KindCall
+	// KindAnswer: send Answer; the stream goes on.
+	KindAnswer
+	// KindFinish: send Answer, then close the stream with OK.
+	KindFinish
+	// KindFail: close the stream with Code, which is never OK, and Message.
+	KindFail
+)
+
+func (k Kind) String() string {
+	switch k {
+	case KindWait:
+		return "wait"
+	case KindCall:
+		return "call"
+	case KindAnswer:
+		return "answer"
+	case KindFinish:
+		return "finish"
+	default:
+		return "fail"
+	}
+}
+
+// Effect is what an event led to.
+type Effect struct {
+	Kind Kind
+	// Call belongs to the machine; its Message is filled, Done is the driver's to set. Its bytes are valid until Complete.
+	Call   *route.Call
+	Worker route.Evaluator
+	// Answer is an encoded ProcessingResponse, valid until the next method call on the machine.
+	Answer  []byte
+	Code    codes.Code
+	Message string
+}

@@ -1,0 +1,276 @@
+package extproc
+
+import (
+	"errors"
+	"time"
+
+	extprocv1 "github.com/policy-engine/policy-engine/api/extproc/v1"
+	workerv1 "github.com/policy-engine/policy-engine/api/worker/v1"
+	"github.com/policy-engine/policy-engine/config"
+	"github.com/policy-engine/policy-engine/fastpath/headermap"
+	"github.com/policy-engine/policy-engine/fastpath/view"
+	"github.com/policy-engine/policy-engine/kernel/route"
+)
+
+// requestHeaders finds the route, makes sure that both of its flows can be enforced, and begins the request flow.
+func (m *Machine) requestHeaders(now Instant) Effect {
+	if m.routeName == "" {
+		name, err := m.decoder.routeName()
+		if err != nil {
+			return m.refuse(&malformedRequest, now)
+		}
+		m.name = append(m.name[:0], name...)
+		m.routeName = view.String(m.name) // Nothing writes to m.name until the next stream.
+	}
+	var err error
+	m.requestMap = append(m.requestMap[:0], m.decoder.headers.Headers...)
+	if m.fields, err = headermap.Parse(m.fields[:0], m.requestMap); err != nil {
+		return m.refuse(&malformedRequest, now)
+	}
+	m.requestID = firstValue(m.fields, "x-request-id")
+	m.endOfStream = m.decoder.headers.EndOfStream
+
+	p := &m.decoder.protocol
+	if p.RequestBodyMode == extprocv1.BodySendMode_FULL_DUPLEX_STREAMED || p.ResponseBodyMode == extprocv1.BodySendMode_FULL_DUPLEX_STREAMED {
+		// Envoy has no message timeout in this mode, ignores mode_override, and wants the bodies back from us.
+		return m.refuse(&unsupportedMode, now)
+	}
+	m.streamedAhead = p.SendBodyWithoutWaitingForHeaderResponse && p.RequestBodyMode == extprocv1.BodySendMode_STREAMED
+
+	if !m.table.Ready() {
+		return m.respond(StatusWorkerUnavailable, &m.settings.WorkerUnavailable, now)
+	}
+	m.route = m.table.Lookup(m.routeName)
+	switch {
+	case m.route == nil && m.settings.UnknownRoute == config.UnknownRouteContinue:
+		return m.pass(StatusUnknownRoute, now)
+	case m.route == nil:
+		return m.refuse(&unknownRoute, now)
+	case len(m.route.Unsupported) > 0:
+		m.policy = m.route.Unsupported[0]
+		return m.respond(StatusPolicyNotSupported, &m.settings.PolicyNotSupported, now)
+	case m.route.Undiscovered:
+		return m.respond(StatusWorkerUnavailable, &m.settings.WorkerUnavailable, now)
+	}
+	if down := firstDown(&m.route.Request, &m.route.Response); down != nil {
+		m.segment = down
+		return m.respond(StatusWorkerUnavailable, &m.settings.WorkerUnavailable, now)
+	}
+	if len(m.route.Response.Segments) > 0 {
+		m.wanted.add(responseHeaders)
+	}
+	return m.advance(now)
+}
+
+// responseHeaders begins the response flow.
+func (m *Machine) responseHeaders(now Instant) Effect {
+	var err error
+	m.responseMap = append(m.responseMap[:0], m.decoder.headers.Headers...)
+	if m.fields, err = headermap.Parse(m.fields[:0], m.responseMap); err != nil {
+		return m.refuse(&malformedResponse, now)
+	}
+	m.endOfStream = m.decoder.headers.EndOfStream
+	return m.advance(now)
+}
+
+// firstDown returns a segment that holds the request up: its worker is unavailable, and a policy of it must not be missed.
+func firstDown(plans ...*route.Plan) *route.Segment {
+	for _, p := range plans {
+		for i := range p.Segments {
+			if s := &p.Segments[i]; s.HoldsUp && !s.Worker.Available() {
+				return s
+			}
+		}
+	}
+	return nil
+}
+
+func firstValue(fields []headermap.Field, name string) []byte {
+	for i := range fields {
+		if string(fields[i].Name) == name {
+			return fields[i].Value
+		}
+	}
+	return nil
+}
+
+// plan is what the phase under way runs.
+func (m *Machine) plan() *route.Plan {
+	if m.phase == requestHeaders {
+		return &m.route.Request
+	}
+	return &m.route.Response
+}
+
+// advance calls the next segment, or lets the phase pass when all have run.
+func (m *Machine) advance(now Instant) Effect {
+	segments := m.plan().Segments
+	if m.next >= len(segments) {
+		return m.pass(StatusAllowed, now)
+	}
+	m.segment = &segments[m.next]
+	m.next++
+	m.contextExpected = m.next < len(segments) || m.phase == requestHeaders && len(m.route.Response.Segments) > 0
+	m.calling = true
+
+	c := &m.call.Message
+	c.Id = 0
+	c.Generation = m.table.Generation()
+	c.Chain = m.segment.Chain
+	c.Phase = m.phase
+	c.TimeoutUs = uint64((m.segment.Timeout + time.Microsecond - 1) / time.Microsecond) // Rounded up: 0 is no limit.
+	c.Headers, c.RequestHeaders = m.requestMap, nil
+	if m.phase == responseHeaders {
+		c.Headers, c.RequestHeaders = m.responseMap, m.requestMap
+	}
+	c.EndOfStream = m.endOfStream
+	c.Context = m.context
+	c.WantContext = m.contextExpected
+	return Effect{Kind: KindCall, Call: &m.call, Worker: m.segment.Worker}
+}
+
+// pass lets the phase pass with the changes made. It is called only when every policy of the flow had its say, or there is none.
+func (m *Machine) pass(status Status, now Instant) Effect {
+	m.answered.add(m.phase)
+	m.out = appendHeadersAnswer(m.out[:0], m.phase, &m.changes)
+	if m.phase == requestHeaders && m.wanted.has(responseHeaders) {
+		m.out = appendModeOverride(m.out)
+	}
+	m.decide(status, now)
+	return m.answer()
+}
+
+// Complete takes the outcome of the call of the last KindCall effect: r, or why there is none.
+func (m *Machine) Complete(c *route.Call, r *workerv1.Result, err error, now Instant) Effect {
+	if c != &m.call || !m.calling {
+		if m.ended {
+			return Effect{}
+		}
+		return m.broken("outcome of a call that is not outstanding", now)
+	}
+	m.calling = false
+	if m.ended {
+		return Effect{} // Aborted, drained or closed meanwhile.
+	}
+	if err != nil {
+		return m.failed(failureOfError(err), now)
+	}
+	if m.check(r) != nil {
+		return m.failed(&illegalResult, now)
+	}
+	if r.Subject != "" {
+		m.subject = append(m.subject[:0], r.Subject...)
+	}
+	switch r.Outcome {
+	case workerv1.Result_OUTCOME_IMMEDIATE:
+		return m.immediate(r, now)
+	case workerv1.Result_OUTCOME_FAILED:
+		return m.failedInWorker(r, now)
+	case workerv1.Result_OUTCOME_SKIP_REMAINING:
+		m.policy, m.reason = policyOf(m.segment, r.Policy), r.Reason
+		m.next = len(m.plan().Segments)
+	}
+	// The outcome is CONTINUE or SKIP_REMAINING: the check lets no other through.
+	m.changes.add(r.Mutations)
+	if m.contextExpected {
+		m.context = append(m.context[:0], r.Context...)
+	}
+	return m.advance(now)
+}
+
+// check checks a result in itself and against what the flow has gathered.
+func (m *Machine) check(r *workerv1.Result) error {
+	if err := checkResult(m.phase, m.segment, r); err != nil {
+		return err
+	}
+	if r.Outcome != workerv1.Result_OUTCOME_CONTINUE && r.Outcome != workerv1.Result_OUTCOME_SKIP_REMAINING {
+		return nil
+	}
+	if !m.changes.fits(r.Mutations) {
+		return errMutationCount
+	}
+	if m.contextExpected && len(r.Context) == 0 && len(m.context) > 0 {
+		return errContextLost
+	}
+	if m.streamedAhead {
+		for _, mutation := range r.Mutations {
+			// CONTINUE_AND_REPLACE, which it takes, throws body chunks away that are on their way already (processor_state.cc, clearStreamingChunk).
+			if mutation.Kind == workerv1.Mutation_KIND_SET_METHOD {
+				return errMethodMode
+			}
+		}
+	}
+	return nil
+}
+
+// failed applies the on_failure of each policy of the segment, in their order, to a call of which nothing came.
+func (m *Machine) failed(f *refusal, now Instant) Effect {
+	for i := range m.segment.Policies {
+		p := &m.segment.Policies[i]
+		switch p.OnFailure {
+		case workerv1.OnFailure_ON_FAILURE_CONTINUE:
+			m.tolerated = f.decision
+		case workerv1.OnFailure_ON_FAILURE_SKIP_REMAINING:
+			m.tolerated = f.decision
+			m.policy = p.Name
+			m.next = len(m.plan().Segments)
+			return m.advance(now)
+		default:
+			m.policy = p.Name
+			return m.refuse(f, now)
+		}
+	}
+	return m.advance(now)
+}
+
+// failedInWorker handles OUTCOME_FAILED.
+func (m *Machine) failedInWorker(r *workerv1.Result, now Instant) Effect {
+	final := &policyError
+	switch r.Failure {
+	case workerv1.Result_FAILURE_POLICY_ERROR:
+	case workerv1.Result_FAILURE_POLICY_PANIC:
+		final = &policyPanic
+	case workerv1.Result_FAILURE_POLICY_TIMEOUT:
+		final = &policyTimeout
+	default:
+		// The chain did not run.
+		return m.failed(m.failureOf(r.Failure), now)
+	}
+	// The policy's on_failure is taken into account already.
+	m.policy = policyOf(m.segment, r.Policy)
+	return m.refuse(final, now)
+}
+
+// failureOf tells what a chain that did not run, or whose result can't be used, means.
+func (m *Machine) failureOf(f workerv1.Result_Failure) *refusal {
+	switch f {
+	case workerv1.Result_FAILURE_UNKNOWN_GENERATION, workerv1.Result_FAILURE_UNKNOWN_CHAIN, workerv1.Result_FAILURE_DRAINING:
+		return &workerUnavailable
+	case workerv1.Result_FAILURE_OVERLOADED:
+		return &workerOverloaded
+	case workerv1.Result_FAILURE_TOO_LARGE:
+		if m.phase == responseHeaders {
+			return &responseTooLarge
+		}
+		return &requestTooLarge
+	default: // RESULT_TOO_LARGE, MALFORMED_CALL
+		return &illegalResult
+	}
+}
+
+func failureOfError(err error) *refusal {
+	switch {
+	case errors.Is(err, route.ErrTimeout):
+		return &workerTimeout
+	case errors.Is(err, route.ErrOverloaded):
+		return &workerOverloaded
+	case errors.Is(err, route.ErrIllegalResult):
+		return &illegalResult
+	default:
+		return &workerUnavailable
+	}
+}
+
+func elapsed(since, now Instant) time.Duration {
+	return time.Duration(max(now-since, 0))
+}

@@ -1,0 +1,265 @@
+package extproc
+
+import (
+	"google.golang.org/grpc/codes"
+
+	workerv1 "github.com/policy-engine/policy-engine/api/worker/v1"
+	"github.com/policy-engine/policy-engine/fastpath/headermap"
+	"github.com/policy-engine/policy-engine/kernel/route"
+)
+
+// maxKept is the largest buffer that a machine keeps from one stream to the next, in bytes.
+const maxKept = 64 * 1024
+
+// Machine is the state of one ext_proc stream. It may be used for one stream after the other; Open begins each, Close ends it. It is not safe for concurrent
+// use: the driver delivers one event after the other, and no Message while a call is outstanding.
+//
+// In steady state an allowed request costs no allocation.
+type Machine struct {
+	settings *Settings
+
+	opened  bool // between Open and Close
+	ended   bool // the last effect was given: nothing can be sent any more
+	calling bool // a call is outstanding
+
+	table     *route.Table
+	route     *route.Route
+	routeName string
+
+	// wanted are the phases that must be answered before the stream may end with OK. seen had a message, answered an answer.
+	wanted, seen, answered phaseSet
+	// requestDone and responseDone: nothing more follows in that direction.
+	requestDone, responseDone bool
+	// streamedAhead: Envoy sends body chunks without waiting for the answer to the headers.
+	streamedAhead bool
+
+	// The phase under way; 0 between two. What follows is of that phase.
+	phase     workerv1.Phase
+	since     Instant
+	next      int            // the index in the plan of the segment to call next
+	segment   *route.Segment // the one called last
+	tolerated Status
+	changes   changes
+	policy    string // that ended the chain, for the decision
+	reason    string // valid during one event only
+
+	call     route.Call
+	decision Decision
+	decoder  decoder
+	fields   []headermap.Field
+
+	// Bytes that outlive the message or result that they came in.
+	name            []byte
+	requestMap      []byte
+	responseMap     []byte
+	requestID       []byte // of requestMap
+	context         []byte
+	subject         []byte
+	out             []byte // the answer
+	endOfStream     bool   // of the header message under way
+	contextExpected bool   // by the call that is outstanding
+}
+
+// phaseSet has the bit 1<<phase for each phase.
+type phaseSet uint8
+
+func (s phaseSet) has(p workerv1.Phase) bool { return s&(1<<p) != 0 }
+func (s *phaseSet) add(p workerv1.Phase)     { *s |= 1 << p }
+
+// New makes a machine.
+func New(s *Settings) *Machine { return &Machine{settings: s} }
+
+// Open begins a stream. routeName is the initial metadata x-policy-route, "" if absent. It acquires the current table: the stream uses that one until it ends.
+func (m *Machine) Open(routeName string, _ Instant) {
+	if m.opened {
+		panic("extproc: Open of a machine that is in use")
+	}
+	m.opened, m.ended = true, false
+	m.table = m.settings.Routes.Acquire()
+	m.route, m.routeName = nil, routeName
+	m.wanted, m.seen, m.answered = 0, 0, 0
+	m.wanted.add(requestHeaders)
+	m.requestDone, m.responseDone, m.streamedAhead = false, false, false
+	m.context, m.subject, m.requestID = m.context[:0], m.subject[:0], nil
+	m.begin(0, 0)
+}
+
+// begin makes p the phase under way.
+func (m *Machine) begin(p workerv1.Phase, now Instant) {
+	m.phase, m.since = p, now
+	m.next, m.segment, m.tolerated = 0, nil, StatusNone
+	m.policy, m.reason = "", ""
+	m.changes.reset()
+}
+
+// Message takes one ProcessingRequest. The machine copies what it keeps of msg.
+func (m *Machine) Message(msg []byte, now Instant) Effect {
+	if !m.opened || m.ended || m.calling {
+		return m.broken("message out of turn", now)
+	}
+	phase, err := m.decoder.decode(msg)
+	m.begin(phase, now)
+	e := m.message(phase, err, now)
+	m.decoder.reset() // It aliases msg.
+	return e
+}
+
+func (m *Machine) message(phase workerv1.Phase, err error, now Instant) Effect {
+	if err != nil {
+		return m.fail(codes.InvalidArgument, StatusMalformedMessage, "malformed ProcessingRequest: "+err.Error(), now)
+	}
+	if m.decoder.message.ObservabilityMode {
+		// Envoy ignores every answer in this mode and forwards the request.
+		return m.fail(codes.FailedPrecondition, StatusUnsupportedMode, "observability_mode: policies can't be enforced", now)
+	}
+	if !m.inOrder(phase) {
+		return m.fail(codes.InvalidArgument, StatusMalformedMessage, "ProcessingRequest out of order", now)
+	}
+	m.seen.add(phase)
+	if m.decoder.endOfStream(phase) {
+		m.setDone(phase)
+	}
+	switch {
+	case phase == requestHeaders:
+		return m.requestHeaders(now)
+	case phase == responseHeaders && m.wanted.has(phase):
+		return m.responseHeaders(now)
+	default:
+		// No policy wants it, but Envoy waits for an answer. The request was allowed already, or this message would have been out of order.
+		m.out = appendEmptyAnswer(m.out[:0], phase)
+		return m.answer()
+	}
+}
+
+// inOrder reports whether a message of phase p is legal now. A stray or repeated one must end the stream with an error, never in a silent pass.
+func (m *Machine) inOrder(p workerv1.Phase) bool {
+	if !m.answered.has(requestHeaders) {
+		return p == requestHeaders && m.seen == 0
+	}
+	switch p {
+	case requestBody, requestTrailers:
+		return !m.requestDone
+	case responseHeaders:
+		return m.seen&(1<<responseHeaders|1<<responseBody|1<<responseTrailers) == 0
+	case responseBody, responseTrailers:
+		// Behind response headers that a policy wants to see first, if there is one.
+		return !m.responseDone && (!m.wanted.has(responseHeaders) || m.answered.has(responseHeaders))
+	default:
+		return false
+	}
+}
+
+func (m *Machine) setDone(p workerv1.Phase) {
+	if p < responseHeaders {
+		m.requestDone = true
+	} else {
+		m.responseDone = true
+	}
+}
+
+// HalfClose: Envoy ended its side.
+func (m *Machine) HalfClose(now Instant) Effect {
+	if !m.opened || m.ended {
+		return Effect{}
+	}
+	if m.phase != 0 {
+		m.decide(StatusCancelled, now)
+	}
+	return m.close(codes.Canceled, "the stream was ended before every phase was answered")
+}
+
+// Drain: the kernel's drain deadline has passed.
+func (m *Machine) Drain(now Instant) Effect {
+	if !m.opened || m.ended {
+		return Effect{}
+	}
+	if m.phase == 0 && m.seen != 0 {
+		m.begin(responseHeaders, now) // The phase that is refused.
+	}
+	if m.phase != 0 {
+		m.decide(StatusDraining, now)
+	}
+	return m.close(codes.Unavailable, "the policy kernel is shutting down")
+}
+
+// Abort: the stream is gone, and nothing can be sent any more.
+func (m *Machine) Abort(now Instant) {
+	if !m.opened || m.ended {
+		return
+	}
+	if m.phase != 0 {
+		m.decide(StatusCancelled, now)
+	}
+	m.ended, m.phase = true, 0
+}
+
+// Close releases the table. It is legal only with no call outstanding: its outcome would reach the machine's next stream.
+func (m *Machine) Close() {
+	if !m.opened {
+		return
+	}
+	if m.calling {
+		panic("extproc: Close with a call outstanding")
+	}
+	m.table.Release()
+	m.opened, m.ended = false, true
+	m.table, m.route, m.segment, m.routeName = nil, nil, nil, ""
+	m.requestID = nil
+	clear(m.fields)
+	for _, b := range []*[]byte{&m.name, &m.requestMap, &m.responseMap, &m.context, &m.subject, &m.out, &m.changes.arena} {
+		if cap(*b) > maxKept {
+			*b = nil
+		}
+	}
+	m.changes.reset()
+	c := &m.call.Message
+	c.Headers, c.RequestHeaders, c.Context = nil, nil, nil
+}
+
+// answer gives m.out, and ends the stream if that was all that the route wants.
+func (m *Machine) answer() Effect {
+	m.phase = 0
+	if m.answered&m.wanted != m.wanted {
+		return Effect{Kind: KindAnswer, Answer: m.out}
+	}
+	m.ended = true
+	return Effect{Kind: KindFinish, Answer: m.out}
+}
+
+// finish gives m.out, which holds an immediate response, and ends the stream: Envoy asks nothing more after one.
+func (m *Machine) finish() Effect {
+	m.phase, m.ended = 0, true
+	return Effect{Kind: KindFinish, Answer: m.out}
+}
+
+// fail decides the phase under way, and ends the stream with an error: Envoy answers the client with status_on_error.
+func (m *Machine) fail(code codes.Code, status Status, message string, now Instant) Effect {
+	m.decide(status, now)
+	return m.close(code, message)
+}
+
+func (m *Machine) close(code codes.Code, message string) Effect {
+	m.phase, m.ended = 0, true
+	return Effect{Kind: KindFail, Code: code, Message: message}
+}
+
+// broken is the answer to a driver that breaks the machine's rules.
+func (m *Machine) broken(message string, now Instant) Effect {
+	if m.opened && !m.ended && m.phase != 0 {
+		m.decide(StatusInternal, now)
+	}
+	return m.close(codes.Internal, message)
+}
+
+// decide tells the observer how the phase under way ended.
+func (m *Machine) decide(status Status, now Instant) {
+	if o := m.settings.Observer; o != nil {
+		m.decision = Decision{
+			Route: m.route, RouteName: m.routeName, Phase: m.phase, Status: status, Tolerated: m.tolerated, Worker: m.segment,
+			Policy: m.policy, Reason: m.reason, RequestID: m.requestID, Elapsed: elapsed(m.since, now),
+		}
+		o.Decided(&m.decision)
+		m.decision = Decision{}
+	}
+	m.policy, m.reason = "", ""
+}

@@ -1,0 +1,173 @@
+package extproc
+
+import (
+	"net/http"
+	"strings"
+	"unicode/utf8"
+
+	workerv1 "github.com/policy-engine/policy-engine/api/worker/v1"
+	"github.com/policy-engine/policy-engine/config"
+	"github.com/policy-engine/policy-engine/fastpath/view"
+)
+
+// refusal is the kernel's own answer to the client. It tells what failed, and nothing of where or why.
+type refusal struct {
+	status     int
+	reason     string
+	body       []byte
+	retryAfter string
+	decision   Status
+}
+
+func newRefusal(decision Status, status int, message, code string) refusal {
+	return refusal{
+		status: status, decision: decision, reason: strings.ToLower(code),
+		body: []byte(`{"error":"` + message + `","code":"` + code + `"}`),
+	}
+}
+
+var (
+	unknownRoute      = newRefusal(StatusUnknownRoute, http.StatusInternalServerError, "no policies are configured for this route", "UNKNOWN_ROUTE")
+	malformedRequest  = newRefusal(StatusMalformedMessage, http.StatusBadRequest, "malformed request", "MALFORMED_MESSAGE")
+	malformedResponse = newRefusal(StatusMalformedMessage, http.StatusBadGateway, "malformed response", "MALFORMED_MESSAGE")
+	unsupportedMode   = newRefusal(StatusUnsupportedMode, http.StatusInternalServerError, "policies can not be enforced", "UNSUPPORTED_MODE")
+	workerTimeout     = newRefusal(StatusWorkerTimeout, http.StatusGatewayTimeout, "policy worker timeout", "WORKER_TIMEOUT")
+	workerOverloaded  = retry(newRefusal(StatusWorkerOverloaded, http.StatusServiceUnavailable, "policy worker overloaded", "WORKER_OVERLOADED"))
+	illegalResult     = newRefusal(StatusIllegalResult, http.StatusInternalServerError, "policy failed", "POLICY_FAILED")
+	policyError       = newRefusal(StatusPolicyError, http.StatusInternalServerError, "policy failed", "POLICY_FAILED")
+	policyPanic       = newRefusal(StatusPolicyPanic, http.StatusInternalServerError, "policy failed", "POLICY_FAILED")
+	policyTimeout     = newRefusal(StatusPolicyTimeout, http.StatusInternalServerError, "policy timeout", "POLICY_TIMEOUT")
+	requestTooLarge   = newRefusal(StatusTooLarge, http.StatusRequestHeaderFieldsTooLarge, "request headers too large", "REQUEST_TOO_LARGE")
+	responseTooLarge  = newRefusal(StatusTooLarge, http.StatusBadGateway, "response headers too large", "RESPONSE_TOO_LARGE")
+	// workerUnavailable stands for the configured response.
+	workerUnavailable = refusal{decision: StatusWorkerUnavailable}
+)
+
+// retry asks the client to come back in a second.
+func retry(r refusal) refusal {
+	r.retryAfter = "1"
+	return r
+}
+
+// refuse answers the client with r.
+func (m *Machine) refuse(r *refusal, now Instant) Effect {
+	if r == &workerUnavailable {
+		return m.respond(StatusWorkerUnavailable, &m.settings.WorkerUnavailable, now)
+	}
+	dst, start := m.openImmediate(r.status)
+	dst, headers := open(dst, 2) // ImmediateResponse.headers
+	dst = appendSetHeader(dst, "content-type", "application/json", false)
+	if r.retryAfter != "" {
+		dst = appendSetHeader(dst, "retry-after", r.retryAfter, false)
+	}
+	dst = shut(dst, headers)
+	m.shutImmediate(dst, start, r.status, r.body, nil, r.reason)
+	m.decide(r.decision, now)
+	return m.finish()
+}
+
+// respond answers the client with a configured response.
+func (m *Machine) respond(decision Status, r *config.ImmediateResponse, now Instant) Effect {
+	status := r.Status
+	if status < 200 || status > 599 {
+		status = http.StatusInternalServerError // Envoy would make 200 of less.
+	}
+	dst, start := m.openImmediate(status)
+	if len(r.Headers) > 0 {
+		var headers int
+		dst, headers = open(dst, 2)
+		for i := range r.Headers {
+			h := &r.Headers[i]
+			dst = appendSetHeader(dst, h.Name, h.Value, repeated(i, func(j int) string { return r.Headers[j].Name }))
+		}
+		dst = shut(dst, headers)
+	}
+	m.shutImmediate(dst, start, status, r.Body, nil, decision.String())
+	m.decide(decision, now)
+	return m.finish()
+}
+
+// immediate answers the client with a policy's response, and drops all changes.
+func (m *Machine) immediate(r *workerv1.Result, now Instant) Effect {
+	decision, reason := StatusDenied, r.Reason
+	if r.Immediate.Status < 400 {
+		decision = StatusResponded
+	}
+	m.policy, m.reason = policyOf(m.segment, r.Policy), reason
+	if reason == "" {
+		reason = decision.String()
+	}
+	dst, start := m.openImmediate(int(r.Immediate.Status))
+	if headers := r.Immediate.Headers; len(headers) > 0 {
+		var mutation int
+		dst, mutation = open(dst, 2)
+		for i, h := range headers {
+			dst = appendSetHeader(dst, h.Name, view.String(h.Value), repeated(i, func(j int) string { return headers[j].Name }))
+		}
+		dst = shut(dst, mutation)
+	}
+	m.shutImmediate(dst, start, int(r.Immediate.Status), r.Immediate.Body, r.Immediate.GrpcStatus, reason)
+	m.decide(decision, now)
+	return m.finish()
+}
+
+// repeated reports whether an earlier line has the name of line i. The first line of a name takes the place of what Envoy puts there, the others are added.
+func repeated(i int, name func(int) string) bool {
+	for j := range i {
+		if name(j) == name(i) {
+			return true
+		}
+	}
+	return false
+}
+
+// openImmediate begins ProcessingResponse.immediate_response with its status.
+func (m *Machine) openImmediate(status int) ([]byte, int) {
+	dst, start := open(m.out[:0], 7)
+	dst, s := open(dst, 1) // ImmediateResponse.status
+	dst = appendUint(dst, 1, uint64(status))
+	return shut(dst, s), start
+}
+
+// shutImmediate ends what openImmediate began, adds the dynamic metadata, and leaves the answer in m.out.
+func (m *Machine) shutImmediate(dst []byte, start, status int, body []byte, grpcStatus *uint32, reason string) {
+	if len(body) > 0 {
+		dst = appendBytes(dst, 3, body)
+	}
+	if grpcStatus != nil {
+		var g int
+		dst, g = open(dst, 4)
+		dst = appendUint(dst, 1, uint64(*grpcStatus))
+		dst = shut(dst, g)
+	}
+	dst, details := open(dst, 5)
+	dst = append(append(dst, "policy_engine_"...), reason...)
+	dst = shut(dst, details)
+	dst = shut(dst, start)
+	m.out = m.appendMetadata(dst, status, reason)
+}
+
+// appendMetadata appends ProcessingResponse.dynamic_metadata: the namespace policy_engine, for Envoy's access log.
+func (m *Machine) appendMetadata(dst []byte, status int, reason string) []byte {
+	dst, all := open(dst, 8)
+	dst, entry := open(dst, 1) // Struct.fields
+	dst = appendBytes(dst, 1, "policy_engine")
+	dst, value := open(dst, 2)
+	dst, namespace := open(dst, 5) // Value.struct_value
+	if m.policy != "" {
+		dst = appendStructString(dst, "policy", m.policy)
+	}
+	dst = appendStructString(dst, "reason", reason)
+	// A string that is not UTF-8 would make the whole answer unreadable.
+	if m.routeName != "" && utf8.ValidString(m.routeName) {
+		dst = appendStructString(dst, "route", m.routeName)
+	}
+	dst = appendStructNumber(dst, "status", status)
+	if len(m.subject) > 0 {
+		dst = appendStructString(dst, "identity", view.String(m.subject))
+	}
+	dst = shut(dst, namespace)
+	dst = shut(dst, value)
+	dst = shut(dst, entry)
+	return shut(dst, all)
+}
