@@ -121,7 +121,7 @@ func (p *Policy) OnRequestHeaders(_ context.Context, r *policies.Request) (polic
 	case len(found.value) == 0:
 		p.anonymous.Inc()
 		if p.strip {
-			p.sources.strip(r)
+			p.sources.strip(r, &found)
 		}
 		return policies.Continue(), nil
 	}
@@ -142,7 +142,7 @@ func (p *Policy) OnRequestHeaders(_ context.Context, r *policies.Request) (polic
 		}
 	}
 	if p.strip {
-		p.sources.strip(r)
+		p.sources.strip(r, &found)
 	}
 	r.SetIdentity(policies.Identity{Subject: key.ID, Method: name, Issuer: p.issuer, Scopes: key.Scopes})
 	if p.identityHeader != "" {

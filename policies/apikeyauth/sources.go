@@ -19,7 +19,10 @@ type sources struct {
 type found struct {
 	value     []byte // of the last credential seen; aliases the request
 	count     int    // of credentials, empty ones too
-	malformed bool   // one can't be read, or the upstream might read what we do not
+	inHeader  bool
+	inQuery   bool
+	inCookie  bool
+	malformed bool // one can't be read, or the upstream might read what we do not
 }
 
 // find looks everywhere: one place that is skipped is one where the upstream may see another key.
@@ -28,7 +31,7 @@ func (s *sources) find(r *policies.Request) found {
 	if s.header != "" {
 		if spelled := r.Spellings(s.header); spelled > 0 {
 			value, n := r.Header(s.header)
-			f.value, f.count, f.malformed = value, spelled, n == 0
+			f.value, f.count, f.malformed, f.inHeader = value, spelled, n == 0, true
 		}
 	}
 	if s.query != "" {
@@ -57,7 +60,7 @@ func (s *sources) findQuery(path []byte, f *found) {
 		}
 		value, err := url.QueryUnescape(view.String(v))
 		f.malformed = f.malformed || err != nil
-		f.value = view.Bytes(value)
+		f.value, f.inQuery = view.Bytes(value), true
 		f.count++
 	}
 }
@@ -74,7 +77,7 @@ func (s *sources) findCookie(header []byte, f *found) {
 		if len(v) >= 2 && v[0] == '"' && v[len(v)-1] == '"' {
 			v = v[1 : len(v)-1]
 		}
-		f.value = v
+		f.value, f.inCookie = v, true
 		f.count++
 	}
 }
@@ -85,30 +88,21 @@ func (s *sources) isCookie(pair []byte) bool {
 	return string(bytes.Trim(k, " \t")) == s.cookie
 }
 
-// strip takes the credential out of the request. A header in another spelling than ours is never let through to here.
-func (s *sources) strip(r *policies.Request) {
-	if s.header != "" {
+// strip takes the credential out of the request, from where it was found. A header in another spelling than ours is never let through to here.
+func (s *sources) strip(r *policies.Request, f *found) {
+	if f.inHeader {
 		r.RemoveHeader(s.header)
 	}
-	if s.query != "" {
+	if f.inQuery {
 		r.RemoveQuery(s.query)
 	}
-	if s.cookie != "" {
+	if f.inCookie {
 		s.stripCookie(r)
 	}
 }
 
 // stripCookie leaves all other cookies, in one header line (RFC 6265 section 5.4).
 func (s *sources) stripCookie(r *policies.Request) {
-	present := false
-	for name, value := range r.Headers() {
-		if bytes.EqualFold(name, []byte("cookie")) && bytes.Contains(value, view.Bytes(s.cookie)) {
-			present = true
-		}
-	}
-	if !present {
-		return
-	}
 	var rest []byte
 	for name, value := range r.Headers() {
 		if !bytes.EqualFold(name, []byte("cookie")) {
