@@ -5,9 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"reflect"
-	"strings"
 	"time"
 )
 
@@ -25,7 +23,7 @@ type Definition struct {
 // method; its methods tell which phases the policy takes part in.
 //
 // The parameters are decoded strictly into a C, once for each place where the policy stands in the configuration: an
-// unknown or repeated member is an error. C may have a method `Defaults()` on its pointer that sets what the configuration leaves out. The
+// unknown, repeated or null member is an error. C may have a method `Defaults()` on its pointer that sets what the configuration leaves out. The
 // json tags of C give the names, its jsonschema tags (github.com/invopop/jsonschema) the schema that editors show.
 //
 // build checks the values and makes the instance. A ParamError, alone or joined with others by errors.Join, says which parameter is
@@ -103,46 +101,36 @@ func decode[C any](raw json.RawMessage) (C, error) {
 	if len(raw) == 0 {
 		return c, nil
 	}
+	if !json.Valid(raw) {
+		return c, errors.New("parameters: not one JSON value")
+	}
+	if kind := bytes.TrimSpace(raw)[0]; kind != '{' && reflect.TypeFor[C]().Kind() == reflect.Struct {
+		return c, errors.New("parameters: not an object")
+	}
+	if problems := checkMembers("", raw, reflect.TypeFor[C]()); len(problems) > 0 {
+		return c, errors.Join(problems...)
+	}
 	dec := json.NewDecoder(bytes.NewReader(raw))
 	dec.DisallowUnknownFields()
 	if err := dec.Decode(&c); err != nil {
-		return c, decodeError(err, reflect.TypeFor[C]())
-	}
-	if _, err := dec.Token(); err != io.EOF {
-		return c, errors.New("parameters: more than one JSON value")
+		return c, decodeError(err)
 	}
 	return c, nil
 }
 
 // decodeError turns an error of encoding/json into one that says which parameter, and what is legal.
-func decodeError(err error, t reflect.Type) error {
+func decodeError(err error) error {
 	var typeErr *json.UnmarshalTypeError
-	if errors.As(err, &typeErr) {
-		if typeErr.Field == "" {
-			return fmt.Errorf("parameters: %s is not an object", typeErr.Value)
-		}
+	if errors.As(err, &typeErr) && typeErr.Field != "" {
 		return BadParam(typeErr.Field, "%s is not legal here; want %s", typeErr.Value, kindName(typeErr.Type))
 	}
-	if name, ok := strings.CutPrefix(err.Error(), "json: unknown field "); ok {
-		return BadParam(strings.Trim(name, `"`), "unknown parameter; legal are %s", strings.Join(paramNames(t), ", "))
-	}
-	return err
-}
-
-func paramNames(t reflect.Type) []string {
-	var names []string
-	if t.Kind() != reflect.Struct {
-		return names
-	}
-	for i := range t.NumField() {
-		if name, _, _ := strings.Cut(t.Field(i).Tag.Get("json"), ","); name != "" && name != "-" {
-			names = append(names, name)
-		}
-	}
-	return names
+	return fmt.Errorf("parameters: %w", err)
 }
 
 func kindName(t reflect.Type) string {
+	if reflect.PointerTo(t).Implements(textUnmarshaler) {
+		return "a string"
+	}
 	switch t.Kind() {
 	case reflect.String:
 		return "a string"
