@@ -1,15 +1,16 @@
-// Command gen writes the JSON Schemas of the configuration files from the types that the files are decoded into. It runs in the
-// folder config/schema (go generate ./config/schema).
+// Command gen writes the JSON Schemas of the configuration files, made from the types that the files are decoded into, into a folder. It runs at the
+// top of the module: go run ./config/schema/gen config/schema.
 package main
 
 import (
 	"fmt"
 	"os"
+	"path/filepath"
 
 	"github.com/policy-engine/policy-engine/config/internal/document"
 )
 
-// outputs are the files and what they describe. $id is the file's name: the schemas are kept with the engine, not on a server.
+// outputs are the files and what they describe.
 var outputs = []struct {
 	file, title string
 	root        defaulted
@@ -18,14 +19,15 @@ var outputs = []struct {
 	{"worker-config.schema.json", "Policy Engine: worker-config-N.yaml", &document.WorkerFile{}},
 }
 
-// documents is the folder of the types, seen from config/schema.
-const documents = "../internal/document"
-
 func main() {
+	if len(os.Args) != 2 {
+		fmt.Fprintln(os.Stderr, "usage: gen FOLDER")
+		os.Exit(2)
+	}
 	for _, out := range outputs {
-		text, err := generate(documents, out.title, out.root)
+		text, err := generate("config/internal/document", out.title, out.root)
 		if err == nil {
-			err = os.WriteFile(out.file, text, 0o644)
+			err = os.WriteFile(filepath.Join(os.Args[1], out.file), text, 0o644)
 		}
 		if err != nil {
 			fmt.Fprintf(os.Stderr, "write schema %q: %v\n", out.file, err)

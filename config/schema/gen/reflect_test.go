@@ -13,7 +13,7 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// The schemas in the repository are those of the types. `go generate ./config/schema` writes them anew.
+// The schemas in the repository are those of the types. `go generate ./config` writes them anew.
 func TestSchemasAreCurrent(t *testing.T) {
 	for _, out := range outputs {
 		want, err := generate("../../internal/document", out.title, out.root)
@@ -25,7 +25,7 @@ func TestSchemasAreCurrent(t *testing.T) {
 			t.Fatal(err)
 		}
 		if !bytes.Equal(got, want) {
-			t.Errorf("%s is not current: run go generate ./config/schema", out.file)
+			t.Errorf("%s is not current: run go generate ./config", out.file)
 		}
 	}
 }
