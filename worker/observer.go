@@ -1,0 +1,61 @@
+package worker
+
+import (
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/policy-engine/policy-engine/telemetry"
+	"github.com/policy-engine/policy-engine/worker/chain"
+)
+
+// logInterval is how often a failure of the same kind, of a policy on a route, is logged.
+const logInterval = 10 * time.Second
+
+// observers make the observers of one generation: one for each policy and route.
+type observers struct {
+	meters   *meters
+	log      *slog.Logger
+	throttle *telemetry.Throttle
+	made     map[[2]string]*observer
+}
+
+func (o *observers) of(policy, route string) *observer {
+	key := [2]string{policy, route}
+	if o.made[key] == nil {
+		o.made[key] = &observer{meters: o.meters.policies[policy], log: o.log, throttle: o.throttle, policy: policy, route: route}
+	}
+	return o.made[key]
+}
+
+// observer counts what a policy does, and logs its failures.
+type observer struct {
+	meters   *policyMeters
+	log      *slog.Logger
+	throttle *telemetry.Throttle
+	policy   string
+	route    string
+}
+
+// Ran implements chain.Observer.
+func (o *observer) Ran(s chain.Status, d time.Duration) { o.meters.ran(s, d) }
+
+// Failed implements chain.Observer.
+func (o *observer) Failed(f chain.Failure) {
+	o.meters.failures[f.Cause].Inc()
+	suppressed, ok := o.throttle.Allow(o.policy + "\x00" + o.route + "\x00" + f.Cause.String())
+	if !ok {
+		return
+	}
+	// Sprint, unlike Error, survives an error whose methods panic.
+	attrs := []any{
+		"policy", o.policy, "route", o.route, "reason", f.Cause.String(), "error", fmt.Sprint(f.Err),
+		"request_id", string(f.RequestID), "suppressed", suppressed,
+	}
+	if f.Stack != nil {
+		attrs = append(attrs, "stack", string(f.Stack))
+	}
+	o.log.Error("policy failed", attrs...)
+}
+
+var _ chain.Observer = (*observer)(nil)

@@ -1,0 +1,264 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc"
+
+	workerv1 "github.com/policy-engine/policy-engine/api/worker/v1"
+	"github.com/policy-engine/policy-engine/config"
+	"github.com/policy-engine/policy-engine/fastpath/codec"
+	"github.com/policy-engine/policy-engine/policies"
+	"github.com/policy-engine/policy-engine/telemetry"
+	"github.com/policy-engine/policy-engine/worker/chain"
+	"github.com/policy-engine/policy-engine/worker/jwks"
+	"github.com/policy-engine/policy-engine/worker/keystore"
+)
+
+const (
+	// maxMessage bounds a push, in bytes: more than 100,000 chains.
+	maxMessage = 256 << 20
+	// minBatch is the longest batch of calls, in bytes, if one call alone can't be longer.
+	minBatch = 8 << 20
+	// The windows are static: on a Unix socket there is no bandwidth to find out.
+	streamWindow = 4 << 20
+	connWindow   = 16 << 20
+	// expiryInterval is how often leases are looked at.
+	expiryInterval = 5 * time.Second
+	// farewell bounds the end of connections after the last call.
+	farewell = time.Second
+)
+
+// Options are what a configuration does not say.
+type Options struct {
+	// Version is the build's.
+	Version string
+	// Log is where the worker logs; nil means nowhere.
+	Log *slog.Logger
+	// Clock is the system's when nil.
+	Clock policies.Clock
+	// DrainTimeout is how long calls in flight may take after the worker was told to stop; 0 means 10 seconds.
+	DrainTimeout time.Duration
+	// Serving is called when the socket is there. It may be nil.
+	Serving func()
+	// Poison makes a policy panic that uses its request or response after its phase method returned. For tests.
+	Poison bool
+}
+
+type systemClock struct{}
+
+func (systemClock) Now() time.Time { return time.Now() }
+
+func (o *Options) setDefaults() {
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Clock == nil {
+		o.Clock = systemClock{}
+	}
+	if o.DrainTimeout == 0 {
+		o.DrainTimeout = 10 * time.Second
+	}
+	if o.Serving == nil {
+		o.Serving = func() {}
+	}
+}
+
+// Run serves the registry's policies on the configuration's socket until ctx ends. Then it refuses new calls, finishes those in flight, and
+// closes all instances. An error means that it could not serve.
+func Run(ctx context.Context, cfg *config.Worker, registry *Registry, opts Options) (err error) {
+	opts.setDefaults()
+	sources, err := openSources(cfg, opts)
+	if err != nil {
+		return err
+	}
+	defer sources.close(opts.Log)
+	l, err := listenSocket(cfg.SocketPath)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, l.remove()) }()
+	w := newWorker(cfg, registry, opts, sources)
+	opts.Log.Info("serving", "socket", cfg.SocketPath, "policies", registry.names)
+	opts.Serving()
+	return w.serve(ctx, l)
+}
+
+// worker is a worker that serves.
+type worker struct {
+	opts    Options
+	service *service
+	server  *grpc.Server
+}
+
+func newWorker(cfg *config.Worker, registry *Registry, opts Options, s *sources) *worker {
+	m := newMeters(registry)
+	throttle := telemetry.NewThrottle(logInterval, opts.Clock.Now)
+	limits := chain.Limits{MaxBodySize: cfg.ResourceLimits.MaxBodySize, MaxStateSize: cfg.ResourceLimits.MaxStateSize}
+	c := &core{
+		settings:    &chain.Settings{Limits: limits, Now: opts.Clock.Now, Poison: opts.Poison},
+		generations: newGenerations(opts.Clock.Now),
+		meters:      m,
+		maxInFlight: int64(cfg.MaxConcurrentRequests),
+		idle:        make(chan struct{}, 1),
+		malformed: func(call *workerv1.Call, err error) {
+			if suppressed, ok := throttle.Allow("malformed"); ok {
+				opts.Log.Error("malformed call", "generation", call.Generation, "chain", call.Chain, "error", err.Error(), "suppressed", suppressed)
+			}
+		},
+	}
+	m.gauge("policy_worker_in_flight", func() float64 { return float64(c.inFlight.Load()) })
+	m.gauge("policy_worker_generations", func() float64 { return float64(c.generations.count()) })
+	w := &worker{opts: opts, server: grpc.NewServer(
+		grpc.ForceServerCodecV2(codec.Codec{}),
+		grpc.MaxRecvMsgSize(maxMessage),
+		grpc.StaticStreamWindowSize(streamWindow),
+		grpc.StaticConnWindowSize(connWindow),
+	)}
+	w.service = &service{
+		name: cfg.Name, version: opts.Version, instanceID: rand.Uint64(), registry: registry, core: c,
+		env: &environment{
+			log: opts.Log, clock: opts.Clock, keyStores: s.keyStores, issuers: s.issuers, meters: m,
+			shared: newSharedValues(opts.Log), httpClient: newHTTPClient(),
+		},
+		observers: func() *observers {
+			return &observers{meters: m, log: opts.Log, throttle: throttle, made: make(map[[2]string]*observer)}
+		},
+		maxBatch: max(minBatch, 3*limits.MaxBodySize+limits.MaxStateSize+1<<10),
+		pushing:  make(chan struct{}, 1),
+		stopped:  make(chan struct{}),
+	}
+	workerv1.RegisterPolicyWorkerServer(w.server, w.service)
+	return w
+}
+
+// serve accepts connections until ctx ends, and stops in order.
+func (w *worker) serve(ctx context.Context, l net.Listener) error {
+	failed := make(chan error, 1)
+	go func() { failed <- w.server.Serve(l) }()
+	expiry, stopExpiry := context.WithCancel(context.Background())
+	var expiring sync.WaitGroup
+	expiring.Go(func() { w.expire(expiry) })
+	var err error
+	select {
+	case err = <-failed:
+	case <-ctx.Done():
+	}
+	stopExpiry()
+	expiring.Wait()
+	w.stop()
+	if err != nil {
+		return fmt.Errorf("serve: %w", err)
+	}
+	return nil
+}
+
+// expire frees the generations of kernels that are not heard of.
+func (w *worker) expire(ctx context.Context) {
+	tick := time.NewTicker(expiryInterval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			for _, g := range w.service.core.generations.expire() {
+				w.opts.Log.Warn("generation freed: its kernel was not heard of", "generation", g.id, "kernel", g.kernel.id)
+			}
+		}
+	}
+}
+
+// stop drains, ends all connections, and closes all instances.
+func (w *worker) stop() {
+	c, log := w.service.core, w.opts.Log
+	log.Info("draining", "in_flight", c.inFlight.Load())
+	deadline, cancel := context.WithTimeout(context.Background(), w.opts.DrainTimeout)
+	defer cancel()
+	if !c.drain(deadline.Done()) {
+		log.Warn("drain deadline passed", "in_flight", c.inFlight.Load())
+	}
+	close(w.service.stopped)
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		w.server.GracefulStop()
+	}()
+	if !within(farewell, ended) {
+		w.server.Stop() // Ends what is left, and so the contexts of its calls.
+		if !within(farewell, ended) {
+			log.Error("a call did not end; the worker stops without it", "in_flight", c.inFlight.Load())
+		}
+	}
+	for _, g := range c.generations.close() {
+		if !within(farewell, g.freed) {
+			log.Error("a policy did not return or close; the worker stops without it", "generation", g.id)
+		}
+	}
+	w.service.env.httpClient.CloseIdleConnections()
+	log.Info("stopped")
+}
+
+// within waits for done, at most for d, and reports whether it came.
+func within(d time.Duration, done <-chan struct{}) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-done:
+		return true
+	case <-timer.C:
+		return false
+	}
+}
+
+// sources are what the worker's configuration names for policies.
+type sources struct {
+	keyStores map[string]policies.KeyStore
+	issuers   map[string]policies.Issuer
+	closers   []io.Closer
+}
+
+// openSources opens all of them, or returns all errors.
+func openSources(cfg *config.Worker, opts Options) (*sources, error) {
+	s := &sources{keyStores: make(map[string]policies.KeyStore), issuers: make(map[string]policies.Issuer)}
+	var errs []error
+	for _, k := range cfg.KeyStores {
+		store, err := keystore.Open(k.Name, k.File, opts.Clock, opts.Log)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		s.keyStores[k.Name] = store
+		s.closers = append(s.closers, store)
+	}
+	for _, i := range cfg.JWTIssuers {
+		issuer, err := jwks.Open(i, opts.Clock, opts.Log)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		s.issuers[i.Name] = issuer
+		s.closers = append(s.closers, issuer)
+	}
+	if err := errors.Join(errs...); err != nil {
+		s.close(opts.Log)
+		return nil, err
+	}
+	return s, nil
+}
+
+func (s *sources) close(log *slog.Logger) {
+	for _, c := range s.closers {
+		if err := c.Close(); err != nil {
+			log.Warn("close of a key store or issuer failed", "error", err.Error())
+		}
+	}
+}
