@@ -1,0 +1,272 @@
+package harness
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// Spec says what to start. In configuration files, ${RUN_DIR} is the folder of the sockets, ${PORT_KERNEL} and ${PORT_ADMIN} are the kernel's ports.
+type Spec struct {
+	// Kernel is the kernel's configuration without its server and admin, indented as below policy_kernel; or KernelFile is a file.
+	Kernel     string
+	KernelFile string
+	Workers    []WorkerSpec
+	// Routes are further arguments for `policyctl envoy`.
+	EnvoyArgs []string
+	// EditEnvoy may change the configuration that policyctl prints.
+	EditEnvoy func(string) string
+	// NoEnvoy leaves Envoy and its upstream out, for tests that talk to the kernel themselves.
+	NoEnvoy bool
+	// Absent lists workers that are not started.
+	Absent []string
+	// Env are variables for all programs.
+	Env []string
+}
+
+// WorkerSpec is one worker process.
+type WorkerSpec struct {
+	// Name is how the test calls the process; replicas of a worker have different ones.
+	Name    string
+	Program string
+	// Config is the configuration, indented as below policy_worker; or File is a file.
+	Config string
+	File   string
+	Env    []string
+}
+
+// Engine is a kernel with its workers, and Envoy and an upstream around it.
+type Engine struct {
+	Kernel   *Process
+	Envoy    *Process
+	Upstream *Upstream
+
+	// Addresses of the form host:port.
+	Listen     string // Envoy's, for clients
+	EnvoyAdmin string
+	ExtProc    string
+	Admin      string
+
+	// Dir has the configuration files, RunDir the sockets.
+	Dir    string
+	RunDir string
+
+	t       testing.TB
+	spec    Spec
+	env     []string
+	workers map[string]*Process
+}
+
+// StartEngine starts all of the spec and returns when the engine is ready. Everything ends with the test.
+func StartEngine(t testing.TB, spec Spec) *Engine {
+	t.Helper()
+	e := Prepare(t, spec)
+	for _, w := range spec.Workers {
+		if !slices.Contains(spec.Absent, w.Name) {
+			e.StartWorker(w.Name)
+		}
+	}
+	e.StartKernel()
+	if len(spec.Absent) == 0 {
+		e.WaitReady()
+	} else {
+		e.WaitServing()
+	}
+	if !spec.NoEnvoy {
+		e.StartEnvoy()
+	}
+	return e
+}
+
+// Prepare writes the files and chooses the ports, and starts nothing but the upstream.
+func Prepare(t testing.TB, spec Spec) *Engine {
+	t.Helper()
+	e := &Engine{
+		Listen: address(FreePort(t)), EnvoyAdmin: address(FreePort(t)), ExtProc: address(FreePort(t)), Admin: address(FreePort(t)),
+		Dir: t.TempDir(), t: t, spec: spec, workers: make(map[string]*Process),
+	}
+	// A socket's path has at most 107 bytes (unix(7)), so not below the folder of a test with a long name.
+	run, err := os.MkdirTemp("", "e2e-run-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(run) })
+	e.RunDir = run
+	e.env = append([]string{"RUN_DIR=" + run, "PORT_KERNEL=" + port(e.ExtProc), "PORT_ADMIN=" + port(e.Admin)}, spec.Env...)
+	if spec.KernelFile == "" {
+		e.WriteKernel(spec.Kernel)
+	}
+	for _, w := range spec.Workers {
+		if w.File == "" {
+			e.write(w.Name+".yaml", "policy_worker:\n"+w.Config)
+		}
+	}
+	if !spec.NoEnvoy {
+		e.Upstream = StartUpstream(t)
+	}
+	return e
+}
+
+func address(port int) string { return fmt.Sprintf("127.0.0.1:%d", port) }
+
+func port(address string) string { return address[strings.LastIndexByte(address, ':')+1:] }
+
+// WriteKernel writes the kernel's configuration file.
+func (e *Engine) WriteKernel(text string) {
+	e.t.Helper()
+	e.write("kernel.yaml", "policy_kernel:\n  server: {address: 127.0.0.1, port: \"${PORT_KERNEL}\"}\n  admin: {address: 127.0.0.1, port: \"${PORT_ADMIN}\"}\n"+text)
+}
+
+func (e *Engine) write(name, text string) {
+	e.t.Helper()
+	if err := os.WriteFile(filepath.Join(e.Dir, name), []byte(text), 0o600); err != nil {
+		e.t.Fatal(err)
+	}
+}
+
+func (e *Engine) kernelFile() string {
+	if e.spec.KernelFile != "" {
+		return e.spec.KernelFile
+	}
+	return filepath.Join(e.Dir, "kernel.yaml")
+}
+
+// StartKernel starts the kernel. It may have been started before, and have ended.
+func (e *Engine) StartKernel() {
+	e.t.Helper()
+	e.Kernel = Start(e.t, "kernel", Program(e.t, "policy-kernel"), e.env, "--config", e.kernelFile())
+}
+
+// StartWorker starts the worker of that name in the spec. It may have been started before, and have ended.
+func (e *Engine) StartWorker(name string) {
+	e.t.Helper()
+	i := slices.IndexFunc(e.spec.Workers, func(w WorkerSpec) bool { return w.Name == name })
+	if i < 0 {
+		e.t.Fatalf("the spec has no worker %q", name)
+	}
+	w := e.spec.Workers[i]
+	file := w.File
+	if file == "" {
+		file = filepath.Join(e.Dir, name+".yaml")
+	}
+	e.workers[name] = Start(e.t, name, Program(e.t, w.Program), slices.Concat(e.env, w.Env), "--config", file)
+}
+
+// Worker is the process of that name.
+func (e *Engine) Worker(name string) *Process {
+	e.t.Helper()
+	if e.workers[name] == nil {
+		e.t.Fatalf("worker %q was not started", name)
+	}
+	return e.workers[name]
+}
+
+// StartEnvoy starts Envoy with the configuration that policyctl prints for the kernel's.
+func (e *Engine) StartEnvoy() {
+	e.t.Helper()
+	args := slices.Concat([]string{"envoy", "--config", e.kernelFile(), "--listen", e.Listen, "--admin", e.EnvoyAdmin, "--upstream", e.Upstream.Address}, e.spec.EnvoyArgs)
+	ctl := exec.Command(Program(e.t, "policyctl"), args...)
+	ctl.Env = append(os.Environ(), e.env...)
+	var stderr strings.Builder
+	ctl.Stderr = &stderr
+	yaml, err := ctl.Output()
+	if err != nil {
+		e.t.Fatalf("policyctl %s: %v\n%s", strings.Join(args, " "), err, stderr.String())
+	}
+	text := string(yaml)
+	if e.spec.EditEnvoy != nil {
+		text = e.spec.EditEnvoy(text)
+	}
+	e.write("envoy.yaml", text)
+	e.Envoy = Start(e.t, "envoy", Envoy(e.t), nil, "--config-path", filepath.Join(e.Dir, "envoy.yaml"), "--disable-hot-restart", "--concurrency", "1", "--log-level", "warn")
+	Eventually(e.t, "Envoy is ready", func() error {
+		if !e.Envoy.Running() {
+			e.t.Fatal("Envoy has ended")
+		}
+		status, body, err := get("http://" + e.EnvoyAdmin + "/ready")
+		if err != nil || status != http.StatusOK {
+			return fmt.Errorf("status %d, %s, error %w", status, body, orNone(err))
+		}
+		return nil
+	})
+}
+
+// WaitReady waits until the kernel says that it is ready.
+func (e *Engine) WaitReady() {
+	e.t.Helper()
+	e.waitHealth(http.StatusOK, "/health/ready")
+}
+
+// WaitNotReady waits until the kernel says that it is not ready.
+func (e *Engine) WaitNotReady() {
+	e.t.Helper()
+	e.waitHealth(http.StatusServiceUnavailable, "/health/ready")
+}
+
+// WaitServing waits until the kernel lives, ready or not, and takes streams.
+func (e *Engine) WaitServing() {
+	e.t.Helper()
+	e.waitHealth(http.StatusOK, "/health/live")
+	Eventually(e.t, "the kernel listens", func() error { return dial(e.ExtProc) })
+}
+
+func (e *Engine) waitHealth(want int, path string) {
+	e.t.Helper()
+	Eventually(e.t, fmt.Sprintf("%s says %d", path, want), func() error {
+		if !e.Kernel.Running() {
+			e.t.Fatal("the kernel has ended")
+		}
+		status, body, err := get("http://" + e.Admin + path)
+		if err != nil || status != want {
+			return fmt.Errorf("status %d, %s, error %w", status, body, orNone(err))
+		}
+		return nil
+	})
+}
+
+// Health asks the kernel's admin port for a path and returns status and body.
+func (e *Engine) Health(path string) (int, string) {
+	e.t.Helper()
+	status, body, err := get("http://" + e.Admin + path)
+	if err != nil {
+		e.t.Fatalf("get %s: %v", path, err)
+	}
+	return status, body
+}
+
+var errNone = errors.New("none")
+
+func orNone(err error) error {
+	if err == nil {
+		return errNone
+	}
+	return err
+}
+
+// admins is a client without connections that outlive a request, so that a program that is restarted is asked anew.
+var admins = &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+
+func get(url string) (int, string, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return 0, "", err
+	}
+	resp, err := admins.Do(req)
+	if err != nil {
+		return 0, "", err
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	return resp.StatusCode, string(body), err
+}
