@@ -30,6 +30,9 @@ func (p *Policy) verify(r *policies.Request, key cacheKey, raw []byte) (policies
 	return policies.Await(func(ctx context.Context) (policies.Verdict, error) {
 		set, err := issuer.Refresh(ctx)
 		if set == nil {
+			set = issuer.Keys()
+		}
+		if set == nil {
 			if err == nil {
 				err = errors.New("no key set was ever loaded")
 			}
