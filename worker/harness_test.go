@@ -58,7 +58,10 @@ type setter struct {
 	world *world
 	p     setterParams
 	env   policies.Env
+	set   policies.Counter
 }
+
+var readScope = []string{"read"}
 
 type setterParams struct {
 	Header string            `json:"header" jsonschema:"required"`
@@ -67,10 +70,10 @@ type setterParams struct {
 }
 
 func (s *setter) OnRequestHeaders(_ context.Context, r *policies.Request) (policies.Verdict, error) {
-	s.env.Counter("set").Inc()
+	s.set.Inc()
 	r.SetHeader(s.p.Header, s.p.Value)
 	r.SetMetadata(s.p.Header, s.p.Value)
-	r.SetIdentity(policies.Identity{Subject: "alice", Method: "set", Scopes: []string{"read"}})
+	r.SetIdentity(policies.Identity{Subject: "alice", Method: "set", Scopes: readScope})
 	return policies.Continue(), nil
 }
 
@@ -146,7 +149,7 @@ func (w *world) definitions() []policies.Definition {
 			w.mu.Lock()
 			defer w.mu.Unlock()
 			w.instances = append(w.instances, env.Instance())
-			return &setter{w, p, env}, errors.Join(errs...)
+			return &setter{w, p, env, env.Counter("set")}, errors.Join(errs...)
 		}),
 		policies.Define("gate", "1", func(policies.Env, none) (*gate, error) { return &gate{w}, nil }),
 		policies.Define("wall", "1", func(policies.Env, none) (*wall, error) { return &wall{gate{w}}, nil }),
@@ -320,4 +323,20 @@ func (r *running) stream(t testing.TB) grpc.BidiStreamingClient[workerv1.CallBat
 	}
 	t.Cleanup(cancel)
 	return s
+}
+
+// newTestCore makes a core with generation 5, chain 1: set.
+func newTestCore(t *testing.T, r *Registry) *core {
+	t.Helper()
+	opts := Options{}
+	opts.setDefaults()
+	w := newWorker(&config.Worker{MaxConcurrentRequests: 1, ResourceLimits: config.ResourceLimits{MaxBodySize: 1 << 20, MaxStateSize: 1 << 16}}, r, opts, &sources{})
+	resp, err := w.service.PushConfig(t.Context(), &workerv1.PushConfigRequest{
+		KernelId: testKernel, Generation: 5,
+		Chains: []*workerv1.Chain{requestChain(1, policy("set", `{"header":"a","value":"b"}`))},
+	})
+	if err != nil || len(resp.Errors) > 0 {
+		t.Fatal(resp, err)
+	}
+	return w.service.core
 }

@@ -6,8 +6,10 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"syscall"
 
 	"github.com/KimMachineGun/automemlimit/memlimit"
@@ -22,6 +24,13 @@ const (
 	exitOK     = 0
 	exitFailed = 1 // could not serve
 	exitUsage  = 2 // mistakes in flags or configuration
+)
+
+const (
+	// memoryShare is the worker's part of the container's memory limit, which it shares with the kernel and perhaps another worker.
+	memoryShare = 0.3
+	// gcPercent makes the collector run half as often as by default: the worker's heap is small, and the memory limit bounds it.
+	gcPercent = 200
 )
 
 // Main is the whole program of a worker that offers the given policies. It does not return.
@@ -66,14 +75,27 @@ func command(ctx context.Context, version string, args []string, stdout, stderr 
 		return exitUsage
 	}
 	defer log.Close()
-	// The container's limit is shared with the kernel and another worker.
-	if _, err := memlimit.Set(memlimit.WithRatio(0.3)); err != nil {
-		log.Slog().Warn("no memory limit was set", "error", err.Error())
-	}
-	if err := Run(ctx, cfg, registry, Options{Version: version, Log: log.Slog()}); err != nil {
-		log.Slog().Error("the worker failed", "error", err.Error())
+	limitMemory(log.Slog())
+	err = Run(ctx, cfg, registry, Options{Version: version, Log: log.Slog()})
+	var source *sourceError
+	switch {
+	case err == nil:
+		return exitOK
+	case errors.As(err, &source):
+		fmt.Fprintln(stderr, err)
+		return exitUsage
+	default:
 		fmt.Fprintln(stderr, err)
 		return exitFailed
 	}
-	return exitOK
+}
+
+// limitMemory adapts the collector to the container, unless the environment says how.
+func limitMemory(log *slog.Logger) {
+	if _, set := os.LookupEnv("GOGC"); !set {
+		debug.SetGCPercent(gcPercent)
+	}
+	if _, err := memlimit.Set(memlimit.WithRatio(memoryShare)); err != nil {
+		log.Info("no memory limit was set", "reason", err.Error())
+	}
 }

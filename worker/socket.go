@@ -35,6 +35,9 @@ func listenSocket(path string) (*socket, error) {
 }
 
 func makeSocket(path string) (*socket, error) {
+	if path == "" {
+		return nil, errors.New("the path is empty")
+	}
 	folder := filepath.Dir(path)
 	if err := os.MkdirAll(folder, 0o700); err != nil {
 		return nil, err

@@ -226,6 +226,11 @@ type sources struct {
 	closers   []io.Closer
 }
 
+// sourceError is a mistake in what the configuration names.
+type sourceError struct{ error }
+
+func (e *sourceError) Unwrap() error { return e.error }
+
 // openSources opens all of them, or returns all errors.
 func openSources(cfg *config.Worker, opts Options) (*sources, error) {
 	s := &sources{keyStores: make(map[string]policies.KeyStore), issuers: make(map[string]policies.Issuer)}
@@ -250,7 +255,7 @@ func openSources(cfg *config.Worker, opts Options) (*sources, error) {
 	}
 	if err := errors.Join(errs...); err != nil {
 		s.close(opts.Log)
-		return nil, err
+		return nil, &sourceError{err}
 	}
 	return s, nil
 }

@@ -1,0 +1,19 @@
+// Command policy-worker-1 is the worker with the standard policies. A worker with policies of one's own is a copy of this file with a line more.
+package main
+
+import (
+	"github.com/policy-engine/policy-engine/policies/apikeyauth"
+	"github.com/policy-engine/policy-engine/policies/jwtvalidation"
+	"github.com/policy-engine/policy-engine/worker"
+)
+
+// version is set by the build.
+var version = "dev"
+
+func main() {
+	worker.Main(
+		version,
+		apikeyauth.Definition(),
+		jwtvalidation.Definition(),
+	)
+}
