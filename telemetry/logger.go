@@ -56,5 +56,8 @@ func (l *Logger) Slog() *slog.Logger {
 // Lost is how many records were lost because the writer was too slow or failed.
 func (l *Logger) Lost() uint64 { return l.writer.Lost() }
 
+// Flush waits, at most a second, until what was logged is written.
+func (l *Logger) Flush() error { return l.writer.Flush(time.Second) }
+
 // Close writes what is pending, waits at most a second for it, and drops all later records.
 func (l *Logger) Close() error { return l.writer.Close(time.Second) }

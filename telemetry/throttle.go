@@ -1,6 +1,7 @@
 package telemetry
 
 import (
+	"strings"
 	"sync"
 	"time"
 )
@@ -27,8 +28,8 @@ func NewThrottle(interval time.Duration, now func() time.Time) *Throttle {
 	return &Throttle{interval: interval, now: now, keys: make(map[string]throttled)}
 }
 
-// Allow says whether to write a line of this key now, and how many were suppressed since the last one. When there are too many keys at a time, those
-// beyond share one.
+// Allow says whether to write a line of this key now, and how many were suppressed since the last one. The throttle keeps a copy of the key. When there are
+// too many keys at a time, those beyond share one.
 func (t *Throttle) Allow(key string) (suppressed int, ok bool) {
 	now := t.now()
 	t.mu.Lock()
@@ -49,6 +50,9 @@ func (t *Throttle) Allow(key string) (suppressed int, ok bool) {
 		k.suppressed++
 		t.keys[key] = k
 		return 0, false
+	}
+	if !known {
+		key = strings.Clone(key)
 	}
 	t.keys[key] = throttled{since: now}
 	return k.suppressed, true

@@ -16,8 +16,17 @@ import (
 // metricsTimeout is how long a replica may take to tell its metrics.
 const metricsTimeout = time.Second
 
-// reservedPrefix is of the metrics that only the kernel has.
-const reservedPrefix = "policy_kernel_"
+// reserved are the prefixes of metrics that are the kernel's own in a scrape.
+var reserved = [...]string{"policy_kernel_", "go_", "process_"}
+
+func isReserved(name string) bool {
+	for _, prefix := range reserved {
+		if strings.HasPrefix(name, prefix) {
+			return true
+		}
+	}
+	return false
+}
 
 // WriteMetrics writes the metrics of all replicas in the Prometheus text format: a series that several replicas have is written once, with the sum of their
 // values. A replica that can't be asked counts with its last ones, so that no counter seems to go back.
@@ -74,7 +83,7 @@ func (e *exposition) add(text []byte) {
 		s := strings.TrimSpace(string(line))
 		if rest, ok := strings.CutPrefix(s, "#"); ok {
 			fields := strings.Fields(rest)
-			if len(fields) < 3 || fields[0] != "TYPE" && fields[0] != "HELP" || strings.HasPrefix(fields[1], reservedPrefix) {
+			if len(fields) < 3 || fields[0] != "TYPE" && fields[0] != "HELP" || isReserved(fields[1]) {
 				continue
 			}
 			f := e.family(fields[1])
@@ -84,7 +93,7 @@ func (e *exposition) add(text []byte) {
 			continue
 		}
 		name, value, ok := parseSeries(s)
-		if !ok || strings.HasPrefix(name, reservedPrefix) {
+		if !ok || isReserved(name) {
 			continue
 		}
 		f := e.family(e.familyName(name))

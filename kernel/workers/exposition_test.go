@@ -29,7 +29,7 @@ func TestExposition(t *testing.T) {
 		{"timestamps are dropped", []string{"a 1 1700000000000\n"}, "a 1\n"},
 		{"large and small", []string{"a 9007199254740993\nb 1e-7\nc +Inf\n"}, "a 9.007199254740992e+15\nb 1e-07\nc +Inf\n"},
 		{"broken lines", []string{"a\n{x=\"1\"} 1\nb{x=\"1\" 2\nc x\n d 1 2 3\n\n#\n# TYPE\n# a comment\ne 1"}, "e 1\n"},
-		{"the kernel's names", []string{"# TYPE policy_kernel_requests_total counter\npolicy_kernel_requests_total{route=\"a\"} 1\nb 1\n"}, "b 1\n"},
+		{"the kernel's names", []string{"# TYPE policy_kernel_requests_total counter\npolicy_kernel_requests_total{route=\"a\"} 1\ngo_goroutines 7\nprocess_start_time_seconds 1\nb 1\n"}, "b 1\n"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

@@ -1,0 +1,87 @@
+package kernel
+
+import (
+	"encoding/json"
+	"net"
+	"net/http"
+	"net/http/pprof"
+	"time"
+
+	"github.com/policy-engine/policy-engine/kernel/workers"
+)
+
+// readiness is the body of /health/ready.
+type readiness struct {
+	Ready bool `json:"ready"`
+	// Missing is what has to be mended before the kernel is ready.
+	Missing []string               `json:"missing"`
+	Workers []workers.WorkerStatus `json:"workers"`
+}
+
+func (k *kernel) readiness() readiness {
+	r := readiness{Missing: []string{}, Workers: k.registry.Status()}
+	if k.draining.Load() {
+		r.Missing = append(r.Missing, "the kernel is draining")
+	}
+	if problem := k.distributor.state(); problem != "" {
+		r.Missing = append(r.Missing, "configuration: "+problem)
+	}
+	for _, w := range r.Workers {
+		if !w.Available {
+			r.Missing = append(r.Missing, "worker "+w.Name+": no replica is healthy and has the configuration")
+		}
+	}
+	r.Ready = len(r.Missing) == 0
+	return r
+}
+
+// admin is the server of metrics and health.
+func (k *kernel) admin() *http.Server {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /metrics", func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
+		k.set.WritePrometheus(w)
+		_ = k.registry.WriteMetrics(r.Context(), w) // It fails only when the scraper is gone.
+	})
+	mux.HandleFunc("GET /health/live", func(w http.ResponseWriter, _ *http.Request) {
+		writeJSON(w, http.StatusOK, map[string]bool{"live": true})
+	})
+	mux.HandleFunc("GET /health/ready", func(w http.ResponseWriter, _ *http.Request) {
+		r := k.readiness()
+		status := http.StatusOK
+		if !r.Ready {
+			status = http.StatusServiceUnavailable
+		}
+		writeJSON(w, status, r)
+	})
+	profiles := http.NewServeMux()
+	profiles.HandleFunc("/debug/pprof/", pprof.Index)
+	profiles.HandleFunc("/debug/pprof/cmdline", pprof.Cmdline)
+	profiles.HandleFunc("/debug/pprof/profile", pprof.Profile)
+	profiles.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
+	profiles.HandleFunc("/debug/pprof/trace", pprof.Trace)
+	mux.Handle("/debug/pprof/", loopbackOnly(profiles))
+	return &http.Server{
+		Handler: mux, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10,
+		WriteTimeout: 2 * time.Minute, // A CPU profile takes as long as it is asked to.
+	}
+}
+
+// loopbackOnly refuses peers from other machines. What a header says of the peer doesn't count.
+func loopbackOnly(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		host, _, err := net.SplitHostPort(r.RemoteAddr)
+		if ip := net.ParseIP(host); err != nil || ip == nil || !ip.IsLoopback() {
+			http.Error(w, "only for peers on this machine", http.StatusForbidden)
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+func writeJSON(w http.ResponseWriter, status int, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Cache-Control", "no-store")
+	w.WriteHeader(status)
+	_ = json.NewEncoder(w).Encode(v) // It fails only when the peer is gone.
+}

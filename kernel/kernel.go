@@ -1,0 +1,135 @@
+// Package kernel composes the Policy Kernel: the registry of workers, the route table, the server for Envoy, and the admin server.
+package kernel
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"strconv"
+	"sync/atomic"
+	"time"
+
+	"github.com/VictoriaMetrics/metrics"
+	"go.uber.org/zap"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/policy-engine/policy-engine/config"
+	"github.com/policy-engine/policy-engine/kernel/extproc"
+	"github.com/policy-engine/policy-engine/kernel/grpctransport"
+	"github.com/policy-engine/policy-engine/kernel/route"
+	"github.com/policy-engine/policy-engine/kernel/workers"
+	"github.com/policy-engine/policy-engine/telemetry"
+)
+
+// DefaultDrainTime is how long streams may go on after the kernel was told to end.
+const DefaultDrainTime = 10 * time.Second
+
+// Options are what a kernel is given beside its configuration.
+type Options struct {
+	Log *telemetry.Logger
+	// Version is of the build.
+	Version string
+	// DrainTime is DefaultDrainTime if it is 0.
+	DrainTime time.Duration
+	// Listening is called with the addresses for Envoy and of the admin server when both accept connections. It may be nil.
+	Listening func(envoy, admin net.Addr)
+}
+
+// kernel is what a running kernel consists of.
+type kernel struct {
+	set         *metrics.Set
+	registry    *workers.Registry
+	distributor *distributor
+	transport   *grpctransport.Server
+	draining    atomic.Bool
+}
+
+// Run runs a kernel until ctx ends and it has drained. The error is a config.Errors if the configuration has mistakes that show only with the workers.
+func Run(ctx context.Context, cfg *config.Kernel, o Options) error {
+	k, err := build(cfg, o)
+	if err != nil {
+		return err
+	}
+	envoy, err := grpctransport.Listen(cfg.Server)
+	if err != nil {
+		return err
+	}
+	admin, err := net.Listen("tcp", net.JoinHostPort(cfg.Admin.Address, strconv.Itoa(cfg.Admin.Port)))
+	if err != nil {
+		return errors.Join(fmt.Errorf("listen for admin requests: %w", err), envoy.Close())
+	}
+	o.Log.Info("policy kernel is listening", zap.String("version", o.Version), zap.Stringer("envoy", envoy.Addr()), zap.Stringer("admin", admin.Addr()))
+	if o.Listening != nil {
+		o.Listening(envoy.Addr(), admin.Addr())
+	}
+	err = k.serve(ctx, o, envoy, admin)
+	o.Log.Info("policy kernel has ended", zap.Error(err))
+	return err
+}
+
+// build makes the parts and connects them.
+func build(cfg *config.Kernel, o Options) (*kernel, error) {
+	k := &kernel{set: metrics.NewSet()}
+	changed := make(chan struct{}, 1)
+	log := o.Log.Logger
+	k.registry = workers.New(cfg.Workers, workers.Options{
+		KernelID: newKernelID(), Logger: log, Metrics: k.set,
+		Changed: func() {
+			select {
+			case changed <- struct{}{}:
+			default: // It will look at all that has changed.
+			}
+		},
+	})
+	routes := route.NewStore(k.registry.Retire)
+	k.distributor = newDistributor(cfg, k.registry, routes, changed, log, time.Now)
+	settings := &extproc.Settings{
+		Routes: routes, UnknownRoute: cfg.UnknownRoute, PolicyNotSupported: cfg.PolicyNotSupported, WorkerUnavailable: cfg.WorkerUnavailable,
+		Observer: NewObserver(len(cfg.Routes), k.set, log),
+	}
+	panics := k.set.NewCounter("policy_kernel_panics_total")
+	var err error
+	k.transport, err = grpctransport.New(grpctransport.Options{
+		Config: cfg.Server, Logger: log, Panicked: panics.Inc,
+		New: func() grpctransport.Machine { return extproc.New(settings) },
+	})
+	if err != nil {
+		return nil, err
+	}
+	k.set.NewGauge("policy_kernel_streams", func() float64 { return float64(k.transport.Streams()) })
+	k.set.NewGauge("policy_kernel_log_records_lost_total", func() float64 { return float64(o.Log.Lost()) })
+	k.set.RegisterMetricsWriter(metrics.WriteProcessMetrics)
+	return k, nil
+}
+
+// serve runs all parts until ctx ends or one fails, and then ends them in the order in which nothing is lost: no new work, work under way, workers.
+func (k *kernel) serve(ctx context.Context, o Options, envoy, admin net.Listener) error {
+	group, ctx := errgroup.WithContext(ctx)
+	web := k.admin()
+	k.registry.Start()
+	group.Go(func() error { return k.distributor.run(ctx) })
+	group.Go(func() error { return k.transport.Serve(envoy) })
+	group.Go(func() error {
+		if err := web.Serve(admin); !errors.Is(err, http.ErrServerClosed) {
+			return fmt.Errorf("serve admin requests: %w", err)
+		}
+		return nil
+	})
+	group.Go(func() error {
+		<-ctx.Done()
+		k.draining.Store(true)
+		o.Log.Info("policy kernel is draining")
+		drainTime := o.DrainTime
+		if drainTime == 0 {
+			drainTime = DefaultDrainTime
+		}
+		drain, cancel := context.WithTimeout(context.Background(), drainTime)
+		defer cancel()
+		k.transport.Drain(drain)
+		k.registry.Close()
+		return web.Close()
+	})
+	return group.Wait()
+}
