@@ -8,3 +8,5 @@ tree=$(cd "$1" && pwd)
 # buf.gen.yaml names its plugins from the top of the tree.
 cd "$top"
 build/tools/buf generate --output "$tree"
+mkdir -p "$tree/config/schema"
+go run ./config/schema/gen "$tree/config/schema"
