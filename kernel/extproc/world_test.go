@@ -3,7 +3,6 @@ package extproc
 import (
 	"fmt"
 	"strings"
-	"testing"
 	"time"
 
 	extprocv3 "github.com/envoyproxy/go-control-plane/envoy/service/ext_proc/v3"
@@ -86,7 +85,7 @@ func (w *world) setUp(line []string) error {
 	return nil
 }
 
-func (w *world) settings(t testing.TB) *Settings {
+func (w *world) settings(t interface{ Fatal(...any) }) *Settings {
 	w.store = route.NewStore(func(uint64) { w.retired++ })
 	if !w.noTable {
 		var offers []route.Offer
