@@ -165,6 +165,7 @@ func (x *Exchange) Rollback(m Mark, requestHeaders, responseHeaders []byte) erro
 		return err
 	}
 	responding := x.responding
+	clear(x.changes[m.changes:])
 	kept := x.changes[:m.changes]
 	x.changes, x.responding = x.changes[:0], false
 	for _, c := range kept {
