@@ -258,6 +258,11 @@ func TestChain(t *testing.T) {
 			r.SetHeader("x", "a\nb")
 			return policies.Deny(403, "x"), nil
 		})}}, "FAILED POLICY_ERROR p1/illegal_change subject=alice", "error", `illegal_change: set header "x": the value has a NUL, CR or LF`},
+		{"a refusal with an illegal header is none that passes", []Policy{before, {OnFailure: cont, Instance: give(policies.Deny(403, "x").WithHeader("x", "a\r\nb"))}, {Instance: requestFunc(look)}}, "FAILED POLICY_ERROR p1/illegal_verdict subject=alice", "error", `illegal_verdict: set header "x": the value has a NUL, CR or LF`},
+		{"a refusal with an illegal change is none that passes", []Policy{before, {OnFailure: skip, Instance: requestFunc(func(_ context.Context, r *policies.Request) (policies.Verdict, error) {
+			r.SetHeader("x", "a\nb")
+			return policies.Deny(403, "x"), nil
+		})}}, "FAILED POLICY_ERROR p1/illegal_change subject=alice", "error", `illegal_change: set header "x": the value has a NUL, CR or LF`},
 		{"illegal change, continue", []Policy{before, {OnFailure: cont, Instance: mess(func(_ context.Context, r *policies.Request) (policies.Verdict, error) {
 			r.RemoveHeader(":path")
 			return policies.Continue(), nil

@@ -143,7 +143,7 @@ func (r *Run) overdue(s *step) bool {
 		return false
 	}
 	r.mark = r.x.Mark()
-	r.fail(s, CauseTimeout, errDeadline, 0)
+	r.fail(s, CauseTimeout, errDeadline, 0, s.onFailure)
 	return true
 }
 
@@ -182,27 +182,14 @@ func (r *Run) settle(s *step, v policies.Verdict, err error, late bool) {
 	late = late || !limit.IsZero() && now.After(limit)
 	r.began = now
 
-	// The error is the policy's own type: none of its methods is called here, where a panic would not be caught.
-	_, panicked := err.(*panicError)
-	switch {
-	case panicked:
-		r.fail(s, CausePanic, err, elapsed)
-		return
-	case late:
-		r.fail(s, CauseTimeout, fmt.Errorf("took %v", elapsed), elapsed)
-		return
-	case err == errAwait:
-		r.fail(s, CauseIllegalVerdict, err, elapsed)
-		return
-	case err != nil:
-		r.fail(s, CauseError, err, elapsed)
-		return
-	case r.x.Err() != nil:
-		r.fail(s, CauseIllegalChange, r.x.Err(), elapsed)
-		return
-	}
-	if err := checkVerdict(v); err != nil {
-		r.fail(s, CauseIllegalVerdict, err, elapsed)
+	if cause, why := r.judge(v, err, late, elapsed); why != nil {
+		onFailure := s.onFailure
+		if err == nil && v.IsDeny() {
+			// The policy decided, and only how or when is wrong. Else a client that gets a line break into the text of its refusal would get past a
+			// policy whose on_failure is not deny.
+			onFailure = workerv1.OnFailure_ON_FAILURE_DENY
+		}
+		r.fail(s, cause, why, elapsed, onFailure)
 		return
 	}
 	r.next++
@@ -225,8 +212,26 @@ func (r *Run) settle(s *step, v policies.Verdict, err error, late bool) {
 	}
 }
 
-// fail undoes what the step changed and does what its on_failure says.
-func (r *Run) fail(s *step, cause Cause, err error, elapsed time.Duration) {
+// judge tells whether a run failed, and why. The error is the policy's own type: none of its methods is called, since a panic of theirs would not be caught.
+func (r *Run) judge(v policies.Verdict, err error, late bool, elapsed time.Duration) (Cause, error) {
+	_, panicked := err.(*panicError)
+	switch {
+	case panicked:
+		return CausePanic, err
+	case late:
+		return CauseTimeout, fmt.Errorf("took %v", elapsed)
+	case err == errAwait:
+		return CauseIllegalVerdict, err
+	case err != nil:
+		return CauseError, err
+	case r.x.Err() != nil:
+		return CauseIllegalChange, r.x.Err()
+	}
+	return CauseIllegalVerdict, checkVerdict(v)
+}
+
+// fail undoes what the step changed and does what onFailure says.
+func (r *Run) fail(s *step, cause Cause, err error, elapsed time.Duration, onFailure workerv1.OnFailure) {
 	r.next++
 	r.x.Revive()
 	undone := r.x.Rollback(r.mark, r.requestHeaders, r.responseHeaders)
@@ -237,8 +242,8 @@ func (r *Run) fail(s *step, cause Cause, err error, elapsed time.Duration) {
 	s.observer.Failed(f)
 	s.observer.Ran(cause.status(), elapsed)
 	switch {
-	case undone == nil && s.onFailure == workerv1.OnFailure_ON_FAILURE_CONTINUE:
-	case undone == nil && s.onFailure == workerv1.OnFailure_ON_FAILURE_SKIP_REMAINING:
+	case undone == nil && onFailure == workerv1.OnFailure_ON_FAILURE_CONTINUE:
+	case undone == nil && onFailure == workerv1.OnFailure_ON_FAILURE_SKIP_REMAINING:
 		r.end(outcome{result: workerv1.Result_OUTCOME_SKIP_REMAINING, policy: s.policy, reason: cause.String()})
 	default:
 		r.end(outcome{result: workerv1.Result_OUTCOME_FAILED, policy: s.policy, reason: cause.String(), failure: cause.failure()})

@@ -38,6 +38,10 @@ func TestInlineTimeout(t *testing.T) {
 		{"no limit", 0, 0, []Policy{{Instance: c.take(time.Hour)}}, "CONTINUE SET_HEADER(x-took=1h0m0s)"},
 		{"too long", 0, 0, []Policy{{Instance: c.take(6), Timeout: 5}}, "FAILED POLICY_TIMEOUT p0/timeout"},
 		{"too long, continue", 0, 0, []Policy{{Instance: c.take(6), Timeout: 5, OnFailure: cont}, {Instance: set("x-b", "b")}}, "CONTINUE SET_HEADER(x-b=b)"},
+		{"too late to refuse is none that passes", 0, 0, []Policy{{OnFailure: cont, Timeout: 5, Instance: requestFunc(func(context.Context, *policies.Request) (policies.Verdict, error) {
+			c.now = c.now.Add(6)
+			return policies.Deny(403, "x"), nil
+		})}, {Instance: set("x-b", "b")}}, "FAILED POLICY_TIMEOUT p0/timeout"},
 		{"each has its own", 0, 0, []Policy{{Instance: c.take(5), Timeout: 5}, {Instance: c.take(5), Timeout: 5}}, "CONTINUE SET_HEADER(x-took=5ns) SET_HEADER(x-took=5ns)"},
 		{"caller's is shorter", time.Millisecond, 0, []Policy{{Instance: c.take(2 * time.Millisecond), Timeout: time.Second}}, "FAILED POLICY_TIMEOUT p0/timeout"},
 		{"caller's is shared", time.Millisecond, 0, []Policy{{Instance: c.take(600 * time.Microsecond)}, {Instance: c.take(600 * time.Microsecond)}}, "FAILED POLICY_TIMEOUT p1/timeout"},
