@@ -211,12 +211,18 @@ func TestStreamsAtOnce(t *testing.T) {
 	gate := policy("gate", "")
 	gate.TimeoutUs = 500
 	w.push(t, 5, requestChain(1, policy("set", `{"header":"x","value":"y"}`), policy("deny", "")), requestChain(2, gate))
+	quit := make(chan struct{})
+	defer close(quit)
 	go func() {
-		for range w.entered {
-			<-w.ended
+		for {
+			select {
+			case <-w.entered:
+			case <-w.ended:
+			case <-quit:
+				return
+			}
 		}
 	}()
-	defer close(w.entered)
 	done := make(chan error)
 	for range 4 {
 		go func() {
