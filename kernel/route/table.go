@@ -75,15 +75,23 @@ func NewStore(retired func(generation uint64)) *Store {
 // Acquire returns the current table, counted: the caller owes it one Release. It takes no lock and does not allocate.
 func (s *Store) Acquire() *Table {
 	for {
-		t := s.current.Load()
-		t.users.Add(1)
-		// Counted while it was current: the store's own use was still in the count, so the table can't have been retired.
-		if s.current.Load() == t {
+		if t := s.current.Load(); s.hold(t) {
 			return t
 		}
-		// Slow path: a Swap came between, and the table may be retired already.
-		t.Release()
 	}
+}
+
+// hold counts a use of t, which was current a moment ago, and reports whether it still is: only then it can't have been retired, because the store's own use was in
+// the count. Otherwise the use is taken back.
+func (s *Store) hold(t *Table) bool {
+	t.users.Add(1)
+	// Fast path.
+	if s.current.Load() == t {
+		return true
+	}
+	// Slow path: a Swap came between.
+	t.Release()
+	return false
 }
 
 // Swap makes t the current table. Every table is swapped in once at most: tables that come back would be retired while in use.

@@ -60,6 +60,41 @@ func TestRetiredWhenReplacedAndReleased(t *testing.T) {
 	}
 }
 
+// TestAcquireThatLosesAgainstSwap goes through the two interleavings by hand: the Swap comes before the losing Acquire counts its use, or after it.
+func TestAcquireThatLosesAgainstSwap(t *testing.T) {
+	t.Run("before it counts", func(t *testing.T) {
+		retired := 0
+		s := NewStore(func(uint64) { retired++ })
+		s.Swap(tableOf(t, 1))
+		old := s.Current()
+		s.Swap(tableOf(t, 2))
+		if retired != 1 {
+			t.Fatalf("retired %d times", retired)
+		}
+		if s.hold(old) {
+			t.Fatal("holds a table that is retired")
+		}
+		if retired != 1 || old.users.Load() != 0 {
+			t.Fatalf("retired %d times, %d users", retired, old.users.Load())
+		}
+	})
+	t.Run("after it counted", func(t *testing.T) {
+		retired := 0
+		s := NewStore(func(uint64) { retired++ })
+		s.Swap(tableOf(t, 1))
+		old := s.Current()
+		old.users.Add(1)
+		s.Swap(tableOf(t, 2))
+		if retired != 0 {
+			t.Fatal("retired in use")
+		}
+		old.Release()
+		if retired != 1 {
+			t.Fatalf("retired %d times", retired)
+		}
+	})
+}
+
 func TestMisuseOfTablesPanics(t *testing.T) {
 	for _, tc := range []struct {
 		name   string
