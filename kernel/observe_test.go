@@ -1,0 +1,137 @@
+package kernel
+
+import (
+	"bytes"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/VictoriaMetrics/metrics"
+	"go.uber.org/zap"
+
+	workerv1 "github.com/policy-engine/policy-engine/api/worker/v1"
+	"github.com/policy-engine/policy-engine/kernel/extproc"
+	"github.com/policy-engine/policy-engine/kernel/route"
+)
+
+type namedEvaluator struct{ name string }
+
+func (e *namedEvaluator) Name() string       { return e.name }
+func (*namedEvaluator) Available() bool      { return true }
+func (*namedEvaluator) Evaluate(*route.Call) {}
+
+// decisions are one of each kind that a test counts.
+func allowed(r *route.Route, worker route.Evaluator) *extproc.Decision {
+	d := &extproc.Decision{Route: r, RouteName: r.Name, Phase: workerv1.Phase_PHASE_REQUEST_HEADERS, Status: extproc.StatusAllowed, Elapsed: 300 * time.Microsecond}
+	if worker != nil {
+		d.Worker = &route.Segment{Worker: worker}
+	}
+	return d
+}
+
+func exposed(set *metrics.Set, prefix string) string {
+	var b, found strings.Builder
+	set.WritePrometheus(&b)
+	for line := range strings.Lines(b.String()) {
+		if strings.HasPrefix(line, prefix) {
+			found.WriteString(line)
+		}
+	}
+	return found.String()
+}
+
+func TestObserverDoesNotAllocate(t *testing.T) {
+	o := NewObserver(10, metrics.NewSet(), zap.NewNop())
+	d := allowed(&route.Route{Name: "a", Index: 3}, &namedEvaluator{"w"})
+	if n := testing.AllocsPerRun(1000, func() { o.Decided(d) }); n != 0 {
+		t.Errorf("%v allocations per decision", n)
+	}
+}
+
+// TestObserverAfterReload: indexes belong to a table; counters to names.
+func TestObserverAfterReload(t *testing.T) {
+	set := metrics.NewSet()
+	o := NewObserver(2, set, zap.NewNop())
+	w1, w2 := &namedEvaluator{"w1"}, &namedEvaluator{"w2"}
+	var all sync.WaitGroup
+	for range 4 {
+		all.Go(func() {
+			for range 250 {
+				o.Decided(allowed(&route.Route{Name: "a", Index: 0}, w1))
+				o.Decided(allowed(&route.Route{Name: "b", Index: 0}, w1)) // of another table
+				o.Decided(allowed(&route.Route{Name: "a", Index: 1}, w2))
+				o.Decided(allowed(&route.Route{Name: "c", Index: 7}, nil)) // of a longer table
+			}
+		})
+	}
+	all.Wait()
+	want := `policy_kernel_requests_total{route="a",worker="w1",status="allowed"} 1000
+policy_kernel_requests_total{route="a",worker="w2",status="allowed"} 1000
+policy_kernel_requests_total{route="b",worker="w1",status="allowed"} 1000
+policy_kernel_requests_total{route="c",worker="none",status="allowed"} 1000
+`
+	if got := exposed(set, "policy_kernel_requests_total"); got != want {
+		t.Errorf("got\n%s", got)
+	}
+}
+
+func TestLabelsNeverComeFromARequest(t *testing.T) {
+	set := metrics.NewSet()
+	o := NewObserver(1, set, zap.NewNop())
+	for i := range 100 {
+		o.Decided(&extproc.Decision{RouteName: fmt.Sprint("invented", i), Phase: workerv1.Phase_PHASE_REQUEST_HEADERS, Status: extproc.StatusUnknownRoute})
+	}
+	var b bytes.Buffer
+	set.WritePrometheus(&b)
+	if strings.Contains(b.String(), "invented") {
+		t.Error("a label came from a request")
+	}
+	if got := exposed(set, "policy_kernel_requests_total"); got != `policy_kernel_requests_total{route="unknown",worker="none",status="unknown_route"} 100`+"\n" {
+		t.Error(got)
+	}
+}
+
+func TestWhatCounts(t *testing.T) {
+	r := &route.Route{Name: "a"}
+	tests := []struct {
+		name string
+		d    extproc.Decision
+		want string
+	}{
+		{"malformed first message", extproc.Decision{Status: extproc.StatusMalformedMessage}, `requests_total{route="unknown",worker="none",status="malformed_message"} 1`},
+		{"malformed later message", extproc.Decision{Route: r, Status: extproc.StatusMalformedMessage}, `response_failures_total{route="a",worker="none",status="malformed_message"} 1`},
+		{"allowed response", extproc.Decision{Route: r, Phase: workerv1.Phase_PHASE_RESPONSE_HEADERS, Status: extproc.StatusAllowed}, ""},
+		{
+			"tolerated failure in a response",
+			extproc.Decision{Route: r, Phase: workerv1.Phase_PHASE_RESPONSE_HEADERS, Status: extproc.StatusAllowed, Tolerated: extproc.StatusWorkerTimeout},
+			`tolerated_failures_total{route="a",worker="none",status="worker_timeout"} 1`,
+		},
+		{"cancelled request", extproc.Decision{Route: r, Phase: workerv1.Phase_PHASE_REQUEST_HEADERS, Status: extproc.StatusCancelled}, `requests_total{route="a",worker="none",status="cancelled"} 1`},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			set := metrics.NewSet()
+			NewObserver(1, set, zap.NewNop()).Decided(&tt.d)
+			var got []string
+			for line := range strings.Lines(exposed(set, "policy_kernel_")) {
+				if strings.Contains(line, "_total{") {
+					got = append(got, strings.TrimSpace(strings.TrimPrefix(line, "policy_kernel_")))
+				}
+			}
+			if s := strings.Join(got, "\n"); s != tt.want {
+				t.Errorf("got %q, want %q", s, tt.want)
+			}
+		})
+	}
+}
+
+func BenchmarkDecided(b *testing.B) {
+	o := NewObserver(10, metrics.NewSet(), zap.NewNop())
+	d := allowed(&route.Route{Name: "a", Index: 3}, &namedEvaluator{"w"})
+	b.ReportAllocs()
+	for b.Loop() {
+		o.Decided(d)
+	}
+}
