@@ -22,6 +22,8 @@ func newWorld(t testing.TB) world {
 		"key-late":  {ID: "late", Expires: policytest.Start},
 		"key-soon":  {ID: "soon", Expires: policytest.Start.Add(time.Second)},
 		"ключ =&;":  {ID: "odd"},
+		largest:     {ID: "largest"},
+		tooLarge:    {ID: "too-large"},
 	})
 	return world{policytest.NewEnv(t, policytest.WithKeyStore("partners", store)), store}
 }
@@ -30,6 +32,11 @@ func (w world) policy(t testing.TB, params string) *Policy {
 	t.Helper()
 	return policytest.Build(t, Definition(), w, params).(*Policy)
 }
+
+var (
+	largest  = strings.Repeat("k", maxKeySize)
+	tooLarge = largest + "k"
+)
 
 // field is a header line.
 type field [2]string

@@ -133,13 +133,14 @@ func TestAttacks(t *testing.T) {
 		"signature longer":   {good + "AAAA", "token_signature"},
 		"signature of zeros": {parts[0] + "." + parts[1] + "." + b64(strings.Repeat("\x00", 256)), "token_signature"},
 
-		"ECDSA as ASN.1":       {esInput + "." + b64(string(must(ecdsa.SignASN1(rand.Reader, p256, esDigest[:])))), "token_signature"},
-		"ECDSA cut":            {esInput + "." + b64(string(esSignature[:63])), "token_signature"},
-		"ECDSA longer":         {esInput + "." + b64(string(esSignature)+"\x00"), "token_signature"},
-		"ECDSA r alone":        {esInput + "." + b64(string(esSignature[:32])), "token_signature"},
-		"ECDSA of zeros":       {esInput + "." + b64(strings.Repeat("\x00", 64)), "token_signature"}, // CVE-2022-21449
-		"ECDSA of the order":   {esInput + "." + b64(string(p256.Params().N.Bytes())+string(p256.Params().N.Bytes())), "token_signature"},
-		"Ed25519 as something": {sign("RS256", `{"alg":"EdDSA","kid":"ed"}`, payload, rsaKey), "token_signature"},
+		"ECDSA as ASN.1":             {esInput + "." + b64(string(must(ecdsa.SignASN1(rand.Reader, p256, esDigest[:])))), "token_signature"},
+		"ECDSA cut":                  {esInput + "." + b64(string(esSignature[:63])), "token_signature"},
+		"ECDSA longer":               {esInput + "." + b64(string(esSignature)+"\x00"), "token_signature"},
+		"ECDSA with a zero before s": {esInput + "." + b64(string(esSignature[:32])+"\x00"+string(esSignature[32:])), "token_signature"},
+		"ECDSA r alone":              {esInput + "." + b64(string(esSignature[:32])), "token_signature"},
+		"ECDSA of zeros":             {esInput + "." + b64(strings.Repeat("\x00", 64)), "token_signature"}, // CVE-2022-21449
+		"ECDSA of the order":         {esInput + "." + b64(string(p256.Params().N.Bytes())+string(p256.Params().N.Bytes())), "token_signature"},
+		"Ed25519 as something":       {sign("RS256", `{"alg":"EdDSA","kid":"ed"}`, payload, rsaKey), "token_signature"},
 	}
 	w := newWorld(t)
 	p := w.policy(t, allAlgs)

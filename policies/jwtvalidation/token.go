@@ -41,9 +41,10 @@ func parseToken(raw []byte) (*token, error) {
 		return nil, errors.New("not three parts")
 	}
 	body, tail, ok := bytes.Cut(rest, []byte{'.'})
-	if !ok || bytes.IndexByte(tail, '.') >= 0 {
+	if !ok {
 		return nil, errors.New("not three parts")
 	}
+	// A fourth part is no base64url of the third.
 	header, err := decodeObject("header", head)
 	if err != nil {
 		return nil, err
@@ -125,10 +126,6 @@ func decodeObject(what string, segment []byte) (object, error) {
 
 // parseObject takes a JSON object in which, at any depth, no member is repeated: readers differ in which one counts (RFC 8725 section 2.4).
 func parseObject(text []byte) (object, error) {
-	// The decoder puts U+FFFD in place of what is no text, which would make different strings equal.
-	if !utf8.Valid(text) {
-		return nil, errors.New("not UTF-8")
-	}
 	dec := json.NewDecoder(bytes.NewReader(text))
 	dec.UseNumber()
 	value, err := parseValue(dec, 0)
@@ -209,7 +206,7 @@ func parseElements(dec *json.Decoder, depth int) ([]any, error) {
 	return list, nil
 }
 
-// checkText refuses what the decoder puts in place of a lone surrogate.
+// checkText refuses what the decoder puts in place of invalid UTF-8 and of lone surrogates: it would make different texts equal.
 func checkText(s string) error {
 	if strings.ContainsRune(s, utf8.RuneError) {
 		return errors.New("text that is not Unicode")

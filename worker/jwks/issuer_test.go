@@ -222,18 +222,28 @@ func TestKeepsTheLastGoodSet(t *testing.T) {
 	}
 }
 
-func TestRedirectOnTheSameHostIsFollowed(t *testing.T) {
-	first := true
-	transport := roundTrip(func(r *http.Request) (*http.Response, error) {
-		status, header := 200, http.Header{}
-		if first {
-			status, first = 302, false
-			header.Set("Location", "/other.json")
+func TestRedirects(t *testing.T) {
+	for location, want := range map[string]bool{
+		"/other.json":                          true,
+		"https://issuer.example/other.json":    true,
+		"https://evil.example/jwks.json":       false,
+		"//evil.example/jwks.json":             false,
+		"https://issuer.example:444/jwks.json": false,
+		"http://issuer.example/jwks.json":      false,
+	} {
+		visits := 0
+		transport := roundTrip(func(r *http.Request) (*http.Response, error) {
+			status, header := 200, http.Header{}
+			if visits++; visits == 1 {
+				status = 302
+				header.Set("Location", location)
+			}
+			return &http.Response{StatusCode: status, Header: header, Body: io.NopCloser(strings.NewReader(setA)), Request: r}, nil
+		})
+		_, _, err := fetch(t.Context(), newClient(transport), "https://issuer.example/jwks.json")
+		if (err == nil) != want || visits > 1 && !want {
+			t.Errorf("%s: error %v after %d requests, want followed: %v", location, err, visits, want)
 		}
-		return &http.Response{StatusCode: status, Header: header, Body: io.NopCloser(strings.NewReader(setA)), Request: r}, nil
-	})
-	if _, _, err := fetch(t.Context(), newClient(transport), "https://issuer.example/jwks.json"); err != nil {
-		t.Error(err)
 	}
 }
 

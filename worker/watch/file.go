@@ -103,7 +103,8 @@ func (f *File) run() {
 	}
 	poll := time.NewTicker(f.settings.Poll)
 	defer poll.Stop()
-	settle := time.NewTimer(f.settings.Settle)
+	settle := time.NewTimer(time.Hour)
+	settle.Stop()
 	defer settle.Stop()
 	for {
 		select {
