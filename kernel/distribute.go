@@ -40,12 +40,25 @@ type distributor struct {
 	mu sync.Mutex
 	// problem is why the newest configuration is not in use.
 	problem string
+	// offers counts the changes of the workers' offers, distributed those of them that the last attempt took into account.
+	offers, distributed uint64
 }
 
-func newDistributor(cfg *config.Kernel, registry *workers.Registry, routes *route.Store, changed chan struct{}, log *zap.Logger, now func() time.Time) *distributor {
+func newDistributor(cfg *config.Kernel, registry *workers.Registry, routes *route.Store, log *zap.Logger, now func() time.Time) *distributor {
 	return &distributor{
-		cfg: cfg, registry: registry, routes: routes, log: log, changed: changed, now: now, started: now(),
+		cfg: cfg, registry: registry, routes: routes, log: log, changed: make(chan struct{}, 1), now: now, started: now(),
 		generation: uint64(rand.Uint32()|1) << 32, problem: "not distributed yet",
+	}
+}
+
+// offersChanged asks for a new table. It does not block.
+func (d *distributor) offersChanged() {
+	d.mu.Lock()
+	d.offers++
+	d.mu.Unlock()
+	select {
+	case d.changed <- struct{}{}:
+	default: // run will look at all that has changed.
 	}
 }
 
@@ -80,10 +93,13 @@ func (d *distributor) good() bool {
 
 // distribute makes the next generation, from what the workers offer now, the current one.
 func (d *distributor) distribute(ctx context.Context) (err error) {
+	d.mu.Lock()
+	known := d.offers
+	d.mu.Unlock()
 	defer func() {
 		d.mu.Lock()
 		defer d.mu.Unlock()
-		d.problem = ""
+		d.problem, d.distributed = "", known
 		if err != nil {
 			d.problem = err.Error()
 		}
@@ -149,5 +165,8 @@ func (d *distributor) warnUnsupported(table *route.Table) {
 func (d *distributor) state() string {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if d.problem == "" && d.distributed != d.offers {
+		return "a table for what the workers offer now is on its way"
+	}
 	return d.problem
 }

@@ -72,19 +72,13 @@ func Run(ctx context.Context, cfg *config.Kernel, o Options) error {
 // build makes the parts and connects them.
 func build(cfg *config.Kernel, o Options) (*kernel, error) {
 	k := &kernel{set: metrics.NewSet()}
-	changed := make(chan struct{}, 1)
 	log := o.Log.Logger
 	k.registry = workers.New(cfg.Workers, workers.Options{
 		KernelID: newKernelID(), Logger: log, Metrics: k.set,
-		Changed: func() {
-			select {
-			case changed <- struct{}{}:
-			default: // It will look at all that has changed.
-			}
-		},
+		Changed: func() { k.distributor.offersChanged() }, // Nothing is connected before both are made.
 	})
 	routes := route.NewStore(k.registry.Retire)
-	k.distributor = newDistributor(cfg, k.registry, routes, changed, log, time.Now)
+	k.distributor = newDistributor(cfg, k.registry, routes, log, time.Now)
 	settings := &extproc.Settings{
 		Routes: routes, UnknownRoute: cfg.UnknownRoute, PolicyNotSupported: cfg.PolicyNotSupported, WorkerUnavailable: cfg.WorkerUnavailable,
 		Observer: NewObserver(len(cfg.Routes), k.set, log),

@@ -109,7 +109,12 @@ func launch(t *testing.T, path string, change func(*config.Kernel, *Options)) *r
 	select {
 	case <-listening:
 	case err := <-r.ended:
-		t.Fatal(err)
+		select {
+		case <-listening:
+			r.ended <- err // It listened, and has ended already.
+		default:
+			t.Fatal(err)
+		}
 	}
 	conn, err := grpc.NewClient("passthrough:///"+r.envoy.String(), grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
