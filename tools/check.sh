@@ -30,6 +30,11 @@ in_tools() {
   (cd tools && "$@")
 }
 
+tidy() {
+  local changes
+  changes=$(go mod tidy -diff) || { grep '^[-+]' <<<"$changes" | head -n 20 && echo "mend it with: go mod tidy" && return 1; }
+}
+
 # generated compares the tree with what the generators write into an empty folder.
 generated() {
   local fresh status=0
@@ -71,8 +76,8 @@ check "static analysis of tools" in_tools ../build/tools/staticcheck ./...
 check "tests of tools" in_tools go test ./...
 check "rules: imports, files, no paths of one machine, READMEs of policies" go test ./test/rules/...
 check "generated code is current" generated
-check "go.mod is tidy" go mod tidy -diff
-check "tools/go.mod is tidy" in_tools go mod tidy -diff
+check "go.mod is tidy" tidy
+check "tools/go.mod is tidy" in_tools tidy
 vulnerabilities
 
 if ((${#failed[@]})); then
