@@ -1,0 +1,118 @@
+package ratelimit
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/policy-engine/policy-engine/policies"
+)
+
+// fields are the header fields that tell a client what it has left: RateLimit and RateLimit-Policy (draft-ietf-httpapi-ratelimit-headers-11, structured fields
+// of RFC 9651), or RateLimit-Limit, RateLimit-Remaining and RateLimit-Reset (the same draft up to -07).
+//
+// A request policy can't set headers of the response, so what an admitted request has left travels as metadata to rateLimitHeaders.
+type fields struct {
+	form   string
+	cost   int64
+	limit  int64
+	name   string // as an sf-string
+	policy string // the item of RateLimit-Policy
+	// texts are those last made: most requests of a client repeat one that another client had, and find it made.
+	texts *[64]atomic.Pointer[text]
+}
+
+// text tells what is left.
+type text struct {
+	remaining, reset int64
+	value            string
+}
+
+func newFields(params Params, r rate) fields {
+	// Clients count requests, so a cost is taken out. A name of digits, letters and token characters needs no escapes in an sf-string.
+	f := fields{form: params.Headers, cost: r.cost, limit: r.requests / r.cost, texts: new([64]atomic.Pointer[text])}
+	per := time.Duration(r.per)
+	f.name = strconv.Quote(strings.ReplaceAll(params.Key, ":", "-") + "-" + per.String())
+	f.policy = fmt.Sprintf("%s;q=%d", f.name, f.limit)
+	if per%time.Second == 0 {
+		f.policy += fmt.Sprintf(";w=%d", per/time.Second)
+	}
+	return f
+}
+
+// text returns the RateLimit item, or in the legacy form the values of limit, remaining and reset with spaces between them.
+func (f *fields) text(remaining, reset int64) string {
+	slot := &f.texts[uint64(remaining*31+reset)%uint64(len(f.texts))]
+	// Fast path: the same was said before.
+	if t := slot.Load(); t != nil && t.remaining == remaining && t.reset == reset {
+		return t.value
+	}
+	var buf [128]byte
+	b := buf[:0]
+	if f.form == headersLegacy {
+		b = append(strconv.AppendInt(b, f.limit, 10), ' ')
+		b = append(strconv.AppendInt(b, remaining, 10), ' ')
+	} else {
+		b = append(append(b, f.name...), ";r="...)
+		b = append(strconv.AppendInt(b, remaining, 10), ";t="...)
+	}
+	b = strconv.AppendInt(b, reset, 10)
+	t := &text{remaining, reset, string(b)}
+	slot.Store(t)
+	return t.value
+}
+
+// The metadata that rateLimitHeaders reads: an item of each field for each of several limits, in the order of the chain.
+var (
+	policyKeys = [...]string{"rateLimit.policy.0", "rateLimit.policy.1", "rateLimit.policy.2", "rateLimit.policy.3"}
+	limitKeys  = [len(policyKeys)]string{"rateLimit.limit.0", "rateLimit.limit.1", "rateLimit.limit.2", "rateLimit.limit.3"}
+)
+
+// legacyKey holds what is left of the limit that will be reached first: the legacy fields have no lists.
+const legacyKey = "rateLimit.legacy"
+
+// note leaves a note for rateLimitHeaders.
+func (f *fields) note(r *policies.Request, d decision) {
+	remaining, reset := d.remaining/f.cost, ceilSeconds(d.resetAfter)
+	switch f.form {
+	case headersDraft:
+		for i := range policyKeys {
+			if _, taken := r.Metadata(policyKeys[i]); !taken {
+				r.SetMetadata(policyKeys[i], f.policy)
+				r.SetMetadata(limitKeys[i], f.text(remaining, reset))
+				return
+			}
+		}
+	case headersLegacy:
+		if other, ok := r.Metadata(legacyKey); ok {
+			if _, left, _, ok := cutLegacy(other); ok {
+				if n, err := strconv.ParseInt(left, 10, 64); err == nil && n <= remaining {
+					return
+				}
+			}
+		}
+		r.SetMetadata(legacyKey, f.text(remaining, reset))
+	}
+}
+
+// cutLegacy splits a legacy text.
+func cutLegacy(text string) (limit, remaining, reset string, ok bool) {
+	limit, rest, _ := strings.Cut(text, " ")
+	remaining, reset, ok = strings.Cut(rest, " ")
+	return limit, remaining, reset, ok
+}
+
+// answer sets the fields of a refusal. Its t is the same as Retry-After, which must not be earlier (section 6 of the draft).
+func (f *fields) answer(v policies.Verdict, d decision, seconds int64) policies.Verdict {
+	remaining := d.remaining / f.cost
+	switch f.form {
+	case headersDraft:
+		return v.WithHeader("ratelimit-policy", f.policy).WithHeader("ratelimit", f.text(remaining, seconds))
+	case headersLegacy:
+		limit, remaining, reset, _ := cutLegacy(f.text(remaining, seconds))
+		return v.WithHeader("ratelimit-limit", limit).WithHeader("ratelimit-remaining", remaining).WithHeader("ratelimit-reset", reset)
+	}
+	return v
+}

@@ -1,0 +1,105 @@
+package ratelimit
+
+import (
+	"errors"
+	"math"
+	"strings"
+	"time"
+
+	"github.com/policy-engine/policy-engine/policies"
+)
+
+// Params are the parameters of rateLimit.
+type Params struct {
+	Requests int64             `json:"requests" jsonschema:"minimum=1,maximum=1000000000,description=How many requests a client may make in the time of per."`
+	Per      policies.Duration `json:"per" jsonschema:"type=string,description=The time that requests counts for; from 1ms to 8784h."`
+	Burst    *int64            `json:"burst,omitempty" jsonschema:"minimum=1,maximum=1000000000,description=How many requests a client that was quiet may make at once. Default: as many as requests."`
+	Key      string            `json:"key,omitempty" jsonschema:"default=identity,description=What makes two requests those of one client: identity or client_ip or route or header:NAME."`
+	Cost     int64             `json:"cost,omitempty" jsonschema:"minimum=1,default=1,description=How much of requests and burst one request uses up."`
+	Store    string            `json:"store,omitempty" jsonschema:"enum=local,default=local,description=Where the state is kept: local is the memory of the worker."`
+	Headers  string            `json:"headers,omitempty" jsonschema:"enum=draft,enum=legacy,enum=off,default=draft,description=The fields that tell clients what they have left."`
+}
+
+// Defaults sets what the configuration leaves out.
+func (p *Params) Defaults() {
+	*p = Params{Key: "identity", Cost: 1, Store: "local", Headers: headersDraft}
+}
+
+// The forms of the header fields.
+const (
+	headersDraft  = "draft"
+	headersLegacy = "legacy"
+	headersOff    = "off"
+)
+
+const (
+	maxRequests = 1_000_000_000
+	minPer      = time.Millisecond
+	maxPer      = 366 * 24 * time.Hour
+)
+
+// check returns the parameters as the policy uses them, or all that is wrong with them.
+func (p *Params) check() (rate, clientKey, error) {
+	var problems []error
+	bad := func(param, format string, args ...any) {
+		problems = append(problems, policies.BadParam(param, format, args...))
+	}
+	burst := p.Requests
+	if p.Requests < 1 || p.Requests > maxRequests {
+		bad("requests", "%d is not legal; legal are 1 to %d", p.Requests, maxRequests)
+	}
+	if per := time.Duration(p.Per); per < minPer || per > maxPer {
+		bad("per", "%v is not legal; legal are 1ms to 8784h", per)
+	}
+	if p.Burst != nil {
+		if burst = *p.Burst; burst < 1 || burst > maxRequests {
+			bad("burst", "%d is not legal; legal are 1 to %d", burst, maxRequests)
+		}
+	}
+	if p.Cost < 1 {
+		bad("cost", "%d is not legal; it must be at least 1", p.Cost)
+	} else if burst >= 1 && p.Cost > burst {
+		bad("cost", "%d is more than burst, which is %d: no request would ever be admitted", p.Cost, burst)
+	}
+	if p.Store != "local" {
+		bad("store", "%q is not legal; legal is local", p.Store)
+	}
+	switch p.Headers {
+	case headersDraft, headersLegacy, headersOff:
+	default:
+		bad("headers", "%q is not legal; legal are draft, legacy and off", p.Headers)
+	}
+	key, ok := parseKey(p.Key)
+	if !ok {
+		bad("key", "%q is not legal; legal are identity, client_ip, route and header:NAME", p.Key)
+	}
+	if len(problems) > 0 {
+		return rate{}, clientKey{}, errors.Join(problems...)
+	}
+	r, ok := newRate(p.Requests, int64(p.Per), burst, p.Cost)
+	if !ok {
+		return rate{}, clientKey{}, policies.BadParam("burst", "%d takes longer than %.0f years to fill up again", burst, time.Duration(maxFull).Hours()/24/365)
+	}
+	return r, key, nil
+}
+
+func parseKey(text string) (clientKey, bool) {
+	switch text {
+	case "identity":
+		return clientKey{kind: byIdentity}, true
+	case "client_ip":
+		return clientKey{kind: byClientIP}, true
+	case "route":
+		return clientKey{kind: byRoute}, true
+	}
+	header, ok := strings.CutPrefix(text, "header:")
+	// Any field may be read that has a legal name, so the rules for fields that may be set are kept out by the prefix. The host is :authority
+	// to Envoy, so a field of that name never comes.
+	if !ok || header == "" || strings.EqualFold(header, "host") || policies.CheckHeader("a"+header, "") != nil {
+		return clientKey{}, false
+	}
+	return clientKey{kind: byHeader, header: strings.ToLower(header)}, true
+}
+
+// maxFull bounds the time in which an empty bucket fills up, so that no sum of times overflows: nine years, in nanoseconds.
+const maxFull = math.MaxInt64 >> 5

@@ -1,0 +1,98 @@
+// Package ratelimit holds the policies rateLimit, which admits so many requests per time for each client, and rateLimitHeaders, which tells
+// clients on responses what they have left.
+package ratelimit
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"strconv"
+	"time"
+
+	"github.com/policy-engine/policy-engine/policies"
+)
+
+const (
+	name    = "rateLimit"
+	version = "1.0.0"
+)
+
+// Definition returns the entry of rateLimit for a worker's registry.
+func Definition() policies.Definition { return policies.Define(name, version, build) }
+
+// Policy is rateLimit at one place of the configuration.
+type Policy struct {
+	rate    rate
+	key     clientKey
+	place   []byte // prefix of what is hashed to a bucket's key
+	store   *store
+	account *account
+	clock   policies.Clock
+	fields  fields
+
+	limited  policies.Counter
+	overflow policies.Counter
+}
+
+func build(env policies.Env, params Params) (*Policy, error) {
+	r, key, err := params.check()
+	if err != nil {
+		return nil, err
+	}
+	opened, err := env.Shared("store", func() (io.Closer, error) { return newStore(env.Clock().Now(), maxPerShard, maxPerPlace), nil })
+	if err != nil {
+		return nil, fmt.Errorf("open store: %w", err)
+	}
+	// What changes the meaning of a bucket is part of its name: buckets survive a reload that leaves it as it is.
+	place := fmt.Sprintf("%q %d %d %d %d %q", env.Instance(), r.requests, r.per, r.burst, params.Cost, params.Key)
+	shared, err := env.Shared("account "+place, func() (io.Closer, error) { return &account{}, nil })
+	if err != nil {
+		return nil, fmt.Errorf("open account: %w", err)
+	}
+	return &Policy{
+		rate:     r,
+		key:      key,
+		place:    []byte(place),
+		store:    opened.(*store),
+		account:  shared.(*account),
+		clock:    env.Clock(),
+		fields:   newFields(params, r),
+		limited:  env.Counter("limited"),
+		overflow: env.Counter("overflow"),
+	}, nil
+}
+
+// OnRequestHeaders charges the client's bucket.
+func (p *Policy) OnRequestHeaders(_ context.Context, r *policies.Request) (policies.Verdict, error) {
+	k, err := p.key.of(r, p.place)
+	if err != nil {
+		return policies.Verdict{}, err
+	}
+	d := p.store.take(k, p.account, &p.rate, p.clock.Now())
+	if d.shared {
+		p.overflow.Inc()
+	}
+	if !d.allowed {
+		p.limited.Inc()
+		return p.refuse(d), nil
+	}
+	p.fields.note(r, d)
+	return policies.Continue(), nil
+}
+
+// refuse is the answer to a request over the limit.
+func (p *Policy) refuse(d decision) policies.Verdict {
+	seconds := max(1, ceilSeconds(d.retryAfter))
+	retryAfter := strconv.FormatInt(seconds, 10)
+	v := policies.Deny(429, "rate_limited").
+		WithMessage("too many requests; retry after "+retryAfter+" s").
+		WithHeader("retry-after", retryAfter)
+	return p.fields.answer(v, d, seconds)
+}
+
+// ceilSeconds returns ns in whole seconds, rounded up.
+func ceilSeconds(ns int64) int64 {
+	return (ns + int64(time.Second) - 1) / int64(time.Second)
+}
+
+var _ policies.RequestHeaders = (*Policy)(nil)
