@@ -43,14 +43,14 @@ func (*LogLevel) Legal() []string { return []string{"debug", "info", "warn", "er
 // Name is the name of a worker, policy, key store or issuer. It stands in metric labels, logs and messages.
 type Name string
 
-const namePattern = `^[A-Za-z][A-Za-z0-9_./-]{0,127}$`
+const namePattern = `^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$`
 
 var nameRegexp = regexp.MustCompile(namePattern)
 
 // UnmarshalText checks the name.
 func (n *Name) UnmarshalText(text []byte) error {
 	if !nameRegexp.Match(text) {
-		return fmt.Errorf("%q is not a name; legal is a letter, then up to 127 letters, digits, '_', '.', '/' and '-'", text)
+		return fmt.Errorf("%q is not a name; legal is a letter or digit, then up to 127 letters, digits, '_', '.' and '-'", text)
 	}
 	*n = Name(text)
 	return nil

@@ -1,0 +1,33 @@
+package main
+
+import (
+	"slices"
+	"strings"
+
+	"github.com/policy-engine/policy-engine/policies"
+	"github.com/policy-engine/policy-engine/policies/apikeyauth"
+	"github.com/policy-engine/policy-engine/policies/jwtvalidation"
+)
+
+// catalogue has the policies of the workers that come with the engine, by name.
+type catalogue map[string]policies.Definition
+
+func newCatalogue() catalogue {
+	c := catalogue{}
+	for _, d := range []policies.Definition{
+		apikeyauth.Definition(),
+		jwtvalidation.Definition(),
+	} {
+		c[d.Name()] = d
+	}
+	return c
+}
+
+func (c catalogue) names() string {
+	var names []string
+	for name := range c {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	return strings.Join(names, ", ")
+}

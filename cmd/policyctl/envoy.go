@@ -1,0 +1,171 @@
+package main
+
+import (
+	"cmp"
+	"errors"
+	"flag"
+	"fmt"
+	"net/netip"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/policy-engine/policy-engine/config"
+)
+
+// envoyFlags are what the kernel's configuration does not say of Envoy.
+type envoyFlags struct {
+	kernel, listen, admin, engine, upstream string
+	routes                                  list
+	routesFile                              string
+	accessLog                               bool
+	engineTLS                               engineTLS
+}
+
+// engineTLS is what Envoy needs when the kernel has TLS.
+type engineTLS struct {
+	ca, serverName, cert, key string
+}
+
+func (p *program) envoyFlags(e *envoyFlags) *flag.FlagSet {
+	f := p.flags("policyctl envoy --kernel FILE [FLAGS]",
+		"Prints the bootstrap configuration of an Envoy that asks the engine on every route. Requests that match no route get 404 of Envoy.\n"+
+			"Without --route and --routes, route NAME of the kernel takes the paths /NAME and below.")
+	f.StringVar(&e.kernel, "kernel", "", "the kernel's configuration `file`; required")
+	f.StringVar(&e.kernel, "config", "", "another name of --kernel")
+	f.StringVar(&e.listen, "listen", "127.0.0.1:10000", "where Envoy listens, an `address`")
+	f.StringVar(&e.admin, "admin", "127.0.0.1:9901", "where Envoy's admin pages are, an `address`; empty for none")
+	f.StringVar(&e.engine, "engine", "", "where the kernel is, an `address` or the path of a Unix socket (default: from the kernel's configuration)")
+	f.StringVar(&e.upstream, "upstream", "127.0.0.1:8080", "where requests go that the engine lets pass, an `address`")
+	f.Var(&e.routes, "route", "`NAME=/PREFIX`: requests below the prefix are on that route of the kernel; may be repeated")
+	f.StringVar(&e.routesFile, "routes", "", "a YAML `file` with the routes: a list of {route: NAME, prefix: /PREFIX, upstream: ADDRESS}")
+	f.BoolVar(&e.accessLog, "access-log", false, "write a JSON access log to the standard output")
+	f.StringVar(&e.engineTLS.ca, "engine-ca", "", "the `file` with the authority of the kernel's certificate; required when the kernel has TLS")
+	f.StringVar(&e.engineTLS.serverName, "engine-name", "", "the DNS `name` in the kernel's certificate; required when the kernel has TLS")
+	f.StringVar(&e.engineTLS.cert, "engine-cert", "", "the `file` with Envoy's client certificate, for mutual TLS")
+	f.StringVar(&e.engineTLS.key, "engine-key", "", "the `file` with the key of Envoy's client certificate")
+	return f
+}
+
+func (p *program) envoy(args []string) error {
+	var e envoyFlags
+	if err := parse(p.envoyFlags(&e), args); err != nil {
+		return err
+	}
+	if e.kernel == "" {
+		return badUsage("--kernel is missing; it is required")
+	}
+	kernel, err := config.LoadKernel(e.kernel)
+	if err != nil {
+		return asMistakes(err)
+	}
+	b, err := newBootstrap(kernel, &e)
+	if err != nil {
+		return err
+	}
+	text, err := b.yaml()
+	if err != nil {
+		return err
+	}
+	_, err = p.stdout.Write(text)
+	return err
+}
+
+// asMistakes makes mistakes of what a file has wrong. Other errors stay as they are.
+func asMistakes(err error) error {
+	var errs config.Errors
+	if !errors.As(err, &errs) {
+		return err
+	}
+	return mistakes{errs.Error()}
+}
+
+// endpoint is a TCP address or the path of a Unix socket.
+type endpoint struct {
+	host string
+	port uint32
+	path string
+}
+
+func parseEndpoint(flagName, text string, socketToo bool) (endpoint, error) {
+	legal := "legal is HOST:PORT"
+	if socketToo {
+		legal += " or the path of a Unix socket"
+		if strings.HasPrefix(text, "/") {
+			return endpoint{path: text}, nil
+		}
+	}
+	i := strings.LastIndexByte(text, ':')
+	if i < 0 {
+		return endpoint{}, badUsage("%s %q is not an address; %s", flagName, text, legal)
+	}
+	host := strings.TrimSuffix(strings.TrimPrefix(text[:i], "["), "]")
+	port, err := strconv.ParseUint(text[i+1:], 10, 16)
+	_, ipErr := netip.ParseAddr(host)
+	if err != nil || port == 0 || host == "" || ipErr != nil && strings.ContainsAny(host, ":/ []") {
+		return endpoint{}, badUsage("%s %q is not an address; %s", flagName, text, legal)
+	}
+	return endpoint{host: host, port: uint32(port)}, nil
+}
+
+// isIP tells addresses from names, which have to be resolved.
+func (e endpoint) isIP() bool {
+	_, err := netip.ParseAddr(e.host)
+	return err == nil
+}
+
+// engineEndpoint is where Envoy reaches the kernel: a wildcard is not an address to connect to.
+func engineEndpoint(s *config.Server, flag string) (endpoint, error) {
+	if flag != "" {
+		return parseEndpoint("--engine", flag, true)
+	}
+	if s.SocketPath != "" {
+		return endpoint{path: s.SocketPath}, nil
+	}
+	host := s.Address
+	switch host {
+	case "0.0.0.0":
+		host = "127.0.0.1"
+	case "::":
+		host = "::1"
+	}
+	return endpoint{host: host, port: uint32(s.Port)}, nil
+}
+
+// messageTimeoutMargin is for the kernel itself and the way to it and back: the kernel's own answer must come first, since it says why.
+const messageTimeoutMargin = 250 * time.Millisecond
+
+// messageTimeout is longer than the longest plan may take: a call per policy when workers may alternate, else one.
+func messageTimeout(k *config.Kernel) time.Duration {
+	var slowest time.Duration
+	for i := range k.Workers {
+		slowest = max(slowest, k.Workers[i].Timeout)
+	}
+	calls := 0
+	for i := range k.Routes {
+		r := &k.Routes[i]
+		calls = max(calls, len(r.Request.Chain), len(r.Response.Chain))
+	}
+	if len(k.Workers) < 2 {
+		calls = min(calls, 1)
+	}
+	// Envoy refuses more than an hour (ext_proc.proto).
+	return min(cmp.Or(time.Duration(calls)*slowest, 500*time.Millisecond)+messageTimeoutMargin, time.Hour)
+}
+
+func (t engineTLS) check(kernel *config.TLS) error {
+	on := kernel.CertFile != ""
+	switch {
+	case !on && t != engineTLS{}:
+		return badUsage("--engine-ca, --engine-name, --engine-cert and --engine-key are for a kernel with TLS; its configuration has none")
+	case on && (t.ca == "" || t.serverName == ""):
+		return badUsage("the kernel has TLS; --engine-ca and --engine-name are required")
+	case (t.cert == "") != (t.key == ""):
+		return badUsage("--engine-cert and --engine-key are legal together only")
+	case kernel.ClientCAFile != "" && t.cert == "":
+		return badUsage("the kernel wants client certificates; --engine-cert and --engine-key are required")
+	}
+	return nil
+}
+
+func clusterName(e endpoint) string { return fmt.Sprintf("upstream_%s_%d", e.host, e.port) }

@@ -1,0 +1,134 @@
+package main
+
+import (
+	"slices"
+	"strings"
+
+	"github.com/policy-engine/policy-engine/config"
+)
+
+// extProcAt is an ext_proc filter in a connection manager: by its name, routes refer to it.
+type extProcAt struct {
+	name string
+	cfg  place
+}
+
+// override is what the levels above a route, and the route, set for the filter. The most specific one counts.
+type override struct {
+	// service and metadata are the values of x-policy-route in grpc_service and in grpc_initial_metadata; the latter wins.
+	service, metadata place
+	responseMode      string
+}
+
+func (c *envoyCheck) routeConfig(manager place, filter extProcAt) {
+	routes := manager.get("route_config")
+	if !routes.there() {
+		c.note(manager, "routes that Envoy gets from elsewhere are not checked")
+		return
+	}
+	base := override{responseMode: filter.cfg.get("processing_mode", "response_header_mode").text()}
+	base.service = policyRoute(filter.cfg.get("grpc_service", "initial_metadata"))
+	base = c.override(base, routes, filter)
+	for host := range routes.get("virtual_hosts").items() {
+		onHost := c.override(base, host, filter)
+		if host.get("matcher").there() {
+			c.note(host, "routes of a matcher are not checked")
+		}
+		for route := range host.get("routes").items() {
+			c.route(onHost, route, filter)
+		}
+	}
+}
+
+// policyRoute returns the value of x-policy-route in a list of headers.
+func policyRoute(headers place) place {
+	for h := range headers.items() {
+		if strings.EqualFold(h.get("key").text(), routeMetadata) {
+			return h.get("value")
+		}
+	}
+	return place{}
+}
+
+// override returns o as the typed_per_filter_config at a level changes it.
+func (c *envoyCheck) override(o override, level place, filter extProcAt) override {
+	cfg := level.get("typed_per_filter_config").get(filter.name)
+	if cfg.isType(typeFilterConfig) {
+		if off := cfg.get("disabled"); off.isTrue() {
+			c.fail(off.pos, "requests pass by the engine here; leave it out, and give the route a name")
+		}
+		cfg = cfg.get("config")
+	}
+	if off := cfg.get("disabled"); off.isTrue() {
+		c.fail(off.pos, "requests pass by the engine here; leave it out, and give the route a name")
+	}
+	overrides := cfg.get("overrides")
+	if allow := overrides.get("failure_mode_allow"); allow.isTrue() || allow.get("value").isTrue() {
+		c.fail(allow.pos, "a failure of the engine lets requests pass; legal is false")
+	}
+	if service := overrides.get("grpc_service"); service.there() {
+		c.service(service)
+		o.service = policyRoute(service.get("initial_metadata"))
+	}
+	if mode := overrides.get("processing_mode"); mode.there() {
+		if skip := mode.get("request_header_mode"); skip.text() == "SKIP" {
+			c.fail(skip.pos, "the engine never sees a request; legal is SEND")
+		}
+		o.responseMode = mode.get("response_header_mode").text()
+	}
+	if value := policyRoute(overrides.get("grpc_initial_metadata")); value.there() {
+		o.metadata = value
+	}
+	return o
+}
+
+func (c *envoyCheck) route(o override, route place, filter extProcAt) {
+	o = c.override(o, route, filter)
+	c.routeName(o, route, filter)
+	for cluster := range route.get("route", "weighted_clusters", "clusters").items() {
+		if cluster.get("typed_per_filter_config").get(filter.name).there() {
+			c.routeName(c.override(o, cluster, filter), route, filter)
+		}
+	}
+}
+
+// routeName checks that the kernel knows the name, and gets the phases that the route needs.
+func (c *envoyCheck) routeName(o override, route place, filter extProcAt) {
+	at := o.metadata
+	if !at.there() {
+		at = o.service
+	}
+	name := at.text()
+	switch {
+	case strings.Contains(strings.ReplaceAll(name, "%%", ""), "%"):
+		c.fail(at.pos, "%q is a format string to Envoy; legal is %%%% for a percent sign", name)
+		return
+	case name != "":
+		name = strings.ReplaceAll(name, "%%", "%")
+	case sendsRouteName(filter) && route.get("name").text() != "":
+		at, name = route.get("name"), route.get("name").text()
+	default:
+		c.fail(route.pos, "the route has no name for the engine; legal is %s in overrides.grpc_initial_metadata of %s in typed_per_filter_config", routeMetadata, filter.name)
+		return
+	}
+	i := slices.IndexFunc(c.kernel.Routes, func(r config.Route) bool { return r.Name == name })
+	if i < 0 {
+		c.fail(at.pos, "%q is not a route of %s; legal are %s", name, c.kernel.File, someNames(c.kernel))
+		return
+	}
+	c.named[name] = true
+	// The default is to send them.
+	if len(c.kernel.Routes[i].Response.Chain) > 0 && o.responseMode == "SKIP" && !filter.cfg.get("allow_mode_override").isTrue() {
+		c.fail(route.pos, "route %q has policies on the response, which the engine never sees; legal is response_header_mode SEND in overrides.processing_mode", name)
+	}
+}
+
+// sendsRouteName reports whether the kernel gets the route's name as an attribute.
+func sendsRouteName(filter extProcAt) bool {
+	for attribute := range filter.cfg.get("request_attributes").items() {
+		if attribute.text() == "xds.route_name" {
+			return true
+		}
+	}
+	return false
+}
