@@ -15,13 +15,16 @@ import (
 	"time"
 )
 
-// Spec says what to start. In configuration files, ${RUN_DIR} is the folder of the sockets, ${PORT_KERNEL} and ${PORT_ADMIN} are the kernel's ports.
+// Spec says what to start. In configuration files, ${RUN_DIR} (and ${POLICY_ENGINE_RUN_DIR}) is the folder of the
+// sockets, ${PORT_KERNEL} and ${PORT_ADMIN} are the kernel's ports.
 type Spec struct {
 	// Kernel is the kernel's configuration without its server and admin, indented as below policy_kernel; or KernelFile is a file.
 	Kernel     string
 	KernelFile string
 	Workers    []WorkerSpec
-	// Routes are further arguments for `policyctl envoy`.
+	// EnvoyKernel is the kernel's configuration for which Envoy is set up, where it is another one than Kernel.
+	EnvoyKernel string
+	// EnvoyArgs are further arguments for `policyctl envoy`.
 	EnvoyArgs []string
 	// EditEnvoy may change the configuration that policyctl prints.
 	EditEnvoy func(string) string
@@ -101,9 +104,15 @@ func Prepare(t testing.TB, spec Spec) *Engine {
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(run) })
 	e.RunDir = run
-	e.env = append([]string{"RUN_DIR=" + run, "PORT_KERNEL=" + port(e.ExtProc), "PORT_ADMIN=" + port(e.Admin)}, spec.Env...)
+	if err := os.Mkdir(filepath.Join(run, "workers"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	e.env = append([]string{"RUN_DIR=" + run, "POLICY_ENGINE_RUN_DIR=" + run, "PORT_KERNEL=" + port(e.ExtProc), "PORT_ADMIN=" + port(e.Admin)}, spec.Env...)
 	if spec.KernelFile == "" {
 		e.WriteKernel(spec.Kernel)
+	}
+	if spec.EnvoyKernel != "" {
+		e.write("envoy-kernel.yaml", server+spec.EnvoyKernel)
 	}
 	for _, w := range spec.Workers {
 		if w.File == "" {
@@ -120,10 +129,16 @@ func address(port int) string { return fmt.Sprintf("127.0.0.1:%d", port) }
 
 func port(address string) string { return address[strings.LastIndexByte(address, ':')+1:] }
 
+// server is how each configuration of a kernel begins.
+const server = `policy_kernel:
+  server: {address: 127.0.0.1, port: "${PORT_KERNEL}"}
+  admin: {address: 127.0.0.1, port: "${PORT_ADMIN}"}
+`
+
 // WriteKernel writes the kernel's configuration file.
 func (e *Engine) WriteKernel(text string) {
 	e.t.Helper()
-	e.write("kernel.yaml", "policy_kernel:\n  server: {address: 127.0.0.1, port: \"${PORT_KERNEL}\"}\n  admin: {address: 127.0.0.1, port: \"${PORT_ADMIN}\"}\n"+text)
+	e.write("kernel.yaml", server+text)
 }
 
 func (e *Engine) write(name, text string) {
@@ -173,7 +188,11 @@ func (e *Engine) Worker(name string) *Process {
 // StartEnvoy starts Envoy with the configuration that policyctl prints for the kernel's.
 func (e *Engine) StartEnvoy() {
 	e.t.Helper()
-	args := slices.Concat([]string{"envoy", "--config", e.kernelFile(), "--listen", e.Listen, "--admin", e.EnvoyAdmin, "--upstream", e.Upstream.Address}, e.spec.EnvoyArgs)
+	file := e.kernelFile()
+	if e.spec.EnvoyKernel != "" {
+		file = filepath.Join(e.Dir, "envoy-kernel.yaml")
+	}
+	args := slices.Concat([]string{"envoy", "--config", file, "--listen", e.Listen, "--admin", e.EnvoyAdmin, "--upstream", e.Upstream.Address}, e.spec.EnvoyArgs)
 	ctl := exec.Command(Program(e.t, "policyctl"), args...)
 	ctl.Env = append(os.Environ(), e.env...)
 	var stderr strings.Builder
