@@ -270,7 +270,7 @@ func (x *Exchange) change(c Change) {
 		}
 	case RemoveHeader:
 		c.Name = lowerName(c.Name)
-		if c.Name == "host" || c.Name == "" || c.Name[0] == ':' {
+		if c.Name == "host" || c.Name == "" || c.Name[0] == ':' || envoyOwns(c.Name) {
 			x.fail(fmt.Errorf("remove header %q: Envoy forbids it", c.Name))
 			return
 		}

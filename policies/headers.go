@@ -130,15 +130,23 @@ func checkHeader(name string, value []byte) error {
 	if equalFold(view.Bytes(name), "host") {
 		return fmt.Errorf("set header %q: Envoy forbids changes of the host", name)
 	}
-	if len(name) >= 8 && equalFold(view.Bytes(name[:8]), "x-envoy-") {
+	if envoyOwns(name) {
 		return fmt.Errorf("set header %q: Envoy forbids changes of x-envoy- headers", name)
 	}
 	for _, c := range value {
-		if c == 0 || c == '\r' || c == '\n' {
+		switch {
+		case c == 0 || c == '\r' || c == '\n':
 			return fmt.Errorf("set header %q: the value has a NUL, CR or LF", name)
+		case c < ' ' && c != '\t' || c == 0x7f:
+			return fmt.Errorf("set header %q: the value has a control character (RFC 9110 section 5.5)", name)
 		}
 	}
 	return nil
+}
+
+// envoyOwns tells the headers that Envoy lets nobody else set or remove.
+func envoyOwns(name string) bool {
+	return len(name) >= 8 && equalFold(view.Bytes(name[:8]), "x-envoy-")
 }
 
 // CheckHeader reports why a policy may not set the header; nil if it may. For parameters that name headers.
