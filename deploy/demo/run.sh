@@ -81,7 +81,7 @@ start() {
   rm -f "$POLICY_ENGINE_LOG_DIR"/*.log*
   bin/policyctl token init --dir "$DEMO_ISSUER_DIR" >"$POLICY_ENGINE_LOG_DIR/token-init.log"
   bin/policyctl envoy --config deploy/demo/kernel-config.yaml --listen "127.0.0.1:$PORT_ENVOY" \
-    --upstream "127.0.0.1:$PORT_UPSTREAM" >"$DEMO_DIR/envoy.yaml"
+    --admin "" --upstream "127.0.0.1:$PORT_UPSTREAM" >"$DEMO_DIR/envoy.yaml"
   # Job control gives supervisord a process group of its own: Ctrl-C reaches only this script, which then ends everything in order.
   set -m
   "$supervisord" --configuration supervisord.conf >"$POLICY_ENGINE_LOG_DIR/supervisord.out" 2>&1 </dev/null &
