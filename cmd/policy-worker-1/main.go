@@ -4,6 +4,7 @@ package main
 import (
 	"github.com/policy-engine/policy-engine/policies/apikeyauth"
 	"github.com/policy-engine/policy-engine/policies/jwtvalidation"
+	"github.com/policy-engine/policy-engine/policies/ratelimit"
 	"github.com/policy-engine/policy-engine/worker"
 )
 
@@ -15,5 +16,6 @@ func main() {
 		version,
 		apikeyauth.Definition(),
 		jwtvalidation.Definition(),
+		ratelimit.Definition(),
 	)
 }
