@@ -7,6 +7,7 @@ import (
 	"github.com/policy-engine/policy-engine/policies"
 	"github.com/policy-engine/policy-engine/policies/apikeyauth"
 	"github.com/policy-engine/policy-engine/policies/jwtvalidation"
+	"github.com/policy-engine/policy-engine/policies/ratelimit"
 )
 
 // catalogue has the policies of the workers that come with the engine, by name.
@@ -17,6 +18,7 @@ func newCatalogue() catalogue {
 	for _, d := range []policies.Definition{
 		apikeyauth.Definition(),
 		jwtvalidation.Definition(),
+		ratelimit.Definition(),
 	} {
 		c[d.Name()] = d
 	}
