@@ -157,14 +157,14 @@ func answers(t *testing.T, e *harness.Engine) {
 // failures: what a policy with on_failure deny does wrong denies the request, that one only.
 func failures(t *testing.T, e *harness.Engine) {
 	worker, replica := e.Worker("a"), e.Worker("b")
-	for _, what := range []string{"panic", "nil", "error", "illegal", "line-break"} {
+	for _, what := range []string{"panic", "nil", "error", "illegal", "illegal-deny", "line-break"} {
 		t.Run("request: "+what, func(t *testing.T) {
 			wantCode(t, get(t, e, 500, "/fragile", "X-Misbehave: "+what, mustNotArrive+"a policy failed"), "POLICY_FAILED")
 			get(t, e, 200, "/fragile")
 		})
 	}
 	wantCode(t, get(t, e, 403, "/fragile", "X-Misbehave: deny", mustNotArrive+"denied"), "TOLD_TO")
-	for _, what := range []string{"panic", "nil", "error", "illegal"} {
+	for _, what := range []string{"panic", "nil", "error", "illegal", "illegal-deny"} {
 		t.Run("response: "+what, func(t *testing.T) {
 			r := get(t, e, 500, "/fragile", harness.AnswerHeader+": x-misbehave "+what)
 			wantCode(t, r, "POLICY_FAILED")
@@ -194,6 +194,10 @@ func tolerated(t *testing.T, e *harness.Engine) {
 			wantHeader(t, arrived(t, e, before).Header, "X-Misbehave-Ran", "")
 		})
 	}
+	// The policy decided to deny, and only how it said so is wrong.
+	for _, path := range []string{"/tolerant", "/skipping"} {
+		get(t, e, 500, path, "X-Misbehave: illegal-deny", mustNotArrive+"a refusal that can't be sent")
+	}
 	get(t, e, 403, "/skipping", mustNotArrive+"nothing failed")
 	before := e.Upstream.Count()
 	get(t, e, 200, "/skipping", "X-Misbehave: skip")
@@ -210,10 +214,17 @@ func timeouts(t *testing.T, e *harness.Engine) {
 		wantHeader(t, arrived(t, e, before).Header, "X-Seen-After", "GET /slow-continue header= metadata= identity=nobody")
 		get(t, e, 200, "/slow")
 	}
-	// Without a timeout of its own, a policy has the call's, which the kernel sets.
+	// Without a timeout of its own, a policy has the call's. It is the worker's or the kernel's clock that sees its end first.
 	for _, what := range []string{"context", "deaf", "2s"} {
-		r := get(t, e, 504, "/slow-call", "X-Misbehave: "+what, mustNotArrive+"a call timed out")
-		wantCode(t, r, "WORKER_TIMEOUT")
+		r := harness.Send(t, e.Listen, http.MethodGet, "/slow-call", "X-Misbehave: "+what, mustNotArrive+"a call timed out")
+		switch r.Status {
+		case http.StatusInternalServerError:
+			wantCode(t, r, "POLICY_TIMEOUT")
+		case http.StatusGatewayTimeout:
+			wantCode(t, r, "WORKER_TIMEOUT")
+		default:
+			t.Errorf("%s: %v", what, r)
+		}
 	}
 	get(t, e, 200, "/slow-call", "X-Misbehave: 1ms")
 }

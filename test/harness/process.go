@@ -45,7 +45,7 @@ func Start(t testing.TB, name, program string, env []string, args ...string) *Pr
 	t.Cleanup(func() {
 		p.Kill()
 		if t.Failed() {
-			t.Logf("output of %s (%s, %v):\n%s", name, filepath.Base(program), p.cmd.ProcessState, tail(p.Output(), 20000))
+			t.Logf("output of %s (%s, %v):\n%s", name, filepath.Base(program), p.cmd.ProcessState, tail(p.Output(), 6000))
 		}
 	})
 	return p

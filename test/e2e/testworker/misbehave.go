@@ -43,7 +43,9 @@ func act(what string) (policies.Verdict, error) {
 	case "error":
 		return policies.Continue(), errors.New("could not decide")
 	case "illegal":
-		return policies.Deny(200, "Not A Reason"), nil
+		return policies.Respond(101, "told_to", "text/plain", nil), nil
+	case "illegal-deny":
+		return policies.Deny(403, "Not A Reason"), nil
 	case "skip":
 		return policies.SkipRemaining("told_to"), nil
 	case "deny":
