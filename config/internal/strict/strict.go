@@ -30,7 +30,7 @@ import (
 const (
 	MaxFileSize = 64 << 20 // bytes
 	maxDepth    = 64       // of mappings and lists in one another, aliases followed
-	maxAliased  = 1 << 20  // values reached through aliases, in a whole file
+	minAliased  = 1 << 16  // values reached through aliases in a whole file; one more for each byte of the file
 )
 
 // Pos is where a value stands in a file.
@@ -91,19 +91,20 @@ type custom interface {
 
 // decoder walks over the nodes of one file.
 type decoder struct {
-	file     string
-	env      func(string) (string, bool)
-	depth    int
-	aliases  int // how many aliases the walk is beneath
-	aliased  int // values reached through aliases
-	stopped  bool
-	fields   map[reflect.Type][]Field
-	problems []Problem
+	file    string
+	env     func(string) (string, bool)
+	depth   int
+	aliases int // how many aliases the walk is beneath
+	// aliased counts the values reached through aliases, at most maxAliased.
+	aliased, maxAliased int
+	stopped             bool // a bound was passed
+	fields              map[reflect.Type][]Field
+	problems            []Problem
 }
 
 // Decode fills root, a pointer to a struct, from the YAML text. env looks up the variables that values refer to.
 func Decode(file string, data []byte, env func(string) (string, bool), root any) []Problem {
-	d := &decoder{file: file, env: env, fields: map[reflect.Type][]Field{}}
+	d := &decoder{file: file, env: env, maxAliased: minAliased + len(data), fields: map[reflect.Type][]Field{}}
 	if def, ok := root.(Defaulter); ok {
 		def.Defaults()
 	}
@@ -197,9 +198,9 @@ func (d *decoder) enter(n *yaml.Node, path string) *yaml.Node {
 		d.stopped = true
 		d.fail(n.Line, path, "more than %d mappings and lists in one another, or an alias that contains itself", maxDepth)
 		return nil
-	case d.aliased >= maxAliased:
+	case d.aliased >= d.maxAliased:
 		d.stopped = true
-		d.fail(n.Line, path, "aliases stand for more than %d values", maxAliased)
+		d.fail(n.Line, path, "aliases stand for more than %d values", d.maxAliased)
 		return nil
 	}
 	d.depth++
