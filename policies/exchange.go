@@ -35,6 +35,8 @@ type Change struct {
 	Response bool   // of the response, not the request
 	Name     string // of the header, in lower case
 	Value    []byte // read only; may alias the policy's or the call's memory
+	// Stays is true for a removal that outlives the failure of its policy: see Request.RemoveSpellings.
+	Stays bool
 }
 
 // ChangeKind is what a Change does. The values are those of the worker protocol's Mutation.Kind.
@@ -143,7 +145,7 @@ func (x *Exchange) Mark() Mark {
 	return Mark{len(x.changes), len(x.metadata), len(x.undo), x.identity, x.hasIdentity}
 }
 
-// Rollback undoes all since m: a policy that failed, or runs in shadow, changes nothing. headerMaps are the buffers given to BeginRequest and BeginResponse.
+// Rollback undoes all since m but removals that stay: a policy that failed, or runs in shadow, changes nothing. headerMaps are the buffers given to BeginRequest and BeginResponse.
 func (x *Exchange) Rollback(m Mark, requestHeaders, responseHeaders []byte) error {
 	x.err = nil
 	x.identity, x.hasIdentity = m.identity, m.hasIdentity
@@ -157,6 +159,10 @@ func (x *Exchange) Rollback(m Mark, requestHeaders, responseHeaders []byte) erro
 	if len(x.changes) == m.changes {
 		return nil
 	}
+	kept := x.stay(x.changes[:m.changes], m)
+	if len(kept) == len(x.changes) {
+		return nil
+	}
 	// Slow path: lay the changes before m over the headers anew.
 	if err := x.request.headers.parse(requestHeaders); err != nil {
 		return err
@@ -165,8 +171,7 @@ func (x *Exchange) Rollback(m Mark, requestHeaders, responseHeaders []byte) erro
 		return err
 	}
 	responding := x.responding
-	clear(x.changes[m.changes:])
-	kept := x.changes[:m.changes]
+	clear(x.changes[len(kept):])
 	x.changes, x.responding = x.changes[:0], false
 	for _, c := range kept {
 		x.change(c)
@@ -200,7 +205,7 @@ func (x *Exchange) Snapshot(m Mark) Snapshot {
 		responding: x.responding, endOfStream: x.response.endOfStream,
 		identity: m.identity, hasIdentity: m.hasIdentity,
 		metadata: metadata[:m.metadata],
-		changes:  append([]Change(nil), x.changes[:m.changes]...),
+		changes:  x.stay(append([]Change(nil), x.changes[:m.changes]...), m),
 		earlier:  x.earlier,
 	}
 }
@@ -227,6 +232,16 @@ func (s Snapshot) Exchange(requestHeaders, responseHeaders []byte) (*Exchange, e
 	x.metadata = s.metadata
 	x.identity, x.hasIdentity = s.identity, s.hasIdentity
 	return x, x.err
+}
+
+// stay appends to before the changes since m that outlive the failure of the policy that made them. before may be x.changes[:m.changes] itself.
+func (x *Exchange) stay(before []Change, m Mark) []Change {
+	for _, c := range x.changes[m.changes:] {
+		if c.Stays {
+			before = append(before, c)
+		}
+	}
+	return before
 }
 
 // Poison makes every use of the request and response panic with ErrAfterCall, until Revive or Reset.

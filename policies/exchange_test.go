@@ -9,6 +9,7 @@ import (
 
 	"pgregory.net/rapid"
 
+	"github.com/policy-engine/policy-engine/fastpath/headermap"
 	"github.com/policy-engine/policy-engine/policies"
 	"github.com/policy-engine/policy-engine/policies/policytest"
 )
@@ -297,4 +298,48 @@ func TestRollbackOfAResponse(t *testing.T) {
 	if x.Err() == nil {
 		t.Error("after the rollback, the request can be changed")
 	}
+}
+
+func TestRemovedSpellingsStayRemovedWhenTheirPolicyFails(t *testing.T) {
+	headers := headermap.AppendField(nil, ":path", "/")
+	headers = headermap.AppendField(headers, "x_user-id", "mallory")
+	headers = headermap.AppendField(headers, "x-plain", "1")
+	begin := func() (*policies.Exchange, policies.Mark) {
+		x := new(policies.Exchange)
+		if err := x.BeginRequest("r", headers, true); err != nil {
+			t.Fatal(err)
+		}
+		mark := x.Mark()
+		x.Request().RemoveSpellings("X-User-ID")
+		x.Request().SetHeader("x-user-id", "half-way")
+		x.Request().RemoveHeader("x-plain")
+		return x, mark
+	}
+	check := func(t *testing.T, x *policies.Exchange) {
+		t.Helper()
+		if n := x.Request().Spellings("x-user-id"); n != 0 {
+			t.Errorf("%d spellings of the identity header are left", n)
+		}
+		if _, n := x.Request().Header("x-plain"); n != 1 {
+			t.Error("an ordinary removal was not undone")
+		}
+		if got := x.Changes(); len(got) != 1 || got[0].Kind != policies.RemoveHeader || got[0].Name != "x_user-id" {
+			t.Errorf("changes %v, want the removal alone", got)
+		}
+	}
+	t.Run("rollback", func(t *testing.T) {
+		x, mark := begin()
+		if err := x.Rollback(mark, headers, nil); err != nil {
+			t.Fatal(err)
+		}
+		check(t, x)
+	})
+	t.Run("snapshot", func(t *testing.T) {
+		x, mark := begin()
+		clone, err := x.Snapshot(mark).Exchange(headers, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		check(t, clone)
+	})
 }

@@ -172,12 +172,13 @@ func (r *Request) Spellings(name string) (n int) {
 }
 
 // RemoveSpellings takes the header away in every spelling that a server may take for it: any case, '_' for '-' and the other way round.
-// A policy that tells the upstream something in a header (an identity, say) calls it first, also when it then sets nothing.
+// A policy that tells the upstream something in a header (an identity, say) calls it first, also when it then sets nothing. The removal
+// stays when the policy fails afterwards and the operator lets the request go on: what a client claims of itself never takes the policy's place.
 func (r *Request) RemoveSpellings(name string) {
 	r.x.check()
 	for i := range r.headers.fields {
 		if f := &r.headers.fields[i]; equalSpelling(f.Name, name) {
-			r.x.change(Change{Kind: RemoveHeader, Name: string(f.Name)})
+			r.x.change(Change{Kind: RemoveHeader, Name: string(f.Name), Stays: true})
 		}
 	}
 }
