@@ -178,7 +178,12 @@ func (r *Request) RemoveSpellings(name string) {
 	r.x.check()
 	for i := range r.headers.fields {
 		if f := &r.headers.fields[i]; equalSpelling(f.Name, name) {
-			r.x.change(Change{Kind: RemoveHeader, Name: string(f.Name), Stays: true})
+			// Fast path: but for its case, the name is the policy's own string, and nothing has to be copied.
+			spelling := name
+			if !equalFold(f.Name, name) {
+				spelling = string(f.Name)
+			}
+			r.x.change(Change{Kind: RemoveHeader, Name: spelling, Stays: true})
 		}
 	}
 }

@@ -57,7 +57,7 @@
 // exchange consists of
 //
 //   - the request line, such as "GET /orders"; a version at its end is ignored;
-//   - header lines of the request;
+//   - header lines of the request; ":authority: …" and ":scheme: http" are possible too;
 //   - lines that begin with '@' (below);
 //   - if the response flow is to run, "← 200", the status of the upstream's response, and its header lines;
 //   - "→" and the outcome: "continue", "skip_remaining", "error" (the policy could not decide), or the status of the answer that the policy gives, such as 403. The

@@ -132,6 +132,7 @@ func TestMalformedExamples(t *testing.T) {
 		"no outcome":        {readme("GET /"), "exchange without an outcome"},
 		"empty http":        {readme(""), "the http block is empty"},
 		"no request line":   {readme("hello"), "9: want a request line"},
+		"pseudo-header":     {readme("GET /\n:path: /x\n→ 200"), "10: want :authority or :scheme"},
 		"two request lines": {readme("GET /\nGET /\n→ 200"), "10: want a header line"},
 		"outcome":           {readme("GET /\n→ maybe"), "10: unknown outcome"},
 		"directive":         {readme("GET /\n@sleep 1s\n→ 200"), "10: unknown line"},

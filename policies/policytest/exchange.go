@@ -141,9 +141,14 @@ func (e *Exchange) begin(t testing.TB) (x *policies.Exchange, request, response 
 	return x, request, response
 }
 
-// keep takes over what a policy made of the exchange. A failure changes nothing.
+// keep takes over what a policy made of the exchange. Of a failure, only removals stay that are made to.
 func (e *Exchange) keep(r *Result) {
 	if r.Err != nil {
+		for _, c := range r.Changes {
+			if c.Stays {
+				e.changes = append(e.changes, c)
+			}
+		}
 		return
 	}
 	e.changes = append(e.changes, r.Changes...)

@@ -156,7 +156,7 @@ func TestAliasesOutliveNoCall(t *testing.T) {
 }
 
 func TestExchangeCarriesChangesOn(t *testing.T) {
-	e := NewExchange(Request{Headers: []string{"x-a: 1"}})
+	e := NewExchange(Request{Headers: []string{"x-a: 1", "x_forged: 1"}})
 	first := onRequest(func(_ context.Context, r *policies.Request) (policies.Verdict, error) {
 		r.SetHeader("x-a", "2")
 		r.SetMetadata("m", "3")
@@ -166,6 +166,7 @@ func TestExchangeCarriesChangesOn(t *testing.T) {
 	e.OnRequestHeaders(t, first)
 	failing := onRequest(func(_ context.Context, r *policies.Request) (policies.Verdict, error) {
 		r.SetHeader("x-a", "4")
+		r.RemoveSpellings("x-forged")
 		return policies.Verdict{}, errors.New("broken")
 	})
 	e.OnRequestHeaders(t, failing)
@@ -173,6 +174,9 @@ func TestExchangeCarriesChangesOn(t *testing.T) {
 	second := onResponse(func(r *policies.Response) (policies.Verdict, error) {
 		a, _ := r.Request().Header("x-a")
 		m, _ := r.Metadata("m")
+		if _, n := r.Request().Header("x_forged"); n != 0 {
+			t.Error("a removal of spellings does not outlive the failure of its policy")
+		}
 		r.SetHeader("x-seen", fmt.Sprint(string(a), m, r.Identity().Subject, r.Status(), r.EndOfStream()))
 		return policies.Continue(), nil
 	})

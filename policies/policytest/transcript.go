@@ -88,10 +88,25 @@ func (x *exchange) input(line string) error {
 		return x.directive(strings.Fields(line))
 	case !headerLine.MatchString(line):
 		return fmt.Errorf("want a header line, or a line that begins with @, ← or →, got %q", line)
+	case line[0] == ':':
+		return x.pseudoHeader(line)
 	case x.response != nil:
 		x.response.Headers = append(x.response.Headers, line)
 	default:
 		x.request.Headers = append(x.request.Headers, line)
+	}
+	return nil
+}
+
+// pseudoHeader takes what the request line does not tell.
+func (x *exchange) pseudoHeader(line string) error {
+	switch name, value := splitLine(line); {
+	case name == ":authority" && x.response == nil:
+		x.request.Authority = value
+	case name == ":scheme" && x.response == nil:
+		x.request.Scheme = value
+	default:
+		return fmt.Errorf("want :authority or :scheme of a request, got %q", line)
 	}
 	return nil
 }
