@@ -7,7 +7,9 @@ import (
 	"github.com/policy-engine/policy-engine/policies"
 	"github.com/policy-engine/policy-engine/policies/apikeyauth"
 	"github.com/policy-engine/policy-engine/policies/jwtvalidation"
+	"github.com/policy-engine/policy-engine/policies/modifyheaders"
 	"github.com/policy-engine/policy-engine/policies/ratelimit"
+	"github.com/policy-engine/policy-engine/policies/securityheaders"
 )
 
 // catalogue has the policies of the workers that come with the engine, by name.
@@ -18,7 +20,9 @@ func newCatalogue() catalogue {
 	for _, d := range []policies.Definition{
 		apikeyauth.Definition(),
 		jwtvalidation.Definition(),
+		modifyheaders.Definition(),
 		ratelimit.Definition(),
+		securityheaders.Definition(),
 	} {
 		c[d.Name()] = d
 	}

@@ -44,7 +44,7 @@ func validateEdited(t *testing.T, edits []edit, args ...string) result {
 
 func TestValidateGoodFiles(t *testing.T) {
 	r := validateEdited(t, nil)
-	want := result{exitOK, "valid: 3 routes with 5 policies, 2 workers, and Envoy asks the engine on all its routes\n", ""}
+	want := result{exitOK, "valid: 3 routes with 6 policies, 2 workers, and Envoy asks the engine on all its routes\n", ""}
 	if r != want {
 		t.Errorf("got %+v, want %+v", r, want)
 	}
@@ -90,6 +90,9 @@ func TestValidateTellsMistakes(t *testing.T) {
 		}},
 		{"policy in a flow without its phase", []edit{{k, "- {policy: ourPolicy}", "- {policy: apiKeyAuth, params: {key_store: partners}}"}}, []string{
 			at("19", `[2].response_flow.policy_chain[0].policy: policy "apiKeyAuth" takes no part in the response flow; its phases are [request_headers]`),
+		}},
+		{"response policy on the request", []edit{{k, "- {policy: ourPolicy, params: {anything: true}}", "- {policy: securityHeaders}"}}, []string{
+			at("12", `[1].request_flow.policy_chain[2].policy: policy "securityHeaders" takes no part in the request flow; its phases are [response_headers]`),
 		}},
 		{"unknown key store and issuer", []edit{{k, "key_store: partners", "key_store: friends"}, {k, "issuer: corporate", "issuer: other"}}, []string{
 			at("10", `[1].request_flow.policy_chain[0].params.key_store: unknown key store "friends"; legal are partners (key_stores of the workers' configurations)`),
