@@ -4,7 +4,9 @@ package main
 import (
 	"github.com/policy-engine/policy-engine/policies/apikeyauth"
 	"github.com/policy-engine/policy-engine/policies/jwtvalidation"
+	"github.com/policy-engine/policy-engine/policies/modifyheaders"
 	"github.com/policy-engine/policy-engine/policies/ratelimit"
+	"github.com/policy-engine/policy-engine/policies/securityheaders"
 	"github.com/policy-engine/policy-engine/worker"
 )
 
@@ -16,6 +18,8 @@ func main() {
 		version,
 		apikeyauth.Definition(),
 		jwtvalidation.Definition(),
+		modifyheaders.Definition(),
 		ratelimit.Definition(),
+		securityheaders.Definition(),
 	)
 }
