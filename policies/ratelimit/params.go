@@ -11,8 +11,8 @@ import (
 
 // Params are the parameters of rateLimit.
 type Params struct {
-	Requests int64             `json:"requests" jsonschema:"minimum=1,maximum=1000000000,description=How many requests a client may make in the time of per."`
-	Per      policies.Duration `json:"per" jsonschema:"type=string,description=The time that requests counts for; from 1ms to 8784h."`
+	Requests int64             `json:"requests" jsonschema:"required,minimum=1,maximum=1000000000,description=How many requests a client may make in the time of per."`
+	Per      policies.Duration `json:"per" jsonschema:"required,description=The time that requests counts for; from 1ms to 8784h."`
 	Burst    *int64            `json:"burst,omitempty" jsonschema:"minimum=1,maximum=1000000000,description=How many requests a client that was quiet may make at once. Default: as many as requests."`
 	Key      string            `json:"key,omitempty" jsonschema:"default=identity,description=What makes two requests those of one client: identity or client_ip or route or header:NAME."`
 	Cost     int64             `json:"cost,omitempty" jsonschema:"minimum=1,default=1,description=How much of requests and burst one request uses up."`
