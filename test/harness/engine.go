@@ -28,6 +28,8 @@ type Spec struct {
 	EnvoyArgs []string
 	// EditEnvoy may change the configuration that policyctl prints.
 	EditEnvoy func(string) string
+	// Upstream answers what arrives, in place of the upstream's own answer.
+	Upstream http.Handler
 	// NoEnvoy leaves Envoy and its upstream out, for tests that talk to the kernel themselves.
 	NoEnvoy bool
 	// Absent lists workers that are not started.
@@ -120,7 +122,7 @@ func Prepare(t testing.TB, spec Spec) *Engine {
 		}
 	}
 	if !spec.NoEnvoy {
-		e.Upstream = StartUpstream(t)
+		e.Upstream = StartUpstream(t, spec.Upstream)
 	}
 	return e
 }

@@ -34,18 +34,19 @@ type Upstream struct {
 	Address string
 
 	t        testing.TB
+	handler  http.Handler
 	mu       sync.Mutex
 	received []Received
 }
 
-// StartUpstream serves until the end of the test.
-func StartUpstream(t testing.TB) *Upstream {
+// StartUpstream serves until the end of the test. The handler answers in place of the upstream's own answer; it may be nil.
+func StartUpstream(t testing.TB, handler http.Handler) *Upstream {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	u := &Upstream{Address: l.Addr().String(), t: t}
+	u := &Upstream{Address: l.Addr().String(), t: t, handler: handler}
 	server := &http.Server{Handler: http.HandlerFunc(u.serve), ReadHeaderTimeout: Timeout}
 	ended := make(chan struct{})
 	go func() {
@@ -70,6 +71,10 @@ func (u *Upstream) serve(w http.ResponseWriter, r *http.Request) {
 	u.mu.Unlock()
 	if why := r.Header.Get(MustNotArrive); why != "" {
 		u.t.Errorf("a request that must be refused reached the upstream (%s): %s %s %v", why, got.Method, got.Path, got.Header)
+	}
+	if u.handler != nil {
+		u.handler.ServeHTTP(w, r)
+		return
 	}
 	status := http.StatusOK
 	if s := r.Header.Get(Answer); s != "" {
