@@ -10,6 +10,7 @@ import (
 	"github.com/policy-engine/policy-engine/policies/modifyheaders"
 	"github.com/policy-engine/policy-engine/policies/ratelimit"
 	"github.com/policy-engine/policy-engine/policies/securityheaders"
+	"github.com/policy-engine/policy-engine/policies/tenantguard"
 )
 
 // catalogue has the policies of the workers that come with the engine, by name.
@@ -23,6 +24,7 @@ func newCatalogue() catalogue {
 		modifyheaders.Definition(),
 		ratelimit.Definition(),
 		securityheaders.Definition(),
+		tenantguard.Definition(),
 	} {
 		c[d.Name()] = d
 	}
