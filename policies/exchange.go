@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"unicode/utf8"
 )
 
@@ -27,6 +28,7 @@ type Exchange struct {
 	err         error
 	responding  bool // the request has gone upstream
 	poisoned    bool
+	stayed      *stayed // of the last Snapshot, nil without one
 }
 
 // Change is one recorded change of a request or response, in the order in which policies made them.
@@ -70,6 +72,7 @@ func (x *Exchange) Reset() {
 	x.earlier = 0
 	x.err = nil
 	x.responding, x.poisoned = false, false
+	x.stayed = nil
 }
 
 // BeginRequest fills in the request: the HeaderMap that Envoy sent, and whether no body follows. It aliases headerMap.
@@ -180,7 +183,7 @@ func (x *Exchange) Rollback(m Mark, requestHeaders, responseHeaders []byte) erro
 	return x.err
 }
 
-// Snapshot is the state at a mark, with nothing in it that a policy's run after the mark writes to.
+// Snapshot is the state at a mark, with nothing in it that a policy's run after the mark writes to, but for removals that stay.
 type Snapshot struct {
 	route              string
 	requestEndOfStream bool
@@ -191,17 +194,38 @@ type Snapshot struct {
 	metadata           []Entry
 	changes            []Change
 	earlier            int
+	stayed             *stayed
+}
+
+// stayed are the removals that stay, of a policy that runs after a snapshot: the only thing that it and whoever uses the snapshot share.
+type stayed struct {
+	mu      sync.Mutex
+	changes []Change
+}
+
+func (s *stayed) add(c Change) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.changes = append(s.changes, c)
+}
+
+func (s *stayed) all() []Change {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return append([]Change(nil), s.changes...)
 }
 
 // Snapshot copies the state at m. Unlike a Mark, it does not need x to be restored: a policy that is still using x, long after its timeout, can
-// be left alone with it.
+// be left alone with it. Of x, only the last snapshot learns of removals that stay.
 func (x *Exchange) Snapshot(m Mark) Snapshot {
 	metadata := append([]Entry(nil), x.metadata...)
 	for i := len(x.undo) - 1; i >= m.undo; i-- {
 		metadata[x.undo[i].index].Value = x.undo[i].value
 	}
+	x.stayed = new(stayed)
 	return Snapshot{
-		route: x.route, requestEndOfStream: x.request.endOfStream,
+		stayed: x.stayed,
+		route:  x.route, requestEndOfStream: x.request.endOfStream,
 		responding: x.responding, endOfStream: x.response.endOfStream,
 		identity: m.identity, hasIdentity: m.hasIdentity,
 		metadata: metadata[:m.metadata],
@@ -223,7 +247,7 @@ func (s Snapshot) Exchange(requestHeaders, responseHeaders []byte) (*Exchange, e
 		}
 	}
 	x.responding = false // The request's changes are to be laid over it, as they were before.
-	for _, c := range s.changes {
+	for _, c := range append(s.changes, s.stayed.all()...) {
 		c.Name, c.Value = strings.Clone(c.Name), bytes.Clone(c.Value)
 		x.change(c)
 	}
@@ -321,6 +345,9 @@ func (x *Exchange) change(c Change) {
 		return
 	}
 	x.changes = append(x.changes, c)
+	if c.Stays && x.stayed != nil {
+		x.stayed.add(c)
+	}
 }
 
 // checkPath takes an origin-form or asterisk-form target (RFC 9112 section 3.2) of visible ASCII characters.

@@ -150,6 +150,46 @@ func TestAbandoned(t *testing.T) {
 	}
 }
 
+// TestAbandonedKeepsRemovals: what a client claims of itself does not come back because the policy that removed it hangs.
+func TestAbandonedKeepsRemovals(t *testing.T) {
+	for name, wrap := range map[string]func(requestFunc) any{
+		"blocking": func(f requestFunc) any { return blockingFunc{f} },
+		"await": func(f requestFunc) any {
+			return requestFunc(func(_ context.Context, r *policies.Request) (policies.Verdict, error) {
+				return policies.Await(func(ctx context.Context) (policies.Verdict, error) { return f(ctx, r) }), nil
+			})
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			release, h := make(chan struct{}), new(holds)
+			hangs := func(ctx context.Context, r *policies.Request) (policies.Verdict, error) {
+				r.RemoveSpellings("x-a")
+				r.SetHeader("x-a", "mine")
+				return stubborn(release)(ctx, r)
+			}
+			c := mustCompile(t, false,
+				Policy{Instance: wrap(hangs), OnFailure: workerv1.OnFailure_ON_FAILURE_CONTINUE, Timeout: 50 * time.Millisecond},
+				Policy{Instance: requestFunc(func(_ context.Context, r *policies.Request) (policies.Verdict, error) {
+					if _, n := r.Header("x-a"); n != 0 {
+						return policies.Deny(403, "it_is_back"), nil
+					}
+					return policies.Continue(), nil
+				})},
+			)
+			run := NewRun(testSettings())
+			if err := run.Load(c, requestCall(), time.Now(), h); err != nil {
+				t.Fatal(err)
+			}
+			run.Wait(context.Background())
+			if got, want := show(run.Result()), "CONTINUE REMOVE_HEADER(x-a=)"; got != want {
+				t.Errorf("got  %s\nwant %s", got, want)
+			}
+			close(release)
+			h.wait(t)
+		})
+	}
+}
+
 func TestBlockingTimeoutThatIsHeeded(t *testing.T) {
 	obedient := blockingFunc{mess(func(ctx context.Context, _ *policies.Request) (policies.Verdict, error) {
 		<-ctx.Done()
