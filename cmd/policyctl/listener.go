@@ -102,7 +102,8 @@ func processingMode(response bool) *extprocv3.ProcessingMode {
 	return mode
 }
 
-// routes makes one Envoy route per mapping, each with its name for the kernel. There is no other: a request that matches none ends with Envoy's 404.
+// routes makes one Envoy route per mapping, each with its name for the kernel. There is no other: for a request that matches none
+// the filter runs all the same, and the kernel gets no name; should it let that pass (unknown_route), Envoy answers 404.
 func (b *bootstrap) routes() []*routev3.Route {
 	out := make([]*routev3.Route, 0, len(b.mappings))
 	for i := range b.mappings {

@@ -41,7 +41,10 @@ func TestDemo(t *testing.T) {
 	const alice, bob = "X-API-Key: demo-key-alice", "X-API-Key: demo-key-bob"
 
 	t.Run("public", func(t *testing.T) { get(t, e, 200, "/public") })
-	t.Run("no such route", func(t *testing.T) { get(t, e, 404, "/nothing", mustNotArrive+"no route") })
+	t.Run("no such route", func(t *testing.T) {
+		// Envoy asks the kernel before it looks whether there is a route.
+		wantCode(t, get(t, e, 500, "/nothing", mustNotArrive+"no route"), "UNKNOWN_ROUTE")
+	})
 	t.Run("orders", func(t *testing.T) {
 		if r := get(t, e, 401, "/orders", mustNotArrive+"no key"); r.Header.Get("Www-Authenticate") == "" {
 			t.Error("401 without WWW-Authenticate")
@@ -79,7 +82,13 @@ func TestDemo(t *testing.T) {
 		get(t, e, 401, "/custom", mustNotArrive+"no key")
 		before := e.Upstream.Count()
 		get(t, e, 200, "/custom", alice)
-		wantHeader(t, arrived(t, e, before).Header, "X-User-Id", "alice")
+		up := arrived(t, e, before)
+		wantHeader(t, up.Header, "X-User-Id", "alice")
+		wantHeader(t, up.Header, "X-Tenant", "acme")
+		get(t, e, 200, "/custom", bob, "X-Tenant: acme")
+		if all := e.Upstream.Received(); all[len(all)-1].Header.Get("X-Tenant") != "initech" {
+			t.Errorf("bob's tenant at the upstream is %q", all[len(all)-1].Header.Values("X-Tenant"))
+		}
 	})
 	checkLogs(t, e, []string{"worker-1", "worker-2"}, "demo-key-", "Bearer ", "eyJ")
 }
