@@ -28,6 +28,7 @@ var phaseOfField = [...]workerv1.Phase{
 var (
 	errNoMessage   = errors.New("none of the fields 2 to 7 is set")
 	errTwoMessages = errors.New("more than one of the fields 2 to 7 is set")
+	errTwoContents = errors.New("more than one header map or body in one phase")
 	errTruncated   = errors.New("not a protobuf message")
 	errRouteName   = errors.New("xds.route_name is malformed or given twice")
 )
@@ -101,6 +102,7 @@ func phaseOf(msg []byte) (phase workerv1.Phase, err error) {
 		if n = protowire.ConsumeFieldValue(num, typ, msg); n < 0 {
 			return 0, errTruncated
 		}
+		field := msg[:n]
 		msg = msg[n:]
 		if int(num) >= len(phaseOfField) || phaseOfField[num] == 0 {
 			continue
@@ -109,11 +111,38 @@ func phaseOf(msg []byte) (phase workerv1.Phase, err error) {
 			return 0, errTwoMessages
 		}
 		phase = phaseOfField[num]
+		if content, n := protowire.ConsumeBytes(field); typ == protowire.BytesType && n > 0 && twoContents(content) {
+			return 0, errTwoContents
+		}
 	}
 	if phase == 0 {
 		return 0, errNoMessage
 	}
 	return phase, nil
+}
+
+// twoContents reports whether field 1 of a phase's message, which is its header map or body, is there more than once. A decoder that knows the map
+// as a message would merge the two; ours, which passes it on as bytes, would take the last.
+func twoContents(message []byte) bool {
+	found := false
+	for len(message) > 0 {
+		num, typ, n := protowire.ConsumeTag(message)
+		if n < 0 {
+			return false // The decoder says what is wrong.
+		}
+		message = message[n:]
+		if n = protowire.ConsumeFieldValue(num, typ, message); n < 0 {
+			return false
+		}
+		message = message[n:]
+		if num == 1 {
+			if found {
+				return true
+			}
+			found = true
+		}
+	}
+	return false
 }
 
 // routeName returns the attribute xds.route_name, which aliases the message, or nothing. Envoy keeps its attributes under one key, the filter's name; any key
