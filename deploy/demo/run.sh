@@ -108,9 +108,9 @@ The demo is ready: Envoy on http://localhost:$PORT_ENVOY, logs in $POLICY_ENGINE
   # no policies: 200
   curl -i http://localhost:$PORT_ENVOY/public
 
-  # an API key, a rate limit and security headers: 401 without a key, 200 with one, then 429 with Retry-After
+  # an API key, a rate limit and security headers: 401 without a key, 200 with one (and the real identity at the upstream), then 429 with Retry-After
   curl -i http://localhost:$PORT_ENVOY/orders
-  curl -i -H 'X-API-Key: demo-key-alice' http://localhost:$PORT_ENVOY/orders
+  curl -i -H 'X-API-Key: demo-key-alice' -H 'X-User-ID: admin' http://localhost:$PORT_ENVOY/orders
   curl -s -o /dev/null -w '%{http_code}\n' -H 'X-API-Key: demo-key-bob' 'http://localhost:$PORT_ENVOY/orders?[1-6]'
   curl -i -H 'X-API-Key: demo-key-bob' http://localhost:$PORT_ENVOY/orders
 
@@ -119,11 +119,11 @@ The demo is ready: Envoy on http://localhost:$PORT_ENVOY, logs in $POLICY_ENGINE
   curl -i -H "Authorization: Bearer \$(bin/policyctl token --sub alice --scope accounts.read)" http://localhost:$PORT_ENVOY/accounts
   curl -i -H "Authorization: Bearer \$(bin/policyctl token --sub alice)" http://localhost:$PORT_ENVOY/accounts
 
-  # a policy of one's own in a second worker, after the standard API key policy in the first
-  curl -i -H 'X-API-Key: demo-key-alice' http://localhost:$PORT_ENVOY/custom
+  # a policy of one's own in a second worker, after the standard API key policy in the first: 200, with the real tenant at the upstream
+  curl -i -H 'X-API-Key: demo-key-alice' -H 'X-Tenant: initech' http://localhost:$PORT_ENVOY/custom
 
-  # what the kernel tells of itself
-  curl http://localhost:$PORT_ADMIN/metrics
+  # what the kernel and its workers count
+  curl -s http://localhost:$PORT_ADMIN/metrics | grep '^policy_kernel_worker_health'
 
 Ctrl-C stops everything.
 LINES
