@@ -20,6 +20,7 @@ func main() {
 		jwtvalidation.Definition(),
 		modifyheaders.Definition(),
 		ratelimit.Definition(),
+		ratelimit.HeadersDefinition(),
 		securityheaders.Definition(),
 	)
 }

@@ -23,6 +23,7 @@ func newCatalogue() catalogue {
 		jwtvalidation.Definition(),
 		modifyheaders.Definition(),
 		ratelimit.Definition(),
+		ratelimit.HeadersDefinition(),
 		securityheaders.Definition(),
 		tenantguard.Definition(),
 	} {
