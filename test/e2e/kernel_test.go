@@ -93,7 +93,7 @@ func malformed(t *testing.T, c *kernelClient) {
 		{"two phases", headers(good) + field(4, field(1, "body")), "error"},
 		{"two phases, the second empty", headers(good) + field(3, ""), "error"},
 		{"the phase twice", headers(good+header("x-deny", "1")) + headers(good), "error"},
-		{"two header maps in one phase", field(2, field(1, good+header("x-deny", "1"))+field(1, good)), "not pass"},
+		{"two header maps in one phase", field(2, field(1, good+header("x-deny", "1"))+field(1, good)), "error"},
 		{"name is not UTF-8", headers(good + header("x-den\xff", "1")), "not pass"},
 		{"name with a line break", headers(good + header("x\nx-deny", "1")), "not pass"},
 		{"no name", headers(good + header("", "1")), "not pass"},
