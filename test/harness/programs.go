@@ -54,6 +54,9 @@ func build() (string, error) {
 	if err != nil {
 		return dir, err
 	}
+	if err := noteSources(root); err != nil {
+		return dir, err
+	}
 	cmd := exec.Command("go", "build", "-o", dir, "./cmd/...", "./test/e2e/testworker")
 	cmd.Dir = root
 	cmd.WaitDelay = time.Second
@@ -63,6 +66,24 @@ func build() (string, error) {
 		return dir, fmt.Errorf("build the programs: %w\n%s", err, out)
 	}
 	return dir, nil
+}
+
+// noteSources looks at every source file. `go test` caches a result as long as the files that the test itself looked at are the same; what
+// `go build` reads would not count, and the tests would go on to pass after any change of the programs.
+func noteSources(root string) error {
+	return filepath.WalkDir(root, func(path string, d os.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if d.IsDir() && (d.Name() == ".git" || path == filepath.Join(root, "build") || path == filepath.Join(root, "bin")) {
+			return filepath.SkipDir
+		}
+		_, err = os.Stat(path)
+		if os.IsNotExist(err) {
+			return nil // Gone since the folder was read, or a link to nowhere.
+		}
+		return err
+	})
 }
 
 // Root is the directory of go.mod.

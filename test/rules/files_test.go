@@ -92,7 +92,18 @@ func files(t *testing.T, dir string) []string {
 		if err != nil {
 			t.Fatalf("git ls-files: %v", err)
 		}
-		return strings.Split(strings.TrimSuffix(string(out), "\x00"), "\x00")
+		names := strings.Split(strings.TrimSuffix(string(out), "\x00"), "\x00")
+		// `go test` caches a result until something changes at which the test itself looked: a new file is a change of its folder.
+		folders := map[string]bool{}
+		for _, name := range names {
+			if folder := filepath.Dir(name); !folders[folder] {
+				folders[folder] = true
+				if _, err := os.ReadDir(filepath.Join(dir, folder)); err != nil && !os.IsNotExist(err) {
+					t.Fatal(err)
+				}
+			}
+		}
+		return names
 	}
 	var names []string
 	err := filepath.WalkDir(dir, func(path string, d os.DirEntry, err error) error {
