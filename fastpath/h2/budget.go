@@ -1,0 +1,41 @@
+package h2
+
+// budget counts what a well-behaved peer sends rarely, over windows of a second. A connection over its budget is closed with ENHANCE_YOUR_CALM.
+//
+// Envoy resets every stream that it has an answer for: those are normal traffic and cost nothing here. Useless streams are the ones that ended before
+// there was an answer (rapid reset, CVE-2023-44487) or that broke a rule; a burst of clients that go away looks the same, so the limit is
+// high, and applies only when they are also most of the traffic.
+//
+// A peer may answer what we send with control frames: grpc-go sends a PING for DATA to estimate the bandwidth, everybody sends WINDOW_UPDATE, and a RST_STREAM may come for a stream
+// that is gone. Each frame of an answer pays for one of them.
+type budget struct {
+	since   int64 // start of the window, in nanoseconds
+	control uint32
+	windows uint32
+	useless uint32
+	useful  uint32
+	answers uint32 // HEADERS and DATA that we sent
+}
+
+const (
+	budgetWindow = int64(1e9)
+	maxControl   = 1000
+	maxWindows   = 50_000
+	maxUseless   = 2000
+)
+
+// check is called after each read.
+func (b *budget) check(now int64) error {
+	switch {
+	case b.control > maxControl+b.answers:
+		return connErr(EnhanceYourCalm, "too many control frames")
+	case b.windows > maxWindows+4*b.answers:
+		return connErr(EnhanceYourCalm, "too many WINDOW_UPDATE frames")
+	case b.useless > maxUseless && b.useless > b.useful:
+		return connErr(EnhanceYourCalm, "too many streams reset before their answer")
+	}
+	if now-b.since > budgetWindow {
+		*b = budget{since: now}
+	}
+	return nil
+}

@@ -1,0 +1,264 @@
+package h2
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"runtime/debug"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/net/http2/hpack"
+)
+
+// Conn is one HTTP/2 connection. One goroutine reads it and handles every frame of a read; answers may come from any goroutine that holds its lock.
+type Conn struct {
+	// Attachment is the handler's own; guarded by the lock.
+	Attachment any
+
+	owner  owner
+	cfg    *Config
+	socket net.Conn // closing it never waits
+	nc     net.Conn // the socket, or TLS on it
+
+	lastFrame atomic.Int64 // when the last whole frame came: owner's clock, in nanoseconds
+
+	mu      sync.Mutex
+	writer  writer
+	out     []byte // frames that wait for the next flush
+	scratch []byte
+
+	streams    map[uint32]*Stream
+	free       []*Stream
+	active     int    // streams whose end we have not sent
+	lastID     uint32 // highest stream identifier seen
+	sendWindow int64
+	recvWindow int64
+	unacked    uint32
+	waiting    waitList // streams that could send if the connection's window were open
+	finished   finished
+	resets     recentIDs // streams that we have reset
+	doomed     []uint32  // streams to reset at the next flush
+	held       int       // capacity of all Stream.message, in bytes
+	pending    int       // length of all Stream.pending, in bytes
+
+	peerInitialWindow int64
+	peerMaxFrame      uint32
+	peerMaxStreams    uint32
+	peerMaxHeaderList uint32
+	tableShrunk       bool // the peer has once wanted an HPACK table smaller than the default
+	shrinkTable       bool // the next header block has to say that we use none
+
+	decoder *hpack.Decoder
+	request Request
+
+	// A header block that goes on in CONTINUATION frames.
+	blockID    uint32
+	blockFlags byte
+	block      []byte
+	blockCount int
+
+	client bool
+	nextID uint32 // of the client
+
+	prefaceSeen   bool
+	settingsSeen  bool
+	settingsAcked bool
+	drain         drain
+	goneAway      bool   // a GOAWAY with the last stream was sent: further streams are refused
+	goAwayID      uint32 // the last stream that GOAWAY named
+	peerGone      bool   // GOAWAY received
+	closing       bool   // no stream is opened any more
+	pingSent      int64
+	budget        budget
+}
+
+// owner is the server or client that a connection belongs to.
+type owner interface {
+	// open decides on a request; the connection is locked.
+	open(s *Stream, r *Request) Receiver
+	// afterRead is called without the lock when all frames of one read were handled.
+	afterRead(c *Conn)
+	// now is a monotonic clock, in nanoseconds.
+	now() int64
+}
+
+// connError ends the connection with GOAWAY (RFC 9113 section 5.4.1).
+type connError struct {
+	code   ErrCode
+	reason string
+}
+
+func (e *connError) Error() string {
+	return fmt.Sprintf("h2: connection error %d: %s", e.code, e.reason)
+}
+
+func connErr(code ErrCode, reason string) error { return &connError{code, reason} }
+
+func newConn(o owner, cfg *Config, nc net.Conn) *Conn {
+	c := &Conn{
+		owner: o, cfg: cfg, socket: nc, nc: nc,
+		streams:           make(map[uint32]*Stream),
+		sendWindow:        defaultWindow,
+		recvWindow:        int64(max(cfg.ConnWindow, defaultWindow)),
+		goAwayID:          maxStreamID,
+		peerInitialWindow: defaultWindow,
+		peerMaxFrame:      maxFrameSize,
+		peerMaxStreams:    maxStreamID,
+		peerMaxHeaderList: 1<<32 - 1,
+	}
+	c.writer.conn = c
+	c.lastFrame.Store(o.now())
+	c.decoder = hpack.NewDecoder(headerTableSize, c.emit)
+	c.decoder.SetMaxStringLength(int(cfg.MaxHeaderListSize))
+	return c
+}
+
+// Lock takes the connection's lock, which guards all of its streams.
+func (c *Conn) Lock() { c.mu.Lock() }
+
+// Unlock releases the lock. Flush afterwards what was sent; AfterRead is followed by a flush anyway.
+func (c *Conn) Unlock() { c.mu.Unlock() }
+
+// Stream returns the open stream of that identifier, or nil. The connection is locked.
+func (c *Conn) Stream(id uint32) *Stream { return c.streams[id] }
+
+// RemoteAddr returns the peer's address.
+func (c *Conn) RemoteAddr() net.Addr { return c.socket.RemoteAddr() }
+
+// serve reads the connection until it ends.
+func (c *Conn) serve() {
+	err := c.readLoop()
+	var ce *connError
+	errors.As(err, &ce)
+	c.mu.Lock()
+	if ce != nil {
+		c.sendGoAway(ce.code, ce.reason)
+	}
+	c.closing = true
+	c.resetAll()
+	c.mu.Unlock()
+	c.afterRead()
+	c.Flush()
+	c.writer.close(ce != nil)
+}
+
+func (c *Conn) readLoop() error {
+	bufp := readBuffers.Get().(*[]byte)
+	defer readBuffers.Put(bufp)
+	buf := *bufp
+	if err := c.limitHandshake(); err != nil {
+		return err
+	}
+	for have := 0; ; {
+		n, err := c.nc.Read(buf[have:])
+		if have += n; n > 0 {
+			used, herr := c.handle(buf[:have])
+			if herr != nil {
+				return herr
+			}
+			have = copy(buf, buf[used:have])
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+var readBuffers = sync.Pool{New: func() any {
+	b := make([]byte, readBufferSize)
+	return &b
+}}
+
+const (
+	// readBufferSize holds several frames of the largest size.
+	readBufferSize = 128 << 10
+	// flushSize is how many bytes of answers gather before they are sent, even within a read.
+	flushSize = 256 << 10
+)
+
+// limitHandshake sets the time until the peer's SETTINGS: who never speaks HTTP/2 does not keep a connection.
+func (c *Conn) limitHandshake() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	timeout := c.cfg.HandshakeTimeout
+	if c.drain.wanted {
+		timeout = min(timeout, drainGrace)
+	}
+	return c.nc.SetReadDeadline(time.Now().Add(timeout))
+}
+
+// handle handles all whole frames of b, and sends what they led to. It returns how many bytes they were.
+func (c *Conn) handle(b []byte) (used int, err error) {
+	for more := true; more; {
+		var n int
+		n, more, err = c.step(b[used:])
+		if used += n; err != nil {
+			return used, err
+		}
+		if !c.afterRead() {
+			return used, connErr(InternalError, "internal error")
+		}
+		c.Flush()
+	}
+	return used, nil
+}
+
+// step handles frames under the lock, until there are no more or the answers should be sent. A panic, which can only be a mistake of ours because those of
+// receivers are caught closer to them, ends the connection.
+func (c *Conn) step(b []byte) (used int, more bool, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	defer func() {
+		if v := recover(); v != nil {
+			c.panicked(v)
+			err = connErr(InternalError, "internal error")
+		}
+	}()
+	if used, more, err = c.frames(b); err != nil {
+		return used, false, err
+	}
+	now := c.owner.now()
+	if used > 0 {
+		c.lastFrame.Store(now)
+	}
+	return used, more, c.budget.check(now)
+}
+
+// afterRead tells the handler that a read is over. Without the lock it is not known what a panic left undone, so that the connection has to end.
+func (c *Conn) afterRead() (ok bool) {
+	defer func() {
+		if v := recover(); v != nil {
+			c.panicked(v)
+			ok = false
+		}
+	}()
+	c.owner.afterRead(c)
+	return true
+}
+
+func (c *Conn) panicked(v any) {
+	if c.cfg.Panicked != nil {
+		c.cfg.Panicked(v, debug.Stack())
+	}
+}
+
+// checkIdle sends a PING when the peer is silent, and closes the connection when it stays so.
+func (c *Conn) checkIdle(now int64) {
+	last := c.lastFrame.Load()
+	if now-last < int64(c.cfg.IdlePing) {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch {
+	case !c.settingsSeen || c.closing: // These have deadlines.
+	case c.pingSent <= last:
+		c.pingSent = now
+		c.out = appendPing(c.out, 0, "idle?\x00\x00\x00")
+		c.flush()
+	case now-c.pingSent > int64(c.cfg.IdlePing):
+		c.writer.abort()
+	}
+}

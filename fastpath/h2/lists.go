@@ -1,0 +1,89 @@
+package h2
+
+// waitList holds the streams that could send but for the connection's window, first come first served.
+type waitList struct{ first, last *Stream }
+
+func (l *waitList) add(s *Stream) {
+	if s.waits {
+		return
+	}
+	s.waits, s.before, s.after = true, l.last, nil
+	if l.last == nil {
+		l.first = s
+	} else {
+		l.last.after = s
+	}
+	l.last = s
+}
+
+func (l *waitList) remove(s *Stream) {
+	if !s.waits {
+		return
+	}
+	if s.before == nil {
+		l.first = s.after
+	} else {
+		s.before.after = s.after
+	}
+	if s.after == nil {
+		l.last = s.before
+	} else {
+		s.after.before = s.before
+	}
+	s.waits, s.before, s.after = false, nil, nil
+}
+
+// drainWaiting gives a larger window of the connection to the streams in turn.
+func (c *Conn) drainWaiting() {
+	for c.waiting.first != nil && c.sendWindow > 0 {
+		s := c.waiting.first
+		c.waiting.remove(s)
+		s.drain()
+	}
+}
+
+// maxFinished is how many answered streams a connection keeps for the peer to close its side.
+const maxFinished = 1024
+
+// finished are the streams that we have ended and the peer has not, in order of their end. An honest peer closes its side or resets the stream at once; for one that
+// does not the stream is reset when as many others have followed, without an error (RFC 9113 section 8.1).
+type finished struct {
+	ids  []uint32
+	next int
+}
+
+func (c *Conn) keepFinished(s *Stream) {
+	f := &c.finished
+	if len(f.ids) < maxFinished {
+		f.ids = append(f.ids, s.id)
+		return
+	}
+	old := f.ids[f.next]
+	f.ids[f.next] = s.id
+	f.next = (f.next + 1) % maxFinished
+	if o := c.streams[old]; o != nil {
+		c.out = appendRSTStream(c.out, old, NoError)
+		c.resets.add(old)
+		c.remove(o)
+	}
+}
+
+// recentIDs are a few identifiers, the latest ones.
+type recentIDs struct {
+	ids  [64]uint32
+	next int
+}
+
+func (r *recentIDs) add(id uint32) {
+	r.ids[r.next] = id
+	r.next = (r.next + 1) % len(r.ids)
+}
+
+func (r *recentIDs) has(id uint32) bool {
+	for _, other := range r.ids {
+		if other == id {
+			return true
+		}
+	}
+	return false
+}

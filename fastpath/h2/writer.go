@@ -1,0 +1,220 @@
+package h2
+
+import (
+	"errors"
+	"net"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// writer puts bytes on the connection. A plain socket is written to without waiting by whoever flushes; what the socket does not take, and all of TLS, is
+// left to a goroutine, so that a peer that reads slowly holds up nobody. The connection's lock guards the fields.
+type writer struct {
+	conn *Conn
+	raw  syscall.RawConn // nil for TLS
+
+	busy   bool // somebody writes
+	broken bool
+	ending bool // end the connection when all is written
+	shut   bool // our side is closed
+	spare  []byte
+	group  sync.WaitGroup // the goroutines
+}
+
+// flush sends c.out. The connection is locked; the lock is released during the system call.
+func (c *Conn) flush() {
+	c.reap()
+	w := &c.writer
+	for len(c.out) > 0 && !w.busy && !w.broken && !w.shut {
+		b := c.out
+		c.out, w.spare, w.busy = w.spare[:0], nil, true
+		if w.raw == nil {
+			w.handOver(b)
+			return
+		}
+		c.mu.Unlock()
+		n, err := w.try(b)
+		c.mu.Lock()
+		switch {
+		case err != nil:
+			w.busy = false
+			w.abort()
+		case n < len(b):
+			w.handOver(b[n:])
+			return
+		default:
+			w.keep(b)
+			w.busy = false
+		}
+	}
+	if w.broken || w.shut {
+		c.out = nil
+	}
+	if w.ending && !w.busy {
+		w.shutdown()
+	}
+}
+
+// Flush sends what was written to the connection's streams. The connection is not locked.
+func (c *Conn) Flush() {
+	c.mu.Lock()
+	c.flush()
+	c.mu.Unlock()
+}
+
+// checkOut ends the connection of a peer that does not read, when too much waits for it. What gathers before a flush is allowed more.
+func (c *Conn) checkOut() {
+	limit := 4 * c.cfg.MaxSendBuffer
+	if c.writer.busy {
+		limit = c.cfg.MaxSendBuffer
+	}
+	if len(c.out) > limit {
+		c.writer.abort()
+	}
+	if c.writer.broken {
+		c.out = nil
+	}
+}
+
+// keep keeps a buffer for the next flush, unless it is unusually large.
+func (w *writer) keep(b []byte) {
+	if cap(b) <= 2*flushSize {
+		w.spare = b[:0]
+	}
+}
+
+// try writes without waiting. It returns how much the socket took.
+func (w *writer) try(b []byte) (n int, err error) {
+	var werr error
+	err = w.raw.Write(func(fd uintptr) bool {
+		for n < len(b) {
+			m, e := syscall.Write(int(fd), b[n:])
+			if m > 0 {
+				n += m
+			}
+			switch {
+			case errors.Is(e, syscall.EINTR):
+			case errors.Is(e, syscall.EAGAIN):
+				return true
+			case e != nil:
+				werr = e
+				return true
+			}
+		}
+		return true
+	})
+	if err == nil {
+		err = werr
+	}
+	return n, err
+}
+
+// handOver leaves b, and all that follows, to a goroutine until nothing is left. busy is set.
+func (w *writer) handOver(b []byte) {
+	w.group.Add(1)
+	go func() {
+		defer w.group.Done()
+		w.writeBlocking(b)
+	}()
+}
+
+func (w *writer) writeBlocking(b []byte) {
+	c := w.conn
+	for {
+		err := c.nc.SetWriteDeadline(time.Now().Add(c.cfg.WriteTimeout))
+		if err == nil {
+			_, err = c.nc.Write(b)
+		}
+		c.mu.Lock()
+		if err == nil {
+			// A deadline that has passed would break the next write of try.
+			err = c.nc.SetWriteDeadline(time.Time{})
+		}
+		if err != nil {
+			w.busy = false
+			w.abort()
+			c.mu.Unlock()
+			return
+		}
+		w.keep(b)
+		if len(c.out) == 0 || w.broken {
+			w.busy = false
+			if w.ending {
+				w.shutdown()
+			}
+			c.mu.Unlock()
+			return
+		}
+		b = c.out
+		c.out, w.spare = w.spare[:0], nil
+		c.mu.Unlock()
+	}
+}
+
+// abort closes the socket; the read loop notices.
+func (w *writer) abort() {
+	w.broken = true
+	w.conn.out = nil
+	w.conn.socket.Close()
+}
+
+// shutdown half-closes, so that the peer can read our last frames before it sees the end; the read loop closes the rest.
+func (w *writer) shutdown() {
+	if w.shut || w.broken {
+		return
+	}
+	w.shut = true
+	c := w.conn
+	half, ok := c.nc.(interface{ CloseWrite() error })
+	if !ok || c.nc.SetReadDeadline(time.Now().Add(lingerTimeout)) != nil {
+		w.abort()
+		return
+	}
+	if c.nc == c.socket {
+		_ = half.CloseWrite() // Of a socket that is closed already, at worst.
+		return
+	}
+	w.group.Add(1)
+	go func() { // TLS writes an alert, which may wait.
+		defer w.group.Done()
+		_ = half.CloseWrite()
+	}()
+}
+
+// lingerTimeout is how long we read on after our last frame. A connection that is closed with unread bytes ends in a TCP reset, which can
+// take our GOAWAY with it.
+const lingerTimeout = 500 * time.Millisecond
+
+// close ends the connection after the read loop; after an error of the protocol it lingers.
+func (w *writer) close(linger bool) {
+	c := w.conn
+	c.mu.Lock()
+	w.ending = true
+	if !w.busy {
+		w.shutdown()
+	}
+	c.mu.Unlock()
+	if linger {
+		drainRead(c.nc)
+	}
+	c.mu.Lock()
+	w.abort()
+	w.spare = nil
+	c.mu.Unlock()
+	w.group.Wait()
+}
+
+func drainRead(nc net.Conn) {
+	if nc.SetReadDeadline(time.Now().Add(lingerTimeout)) != nil {
+		return
+	}
+	buf := make([]byte, 4096)
+	for total := 0; total < 1<<20; {
+		n, err := nc.Read(buf)
+		total += n
+		if err != nil {
+			return
+		}
+	}
+}
