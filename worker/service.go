@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 
-	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
@@ -26,8 +25,6 @@ type service struct {
 	maxBatch   int
 	// pushing has a token for the push that may compile now: one at a time.
 	pushing chan struct{}
-	// stopped is closed when nothing is in flight any more: streams end.
-	stopped chan struct{}
 }
 
 // GetWorkerConfig implements the protocol.
@@ -143,11 +140,6 @@ func (s *service) execute(ctx context.Context, call *workerv1.Call, phase worker
 		return nil, status.Errorf(codes.Internal, "copy result: %v", err)
 	}
 	return out, nil
-}
-
-// Execute implements the protocol.
-func (s *service) Execute(stream grpc.BidiStreamingServer[workerv1.CallBatch, workerv1.ResultBatch]) error {
-	return serveStream(s.core, stream, s.maxBatch, s.stopped)
 }
 
 // GetMetrics implements the protocol.

@@ -2,18 +2,14 @@ package worker
 
 import (
 	"context"
-	"errors"
-	"io"
 	"slices"
-	"sync"
+	"time"
 
-	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/encoding/protowire"
 
 	workerv1 "github.com/policy-engine/policy-engine/api/worker/v1"
-	"github.com/policy-engine/policy-engine/fastpath/codec"
+	"github.com/policy-engine/policy-engine/fastpath/h2"
 )
 
 const (
@@ -23,164 +19,197 @@ const (
 	maxKept = 1 << 20
 )
 
-// stream is one Execute stream. Its reader runs all calls that don't wait, one after the other, and sends their results; the writer sends
-// the results of those that waited.
+// stream is one Execute stream. The goroutine that reads its connection runs all calls that don't wait, one after the other, and sends their results together; a
+// call that waits has a goroutine, and sends its result itself.
 type stream struct {
-	core     *core
-	maxBatch int
-	grpc     grpc.ServerStream
-	ctx      context.Context // of the calls that wait
+	server *server
+	conn   *h2.Conn
+	id     uint32
+	ctx    context.Context // of the calls that wait
+	cancel context.CancelFunc
 
-	in      codec.Frame
-	batch   workerv1.CallBatch // aliases in
-	waiting sync.WaitGroup     // for calls that wait
+	// The connection's lock guards these.
+	queue      []queued // batches that have arrived and not run
+	waiting    int      // calls that wait
+	halfClosed bool
+	gone       bool
 
-	sending sync.Mutex // guards SendMsg, which is not for concurrent use
-	closed  bool       // guarded by sending: the handler has returned
-
-	mu      sync.Mutex // guards pending
-	pending []byte
-	wake    chan struct{}
+	// Only the goroutine that reads the connection uses these.
+	batch workerv1.CallBatch
+	out   []byte
+	free  [][]byte
 }
 
-// serve runs the stream until the client ends it or stopped is closed.
-func serveStream(c *core, s grpc.ServerStream, maxBatch int, stopped <-chan struct{}) error {
-	ctx, cancel := context.WithCancel(s.Context())
-	defer cancel()
-	st := &stream{core: c, maxBatch: maxBatch, grpc: s, ctx: ctx, wake: make(chan struct{}, 1)}
-	written, quit := make(chan struct{}), make(chan struct{})
-	go func() {
-		defer close(written)
-		st.write(quit)
-	}()
-	read := make(chan error, 1)
-	go func() { read <- st.read() }()
+// queued is an encoded CallBatch.
+type queued struct {
+	bytes    []byte
+	received time.Time
+}
 
-	var err error
-	select {
-	case err = <-read:
-		if err == nil {
-			st.waiting.Wait() // The client wants no more, but it wants these.
-		}
-	case <-stopped:
-		// All results are pending already. The reader ends when the handler has returned: that ends RecvMsg.
-		err = status.Error(codes.Unavailable, "the worker stops")
+// batches are the streams of a connection that have something queued.
+type batches struct{ streams []*stream }
+
+func (s *server) openStream(hs *h2.Stream) h2.Receiver {
+	st := &stream{server: s, conn: hs.Conn(), id: hs.ID()}
+	st.ctx, st.cancel = context.WithCancel(s.ctx)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.stopped {
+		hs.Fail(uint32(codes.Unavailable), "the worker stops")
+		return nil
 	}
-	cancel()
-	close(quit)
-	<-written
-	st.sending.Lock()
-	st.closed = true
-	st.sending.Unlock()
-	return err
+	s.streams[st] = struct{}{}
+	return st
 }
 
-// read runs batches of calls until the client half-closes (nil) or the stream ends.
-func (s *stream) read() error {
-	var out codec.Frame
+// Message implements h2.Receiver.
+func (s *stream) Message(_ *h2.Stream, msg []byte) {
+	var buf []byte
+	if n := len(s.free); n > 0 {
+		buf, s.free = s.free[n-1], s.free[:n-1]
+	}
+	s.queue = append(s.queue, queued{append(buf[:0], msg...), s.server.service.core.settings.Now()})
+	s.ready()
+}
+
+// HalfClose implements h2.Receiver.
+func (s *stream) HalfClose(*h2.Stream) {
+	s.halfClosed = true
+	s.ready()
+}
+
+// Reset implements h2.Receiver.
+func (s *stream) Reset(*h2.Stream) { s.leave() }
+
+// ready has runQueued called when the read is over.
+func (s *stream) ready() {
+	ready, _ := s.conn.Attachment.(*batches)
+	if ready == nil {
+		ready = &batches{}
+		s.conn.Attachment = ready
+	}
+	if !slices.Contains(ready.streams, s) {
+		ready.streams = append(ready.streams, s)
+	}
+}
+
+// runQueued runs what has arrived, without the connection's lock.
+func (s *stream) runQueued() {
 	for {
-		if err := s.grpc.RecvMsg(&s.in); err != nil {
-			if errors.Is(err, io.EOF) {
-				return nil
-			}
-			return err
+		s.conn.Lock()
+		if s.gone || len(s.queue) == 0 {
+			s.finish()
+			s.conn.Unlock()
+			return
 		}
-		if len(s.in.B) > s.maxBatch {
-			return status.Errorf(codes.ResourceExhausted, "batch of %d bytes; legal are %d", len(s.in.B), s.maxBatch)
-		}
+		q := s.queue[0]
+		s.queue = append(s.queue[:0], s.queue[1:]...)
+		s.conn.Unlock()
 		s.batch.ResetVT()
-		if err := s.batch.UnmarshalVTUnsafe(s.in.B); err != nil {
-			return status.Errorf(codes.InvalidArgument, "decode batch of calls: %v", err)
+		if err := s.batch.UnmarshalVTUnsafe(q.bytes); err != nil {
+			s.fail(codes.InvalidArgument, "decode batch of calls: "+err.Error())
+			return
 		}
-		if err := s.runBatch(&out); err != nil {
-			return err
-		}
-		if cap(s.in.B) > maxKept {
-			s.in.B = nil
-		}
-		if cap(out.B) > 2*maxKept {
-			out.B = nil
+		if s.runBatch(q.received) && len(s.free) < 4 && cap(q.bytes) <= maxKept {
+			s.free = append(s.free, q.bytes)
 		}
 	}
 }
 
-// runBatch runs the calls of a batch, and sends the results of those that did not wait.
-func (s *stream) runBatch(out *codec.Frame) error {
-	received := s.core.settings.Now()
-	aliased := false
+// runBatch runs the calls of a batch, and sends the results of those that did not wait. It reports whether the batch's bytes are free again.
+func (s *stream) runBatch(received time.Time) (free bool) {
+	free = true
+	core := s.server.service.core
 	for _, call := range s.batch.Calls {
-		e, why := s.core.start(call, received)
+		e, why := core.start(call, received)
 		switch {
 		case e == nil:
-			out.B = appendResult(out.B, why.result(call))
+			s.out = appendResult(s.out, why.result(call))
 		case e.run.Inline(s.ctx):
-			out.B = appendResult(out.B, e.result())
+			s.out = appendResult(s.out, e.result())
 			e.Release()
 		default:
-			aliased = true
-			s.waiting.Add(1)
+			free = false // The bytes belong to the calls that wait now, and end with them.
+			s.conn.Lock()
+			s.waiting++
+			s.conn.Unlock()
 			go s.wait(e)
 		}
-		if len(out.B) >= maxResultBatch {
-			if err := s.send(out); err != nil {
-				return err
-			}
+		if len(s.out) >= maxResultBatch {
+			s.flush()
 		}
 	}
-	if aliased {
-		s.in.B = nil // It belongs to the calls that wait now, and ends with them.
+	s.flush()
+	return free
+}
+
+// flush sends the results that have gathered; they leave when the read is over.
+func (s *stream) flush() {
+	if len(s.out) == 0 {
+		return
 	}
-	return s.send(out)
+	s.conn.Lock()
+	if hs := s.conn.Stream(s.id); hs != nil && !s.gone {
+		hs.Send(s.out)
+	}
+	s.conn.Unlock()
+	if s.out = s.out[:0]; cap(s.out) > 2*maxKept {
+		s.out = nil
+	}
 }
 
 // wait runs the rest of a call.
 func (s *stream) wait(e *execution) {
-	defer s.waiting.Done()
 	e.run.Wait(s.ctx)
-	s.mu.Lock()
-	s.pending = appendResult(s.pending, e.result())
-	s.mu.Unlock()
+	result := appendResult(nil, e.result())
 	e.Release()
-	select {
-	case s.wake <- struct{}{}:
-	default: // The writer is awake already.
+	s.conn.Lock()
+	s.waiting--
+	if hs := s.conn.Stream(s.id); hs != nil && !s.gone {
+		hs.Send(result)
+		s.finish()
 	}
+	s.conn.Unlock()
+	s.conn.Flush()
 }
 
-// write sends what is pending until quit is closed, and once more after that.
-func (s *stream) write(quit <-chan struct{}) {
-	var out codec.Frame
-	for more := true; more; {
-		select {
-		case <-s.wake:
-		case <-quit:
-			more = false
-		}
-		s.mu.Lock()
-		s.pending, out.B = out.B[:0], s.pending
-		s.mu.Unlock()
-		if s.send(&out) != nil {
-			return // The reader learns of it too.
-		}
-		if cap(out.B) > maxKept {
-			out.B = nil
-		}
+// finish ends the stream when the client wants no more and has all results. The connection is locked.
+func (s *stream) finish() {
+	if !s.halfClosed || s.gone || s.waiting > 0 || len(s.queue) > 0 {
+		return
 	}
+	if hs := s.conn.Stream(s.id); hs != nil {
+		hs.Finish(nil)
+	}
+	s.leave()
 }
 
-// send sends results, if there are any, and empties out.
-func (s *stream) send(out *codec.Frame) error {
-	if len(out.B) == 0 {
-		return nil
+// fail ends the stream with an error.
+func (s *stream) fail(code codes.Code, message string) {
+	s.conn.Lock()
+	defer s.conn.Unlock()
+	if hs := s.conn.Stream(s.id); hs != nil && !s.gone {
+		hs.Fail(uint32(code), message)
 	}
-	s.sending.Lock()
-	defer s.sending.Unlock()
-	if s.closed {
-		return context.Canceled
+	s.leave()
+}
+
+// stop ends the stream because the worker stops: no call is in flight any more.
+func (s *stream) stop() {
+	s.fail(codes.Unavailable, "the worker stops")
+	s.conn.Flush()
+}
+
+// leave forgets the stream. The connection is locked.
+func (s *stream) leave() {
+	if s.gone {
+		return
 	}
-	err := s.grpc.SendMsg(out)
-	out.B = out.B[:0]
-	return err
+	s.gone = true
+	s.cancel()
+	s.server.mu.Lock()
+	delete(s.server.streams, s)
+	s.server.mu.Unlock()
 }
 
 // appendResult appends an element of ResultBatch.results: batches are concatenated elements.

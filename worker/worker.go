@@ -11,11 +11,8 @@ import (
 	"sync"
 	"time"
 
-	"google.golang.org/grpc"
-
 	workerv1 "github.com/policy-engine/policy-engine/api/worker/v1"
 	"github.com/policy-engine/policy-engine/config"
-	"github.com/policy-engine/policy-engine/fastpath/codec"
 	"github.com/policy-engine/policy-engine/policies"
 	"github.com/policy-engine/policy-engine/telemetry"
 	"github.com/policy-engine/policy-engine/worker/chain"
@@ -96,7 +93,7 @@ func Run(ctx context.Context, cfg *config.Worker, registry *Registry, opts Optio
 type worker struct {
 	opts    Options
 	service *service
-	server  *grpc.Server
+	server  *server
 }
 
 func newWorker(cfg *config.Worker, registry *Registry, opts Options, s *sources) *worker {
@@ -117,12 +114,7 @@ func newWorker(cfg *config.Worker, registry *Registry, opts Options, s *sources)
 	}
 	m.gauge("policy_worker_in_flight", func() float64 { return float64(c.inFlight.Load()) })
 	m.gauge("policy_worker_generations", func() float64 { return float64(c.generations.count()) })
-	w := &worker{opts: opts, server: grpc.NewServer(
-		grpc.ForceServerCodecV2(codec.Codec{}),
-		grpc.MaxRecvMsgSize(maxMessage),
-		grpc.StaticStreamWindowSize(streamWindow),
-		grpc.StaticConnWindowSize(connWindow),
-	)}
+	w := &worker{opts: opts}
 	w.service = &service{
 		name: cfg.Name, version: opts.Version, instanceID: rand.Uint64(), registry: registry, core: c,
 		env: &environment{
@@ -134,9 +126,8 @@ func newWorker(cfg *config.Worker, registry *Registry, opts Options, s *sources)
 		},
 		maxBatch: max(minBatch, 3*limits.MaxBodySize+limits.MaxStateSize+1<<10),
 		pushing:  make(chan struct{}, 1),
-		stopped:  make(chan struct{}),
 	}
-	workerv1.RegisterPolicyWorkerServer(w.server, w.service)
+	w.server = newServer(w.service)
 	return w
 }
 
@@ -186,18 +177,9 @@ func (w *worker) stop() {
 	if !c.drain(deadline.Done()) {
 		log.Warn("drain deadline passed", "in_flight", c.inFlight.Load())
 	}
-	close(w.service.stopped)
-	ended := make(chan struct{})
-	go func() {
-		defer close(ended)
-		w.server.GracefulStop()
-	}()
-	if !within(farewell, ended) {
-		w.server.Stop() // Ends what is left, and so the contexts of its calls.
-		if !within(farewell, ended) {
-			log.Error("a call did not end; the worker stops without it", "in_flight", c.inFlight.Load())
-		}
-	}
+	ending, cancelEnding := context.WithTimeout(context.Background(), farewell)
+	defer cancelEnding()
+	w.server.Stop(ending)
 	for _, g := range c.generations.close() {
 		if !within(farewell, g.freed) {
 			log.Error("a policy did not return or close; the worker stops without it", "generation", g.id)
