@@ -99,9 +99,9 @@ func (s *suite) whileRunning(how string, stop func(*demo) error, interrupted <-c
 		err = none(sockets)
 	}
 	s.check("no socket is left after "+how, err)
+	_ = os.RemoveAll(d.temp)
 	if s.failed == failedBefore {
 		_ = os.RemoveAll(d.dir)
-		_ = os.RemoveAll(d.temp)
 	} else {
 		fmt.Printf("logs are in %s\n", d.dir)
 	}
