@@ -32,7 +32,12 @@ smoke: build ## Run the demo on free ports, and the README's commands against it
 .PHONY: test
 test: build $(tools)/testrun ## Run all tests with the race detector, and each fuzz target for FUZZTIME
 	@$(call need,gcc,sudo apt-get install -y gcc libc6-dev)
-	@ENVOY=$$(tools/fetch.sh envoy) && export ENVOY && CGO_ENABLED=1 $(tools)/testrun -p 2 -timeout 10m -fuzztime $(FUZZTIME) ./...
+	@ENVOY=$$(tools/fetch.sh envoy) && export ENVOY && CGO_ENABLED=1 $(tools)/testrun -p 2 -timeout 10m -fuzztime $(FUZZTIME) \
+		-again POLICY_ENGINE_TRANSPORT=grpc -again-of './kernel ./kernel/transport ./kernel/workers ./test/e2e' ./...
+
+.PHONY: h2spec
+h2spec: ## Run h2spec, all of its 145 tests of HTTP/2, against the kernel's server
+	@tools/h2spec.sh
 
 .PHONY: generate
 generate: $(generators) ## Generate api/**/*.pb.go and the JSON schemas of the configuration

@@ -79,7 +79,7 @@ func FuzzParseWorker(f *testing.F) {
 // validKernel checks what later code relies on.
 func validKernel(t *testing.T, k *Kernel) {
 	t.Helper()
-	if (k.Server.SocketPath == "") == (k.Server.Port == 0) || k.Server.Transport != TransportGRPC || k.Server.MaxConcurrentStreams < 1 {
+	if (k.Server.SocketPath == "") == (k.Server.Port == 0) || k.Server.Transport != TransportGRPC && k.Server.Transport != TransportFast || k.Server.MaxConcurrentStreams < 1 {
 		t.Fatalf("invalid server %+v", k.Server)
 	}
 	if (k.Server.TLS.CertFile == "") != (k.Server.TLS.KeyFile == "") {

@@ -118,7 +118,12 @@ type Observability struct {
 type Transport string
 
 // The transports.
-const TransportGRPC Transport = "grpc"
+const (
+	// TransportFast is our own HTTP/2, to Envoy and to the workers.
+	TransportFast Transport = "fast"
+	// TransportGRPC is grpc-go, the reference.
+	TransportGRPC Transport = "grpc"
+)
 
 // UnknownRoute is what happens to requests of a route that is not configured.
 type UnknownRoute string

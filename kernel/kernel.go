@@ -17,8 +17,9 @@ import (
 
 	"github.com/policy-engine/policy-engine/config"
 	"github.com/policy-engine/policy-engine/kernel/extproc"
-	"github.com/policy-engine/policy-engine/kernel/grpctransport"
+	"github.com/policy-engine/policy-engine/kernel/listener"
 	"github.com/policy-engine/policy-engine/kernel/route"
+	"github.com/policy-engine/policy-engine/kernel/transport"
 	"github.com/policy-engine/policy-engine/kernel/workers"
 	"github.com/policy-engine/policy-engine/telemetry"
 )
@@ -42,7 +43,7 @@ type kernel struct {
 	set         *metrics.Set
 	registry    *workers.Registry
 	distributor *distributor
-	transport   *grpctransport.Server
+	transport   transport.Server
 	draining    atomic.Bool
 }
 
@@ -52,7 +53,7 @@ func Run(ctx context.Context, cfg *config.Kernel, o Options) error {
 	if err != nil {
 		return err
 	}
-	envoy, err := grpctransport.Listen(cfg.Server)
+	envoy, err := listener.Open(cfg.Server)
 	if err != nil {
 		return err
 	}
@@ -75,7 +76,9 @@ func build(cfg *config.Kernel, o Options) (*kernel, error) {
 	log := o.Log.Logger
 	k.registry = workers.New(cfg.Workers, workers.Options{
 		KernelID: newKernelID(), Logger: log, Metrics: k.set,
-		Changed: func() { k.distributor.offersChanged() }, // Nothing is connected before both are made.
+		Lean:       cfg.Server.Transport == config.TransportFast,
+		AfterBatch: func() { k.transport.AfterBatch() },      // Set below, before anything is connected.
+		Changed:    func() { k.distributor.offersChanged() }, // Nothing is connected before both are made.
 	})
 	routes := route.NewStore(k.registry.Retire)
 	k.distributor = newDistributor(cfg, k.registry, routes, log, time.Now)
@@ -85,9 +88,9 @@ func build(cfg *config.Kernel, o Options) (*kernel, error) {
 	}
 	panics := k.set.NewCounter("policy_kernel_panics_total")
 	var err error
-	k.transport, err = grpctransport.New(grpctransport.Options{
+	k.transport, err = transport.New(transport.Options{
 		Config: cfg.Server, Logger: log, Panicked: panics.Inc,
-		New: func() grpctransport.Machine { return extproc.New(settings) },
+		New: func() extproc.Driven { return extproc.New(settings) },
 	})
 	if err != nil {
 		return nil, err

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -92,6 +93,9 @@ func launch(t *testing.T, path string, change func(*config.Kernel, *Options)) *r
 	cfg, err := config.ParseKernel("kernel.yaml", fmt.Appendf(nil, configText, path))
 	if err != nil {
 		t.Fatal(err)
+	}
+	if name := os.Getenv("POLICY_ENGINE_TRANSPORT"); name != "" {
+		cfg.Server.Transport = config.Transport(name)
 	}
 	cfg.Server.Address, cfg.Server.Port, cfg.Admin.Address, cfg.Admin.Port = "127.0.0.1", 0, "127.0.0.1", 0
 	r := &running{t: t, log: &journal{}, ended: make(chan error, 1)}

@@ -16,11 +16,10 @@ import (
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/keepalive"
 
-	workerv1 "github.com/policy-engine/policy-engine/api/worker/v1"
 	"github.com/policy-engine/policy-engine/config"
 	"github.com/policy-engine/policy-engine/fastpath/codec"
 	"github.com/policy-engine/policy-engine/kernel/extproc"
-	"github.com/policy-engine/policy-engine/kernel/route"
+	"github.com/policy-engine/policy-engine/kernel/listener"
 )
 
 // ServiceName is Envoy's name of the service.
@@ -42,22 +41,11 @@ const (
 	lastWords = 250 * time.Millisecond
 )
 
-// Machine is the state machine of a stream; extproc.Machine documents the methods.
-type Machine interface {
-	Open(routeName string, now extproc.Instant)
-	Message(msg []byte, now extproc.Instant) extproc.Effect
-	Complete(c *route.Call, r *workerv1.Result, err error, now extproc.Instant) extproc.Effect
-	HalfClose(now extproc.Instant) extproc.Effect
-	Drain(now extproc.Instant) extproc.Effect
-	Abort(now extproc.Instant)
-	Close()
-}
-
 // Options are what a server is given.
 type Options struct {
 	Config config.Server
 	// New makes a machine. Machines are used again.
-	New    func() Machine
+	New    func() extproc.Driven
 	Logger *zap.Logger
 	// Panicked is called for each panic of a machine, after it was logged.
 	Panicked func()
@@ -96,11 +84,11 @@ func New(o Options) (*Server, error) {
 		// Envoy pings as its connection_keepalive says; more than one a second is a flood.
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: time.Second, PermitWithoutStream: true}),
 	}
-	if o.Config.TLS.CertFile != "" {
-		tlsConfig, err := loadTLS(o.Config.TLS)
-		if err != nil {
-			return nil, err
-		}
+	tlsConfig, err := listener.TLS(o.Config.TLS)
+	if err != nil {
+		return nil, err
+	}
+	if tlsConfig != nil {
 		options = append(options, grpc.Creds(credentials.NewTLS(tlsConfig)))
 	}
 	s.grpc = grpc.NewServer(options...)
@@ -149,6 +137,9 @@ func (s *Server) Drain(ctx context.Context) {
 	s.grpc.Stop()
 	<-done
 }
+
+// AfterBatch implements the transport: handlers send their answers themselves.
+func (s *Server) AfterBatch() {}
 
 // Streams is how many streams are open.
 func (s *Server) Streams() int64 { return s.open.Load() }

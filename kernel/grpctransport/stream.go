@@ -31,7 +31,7 @@ type stream struct {
 	completed chan struct{}
 
 	mu      sync.Mutex
-	machine Machine
+	machine extproc.Driven
 	// outstanding is true from a KindCall effect to its Complete.
 	outstanding bool
 	// abandoned is true when the handler has ended while a call was outstanding: Complete is the last one, and cleans up.
@@ -50,7 +50,7 @@ type streamPool struct{ pool sync.Pool }
 func (p *streamPool) get() *stream  { return p.pool.Get().(*stream) }
 func (p *streamPool) put(s *stream) { p.pool.Put(s) }
 
-func newStream(s *Server, m Machine) *stream {
+func newStream(s *Server, m extproc.Driven) *stream {
 	return &stream{server: s, machine: m, completed: make(chan struct{}, 1)}
 }
 

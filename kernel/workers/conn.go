@@ -49,11 +49,16 @@ type conn struct {
 	inFlight atomic.Int32
 	// received counts batches of results.
 	received atomic.Uint64
+	// lean sends and reads in place of stream, if it is not nil.
+	lean *lean
+	// afterBatch is called when several calls were completed; it may be nil.
+	afterBatch func()
 	// unmatched is called for each result without a call: late, repeated or invented.
 	unmatched func()
 
 	mu       sync.Mutex
 	filled   sync.Cond // there is something in pending, or the connection is closed
+	spare    []byte    // for the next pending; of lean
 	pending  []byte    // an encoded CallBatch that the writer has not taken yet
 	closed   bool
 	slots    [maxInFlight]slot
@@ -107,7 +112,9 @@ func (c *conn) submit(call *route.Call) error {
 	c.free = c.free[:len(c.free)-1]
 	c.enqueue(index, slot{call: call, id: id, deadline: time.Since(c.epoch) + c.timeout})
 	c.inFlight.Add(1)
-	c.filled.Signal()
+	if c.lean == nil {
+		c.filled.Signal()
+	}
 	return nil
 }
 
@@ -196,6 +203,14 @@ func (c *conn) expire() {
 	for _, call := range late {
 		call.Done.Complete(call, nil, route.ErrTimeout)
 	}
+	c.completed(len(late))
+}
+
+// completed is called after calls were completed together, without results.
+func (c *conn) completed(n int) {
+	if n > 0 && c.afterBatch != nil {
+		c.afterBatch()
+	}
 }
 
 // close refuses new calls and completes those under way with err. Only the first close counts.
@@ -215,6 +230,7 @@ func (c *conn) close(err error) {
 	for _, call := range lost {
 		call.Done.Complete(call, nil, err)
 	}
+	c.completed(len(lost))
 }
 
 // write sends batches until the connection is closed or broken; the reader learns why. What came while a batch was being sent is the next batch: under load
@@ -252,6 +268,9 @@ func (c *conn) read() error {
 		c.received.Add(1)
 		if err := c.complete(&result, frame.B); err != nil {
 			return fmt.Errorf("%w: %w", route.ErrIllegalResult, err)
+		}
+		if c.afterBatch != nil {
+			c.afterBatch()
 		}
 		if cap(frame.B) > maxKept {
 			frame, result = codec.Frame{}, workerv1.Result{} // A reset result keeps a capacity that aliases the frame.

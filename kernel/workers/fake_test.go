@@ -210,6 +210,9 @@ func (f *fake) Execute(stream grpc.BidiStreamingServer[workerv1.CallBatch, worke
 
 const testKernel = 77
 
+// onLean tells on which transport the tests run: $POLICY_ENGINE_TRANSPORT, so that all run on each.
+func onLean() bool { return os.Getenv("POLICY_ENGINE_TRANSPORT") != "grpc" }
+
 // setup makes and starts a registry with one worker "w" whose replicas are at the paths.
 func setup(t testing.TB, change func(*config.WorkerRef), paths ...string) (*Registry, *Worker) {
 	t.Helper()
@@ -220,7 +223,7 @@ func setup(t testing.TB, change func(*config.WorkerRef), paths ...string) (*Regi
 	if change != nil {
 		change(&ref)
 	}
-	reg := New([]config.WorkerRef{ref}, Options{KernelID: testKernel, Logger: zap.NewNop(), Metrics: metrics.NewSet()})
+	reg := New([]config.WorkerRef{ref}, Options{KernelID: testKernel, Logger: zap.NewNop(), Metrics: metrics.NewSet(), Lean: onLean()})
 	reg.Start()
 	t.Cleanup(reg.Close)
 	return reg, reg.byName["w"]

@@ -76,7 +76,7 @@ func TestChanged(t *testing.T) {
 	path := socketPath(t)
 	changed := make(chan struct{}, 100)
 	ref := config.WorkerRef{Name: "w", SocketPaths: []string{path}, Connections: 1, Timeout: time.Second, HealthCheck: config.HealthCheck{Interval: 10 * time.Millisecond, Timeout: time.Second}}
-	reg := New([]config.WorkerRef{ref}, Options{KernelID: testKernel, Logger: zap.NewNop(), Metrics: metrics.NewSet(), Changed: func() { changed <- struct{}{} }})
+	reg := New([]config.WorkerRef{ref}, Options{KernelID: testKernel, Logger: zap.NewNop(), Lean: onLean(), Metrics: metrics.NewSet(), Changed: func() { changed <- struct{}{} }})
 	w := reg.byName["w"]
 	reg.Start()
 	t.Cleanup(reg.Close)

@@ -24,6 +24,10 @@ type Options struct {
 	Logger   *zap.Logger
 	// Metrics gets the registry's own metrics.
 	Metrics *metrics.Set
+	// Lean has the calls go over our own HTTP/2 rather than grpc-go.
+	Lean bool
+	// AfterBatch is called when calls were completed together. It may be nil.
+	AfterBatch func()
 	// Changed is called when Offers has changed. It must not block.
 	Changed func()
 }
@@ -33,11 +37,14 @@ type Registry struct {
 	kernelID uint64
 	log      *zap.Logger
 	changed  func()
-	throttle *telemetry.Throttle
-	workers  []*Worker
-	byName   map[string]*Worker
-	cancel   context.CancelFunc
-	running  sync.WaitGroup
+	lean     bool
+	// afterBatch is never nil.
+	afterBatch func()
+	throttle   *telemetry.Throttle
+	workers    []*Worker
+	byName     map[string]*Worker
+	cancel     context.CancelFunc
+	running    sync.WaitGroup
 	// current is the generation that was pushed last.
 	current atomic.Uint64
 
@@ -51,9 +58,12 @@ type Registry struct {
 // New makes a registry; nothing is connected before Start.
 func New(refs []config.WorkerRef, o Options) *Registry {
 	reg := &Registry{
-		kernelID: o.KernelID, log: o.Logger, changed: o.Changed, throttle: telemetry.NewThrottle(time.Minute, time.Now),
+		kernelID: o.KernelID, log: o.Logger, changed: o.Changed, lean: o.Lean, afterBatch: o.AfterBatch, throttle: telemetry.NewThrottle(time.Minute, time.Now),
 		byName: make(map[string]*Worker), cancel: func() {},
 		live: make(map[uint64]map[string][]*workerv1.Chain), news: make(chan struct{}),
+	}
+	if reg.afterBatch == nil {
+		reg.afterBatch = func() {}
 	}
 	for _, ref := range refs {
 		w := newWorker(ref, o.Metrics)

@@ -58,7 +58,7 @@ func TestSlowHealthCheckOfABusyWorker(t *testing.T) {
 	reg := New([]config.WorkerRef{{
 		Name: "w", SocketPaths: []string{path}, Connections: 1, Timeout: time.Minute,
 		HealthCheck: config.HealthCheck{Interval: 10 * time.Millisecond, Timeout: 300 * time.Millisecond},
-	}}, Options{KernelID: testKernel, Logger: zap.New(log), Metrics: metrics.NewSet()})
+	}}, Options{KernelID: testKernel, Logger: zap.New(log), Lean: onLean(), Metrics: metrics.NewSet()})
 	reg.Start()
 	t.Cleanup(reg.Close)
 	w := reg.byName["w"]

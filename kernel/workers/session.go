@@ -126,7 +126,18 @@ func (s *session) holds(generation uint64) bool {
 
 // serve opens the streams, takes calls and returns when anything fails. served says whether it came so far as to take calls.
 func (s *session) serve(ctx context.Context, reg *Registry) (served bool, err error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	group, ctx := errgroup.WithContext(ctx)
+	if reg.lean {
+		if err := s.serveLean(ctx, reg, s.replica.connections, group.Go); err != nil {
+			s.hangUp()
+			cancel()
+			_ = group.Wait()
+			return false, err
+		}
+		return s.attend(ctx, reg, group)
+	}
 	for _, client := range s.clients {
 		streamCtx, cancel := context.WithCancel(ctx)
 		st, err := client.NewStream(streamCtx, &workerv1.PolicyWorker_ServiceDesc.Streams[0], workerv1.PolicyWorker_Execute_FullMethodName)
@@ -142,6 +153,11 @@ func (s *session) serve(ctx context.Context, reg *Registry) (served bool, err er
 			return fmt.Errorf("read results from %q: %w", s.replica.path, c.run(cancel))
 		})
 	}
+	return s.attend(ctx, reg, group)
+}
+
+// attend takes calls until one of the group fails.
+func (s *session) attend(ctx context.Context, reg *Registry, group *errgroup.Group) (served bool, err error) {
 	reg.setServing(s, true)
 	group.Go(func() error { return s.probe(ctx, reg) })
 	group.Go(func() error { return s.reconcile(ctx, reg) })

@@ -51,8 +51,12 @@ func (w *Worker) Name() string { return w.name }
 // Available implements route.Evaluator.
 func (w *Worker) Available() bool { return w.available.Load() }
 
-// Evaluate implements route.Evaluator. The healthy connection with the fewest calls that holds the call's generation takes it. It doesn't allocate.
-func (w *Worker) Evaluate(c *route.Call) {
+// Evaluate implements route.Evaluator.
+func (w *Worker) Evaluate(c *route.Call) { w.evaluate(c, true) }
+
+// evaluate starts a call. The healthy connection with the fewest calls that holds the call's generation takes it. It doesn't allocate. Unless it flushes, Flush does
+// so later.
+func (w *Worker) evaluate(c *route.Call, flush bool) {
 	targets := *w.targets.Load()
 	generation := c.Message.Generation
 	if c.Message.TimeoutUs == 0 {
@@ -74,6 +78,9 @@ func (w *Worker) Evaluate(c *route.Call) {
 	// Fast path: it takes the call.
 	err := targets[best].conn.submit(c)
 	if err == nil {
+		if flush {
+			targets[best].conn.flush()
+		}
 		return
 	}
 	// Slow path: it is full, or was closed just now; any other will do.
@@ -83,6 +90,9 @@ func (w *Worker) Evaluate(c *route.Call) {
 			continue
 		}
 		if err = targets[i].conn.submit(c); err == nil {
+			if flush {
+				targets[i].conn.flush()
+			}
 			return
 		}
 		overloaded = overloaded || err == route.ErrOverloaded

@@ -232,8 +232,9 @@ func routeNames(t *testing.T, c *kernelClient) {
 			defer s.cancel()
 			s.send(encode(t, tt.message))
 			if r, err := s.receive(); outcome(r, err) != tt.want {
-				// grpc trims metadata's white space (RFC 9110 section 5.5); a trimmed name may be known.
-				if tt.name == "with a space" && outcome(r, err) == "pass" {
+				// grpc-go trims metadata's white space (RFC 9110 section 5.5), and a trimmed name may be known; our own HTTP/2 takes such a
+				// field for malformed (RFC 9113 section 8.2.1).
+				if tt.name == "with a space" && (outcome(r, err) == "pass" || status.Code(err) == codes.Internal) {
 					return
 				}
 				t.Errorf("%s, want %s; answer %v, error %v", outcome(r, err), tt.want, r, err)

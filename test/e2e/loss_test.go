@@ -235,7 +235,7 @@ func TestWorkerKilled(t *testing.T) {
 		}
 	})
 	t.Run("a worker that hangs", func(t *testing.T) {
-		e.Worker("a1").Signal(syscall.SIGSTOP)
+		e.Worker("a1").Suspend()
 		r := harness.Send(t, e.Listen, http.MethodGet, "/on-a", mustNotArrive+"the worker hangs")
 		if r.Status != 503 && r.Status != 504 {
 			t.Errorf("%v", r)
@@ -379,7 +379,7 @@ func TestKernelEnds(t *testing.T) {
 		l.stop("good 500", "bad 500", "good 503", "bad 503", "good 504", "bad 504")
 	})
 	t.Run("a kernel that hangs", func(t *testing.T) {
-		e.Kernel.Signal(syscall.SIGSTOP)
+		e.Kernel.Suspend()
 		r := harness.Send(t, e.Listen, http.MethodGet, "/on-a", mustNotArrive+"the kernel hangs")
 		if r.Status != http.StatusGatewayTimeout {
 			t.Errorf("%v, want Envoy's 504 after message_timeout", r)

@@ -16,7 +16,8 @@ import (
 )
 
 // Spec says what to start. In configuration files, ${RUN_DIR} (and ${POLICY_ENGINE_RUN_DIR}) is the folder of the
-// sockets, ${PORT_KERNEL} and ${PORT_ADMIN} are the kernel's ports.
+// sockets, ${PORT_KERNEL} and ${PORT_ADMIN} are the kernel's ports,
+// ${TRANSPORT} its transport.
 type Spec struct {
 	// Kernel is the kernel's configuration without its server and admin, indented as below policy_kernel; or KernelFile is a file.
 	Kernel     string
@@ -47,6 +48,14 @@ type WorkerSpec struct {
 	Config string
 	File   string
 	Env    []string
+}
+
+// transport is the kernel's transport: $POLICY_ENGINE_TRANSPORT, so that all tests run on each; fast if there is none.
+func transport() string {
+	if name := os.Getenv("POLICY_ENGINE_TRANSPORT"); name != "" {
+		return name
+	}
+	return "fast"
 }
 
 // Engine is a kernel with its workers, and Envoy and an upstream around it.
@@ -109,7 +118,7 @@ func Prepare(t testing.TB, spec Spec) *Engine {
 	if err := os.Mkdir(filepath.Join(run, "workers"), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	e.env = append([]string{"RUN_DIR=" + run, "POLICY_ENGINE_RUN_DIR=" + run, "PORT_KERNEL=" + port(e.ExtProc), "PORT_ADMIN=" + port(e.Admin)}, spec.Env...)
+	e.env = append([]string{"RUN_DIR=" + run, "POLICY_ENGINE_RUN_DIR=" + run, "PORT_KERNEL=" + port(e.ExtProc), "PORT_ADMIN=" + port(e.Admin), "TRANSPORT=" + transport()}, spec.Env...)
 	if spec.KernelFile == "" {
 		e.WriteKernel(spec.Kernel)
 	}
@@ -133,7 +142,7 @@ func port(address string) string { return address[strings.LastIndexByte(address,
 
 // server is how each configuration of a kernel begins.
 const server = `policy_kernel:
-  server: {address: 127.0.0.1, port: "${PORT_KERNEL}"}
+  server: {address: 127.0.0.1, port: "${PORT_KERNEL}", transport: "${TRANSPORT}"}
   admin: {address: 127.0.0.1, port: "${PORT_ADMIN}"}
 `
 

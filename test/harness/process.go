@@ -59,6 +59,31 @@ func (p *Process) Signal(s os.Signal) {
 	}
 }
 
+// Suspend stops the process with SIGSTOP and waits until all of its threads have: the signal alone says nothing of when.
+func (p *Process) Suspend() {
+	p.t.Helper()
+	p.Signal(syscall.SIGSTOP)
+	stopped := func() bool {
+		tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", p.cmd.Process.Pid))
+		if err != nil || len(tasks) == 0 {
+			return false
+		}
+		for _, task := range tasks {
+			stat, err := os.ReadFile(task)
+			// The state follows the name, which is in parentheses (proc(5)).
+			if _, state, ok := strings.Cut(string(stat), ") "); err != nil || !ok || !strings.HasPrefix(state, "T") {
+				return false
+			}
+		}
+		return true
+	}
+	for deadline := time.Now().Add(Timeout); !stopped(); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			p.t.Fatalf("%s did not stop", p.Name)
+		}
+	}
+}
+
 // Kill ends the process without asking, if it still runs, and waits for its end.
 func (p *Process) Kill() {
 	_ = p.cmd.Process.Kill()

@@ -64,6 +64,7 @@ var ImportRules = []Rule{
 	{Room: "telemetry", Reason: "every process uses it, so it is a leaf"},
 	{Room: "api/...", May: []string{"api/..."}, Reason: "the protocols are a leaf: both sides import them"},
 	{Room: "fastpath/...", May: []string{"fastpath/..."}, Reason: "mechanisms of speed are leaves: they know no room's words"},
+	{Room: "bench/...", May: []string{"fastpath/..."}, Reason: "what the engine is measured against knows nothing of it but the transport"},
 	{Room: "deploy/...", Reason: "the demo's upstream stands for a stranger's program"},
 	{
 		Room: "test/e2e/testworker", May: []string{"policies", "policies/*", "worker"},

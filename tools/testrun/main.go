@@ -18,12 +18,25 @@ func main() {
 	timeout := flag.String("timeout", "10m", "per package")
 	parallel := flag.String("p", "2", "packages at the same time")
 	fuzzTime := flag.String("fuzztime", "5s", "per fuzz target; 0 leaves fuzzing out, the seeds run all the same")
+	again := flag.String("again", "", "NAME=VALUE: run the packages of -again-of once more with this variable")
+	againOf := flag.String("again-of", "", "packages, separated by spaces")
 	flag.Parse()
 
 	total := newTally(os.Stdout)
-	test := goCommand(append([]string{"test", "-json", "-race", "-count=1", "-p", *parallel, "-timeout", *timeout}, flag.Args()...)...)
-	if err := stream(test, total.read); err != nil && total.failed == 0 {
-		total.fail("go test", err.Error())
+	flags := []string{"test", "-json", "-race", "-count=1", "-p", *parallel, "-timeout", *timeout}
+	run := func(test *exec.Cmd) {
+		before := total.failed
+		if err := stream(test, total.read); err != nil && total.failed == before {
+			total.fail("go test", err.Error())
+		}
+	}
+	run(goCommand(append(flags, flag.Args()...)...))
+	if *again != "" {
+		fmt.Println("again with", *again)
+		clear(total.failedInPackage) // Of the first run.
+		test := goCommand(append(flags[:len(flags):len(flags)], strings.Fields(*againOf)...)...)
+		test.Env = append(os.Environ(), *again)
+		run(test)
 	}
 	if *fuzzTime != "0" {
 		fuzzAll(total, *fuzzTime, *parallel, flag.Args())

@@ -153,7 +153,7 @@ type Observability struct {
 // Defaults sets what the file leaves out.
 func (f *KernelFile) Defaults() {
 	f.PolicyKernel = Kernel{
-		Server:       Server{Address: "0.0.0.0", Port: 9001, Transport: "grpc", MaxConcurrentStreams: 4096},
+		Server:       Server{Address: "0.0.0.0", Port: 9001, Transport: "fast", MaxConcurrentStreams: 4096},
 		Admin:        Admin{Address: "0.0.0.0", Port: 9090},
 		UnknownRoute: "deny",
 		PolicyNotSupportedResponse: ImmediateResponse{

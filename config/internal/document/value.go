@@ -14,7 +14,7 @@ import (
 type Transport string
 
 // Legal lists the transports.
-func (*Transport) Legal() []string { return []string{"grpc"} }
+func (*Transport) Legal() []string { return []string{"fast", "grpc"} }
 
 // UnknownRoute is what happens to requests of unknown routes.
 type UnknownRoute string

@@ -1,4 +1,4 @@
-package grpctransport
+package transport
 
 import (
 	"io"
@@ -19,7 +19,7 @@ func BenchmarkProcess(b *testing.B) {
 	b.RunParallel(func(pb *testing.PB) {
 		message, answer := codec.Frame{B: []byte("call")}, codec.Frame{}
 		for pb.Next() {
-			s, err := r.client.NewStream(b.Context(), desc, "/"+ServiceName+"/Process")
+			s, err := r.client.NewStream(b.Context(), desc, "/"+serviceName+"/Process")
 			if err != nil {
 				b.Error(err)
 				return

@@ -1,4 +1,5 @@
-package grpctransport
+// Package listener opens what Envoy connects to: a TCP address or a Unix socket, and TLS.
+package listener
 
 import (
 	"crypto/tls"
@@ -17,8 +18,8 @@ import (
 // socketMode lets the user and the group in: Envoy often is another user of the same group.
 const socketMode = 0o660
 
-// Listen opens the configured address or Unix socket.
-func Listen(cfg config.Server) (net.Listener, error) {
+// Open opens the configured address or Unix socket.
+func Open(cfg config.Server) (net.Listener, error) {
 	if cfg.SocketPath != "" {
 		return listenUnix(cfg.SocketPath)
 	}
@@ -53,8 +54,11 @@ func listenUnix(path string) (net.Listener, error) {
 	return l, nil
 }
 
-// loadTLS reads the certificates. With a client CA, clients without a certificate of it are refused.
-func loadTLS(cfg config.TLS) (*tls.Config, error) {
+// TLS reads the certificates; without a certificate file it is nil. With a client CA, clients without a certificate of it are refused.
+func TLS(cfg config.TLS) (*tls.Config, error) {
+	if cfg.CertFile == "" {
+		return nil, nil
+	}
 	cert, err := tls.LoadX509KeyPair(cfg.CertFile, cfg.KeyFile)
 	if err != nil {
 		return nil, fmt.Errorf("load certificate %q with key %q: %w", cfg.CertFile, cfg.KeyFile, err)

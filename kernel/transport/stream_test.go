@@ -1,4 +1,4 @@
-package grpctransport
+package transport
 
 import (
 	"context"
@@ -51,7 +51,7 @@ func TestEffects(t *testing.T) {
 					for {
 						select {
 						case c := <-r.evaluator.calls:
-							c.Done.Complete(c, &workerv1.Result{}, nil)
+							r.complete(c, &workerv1.Result{}, nil)
 						case <-done:
 							return
 						}
@@ -120,9 +120,9 @@ func TestCancelDuringACall(t *testing.T) {
 	if other == c {
 		t.Fatal("two streams share a machine")
 	}
-	c.Done.Complete(c, nil, route.ErrTimeout)
+	r.complete(c, nil, route.ErrTimeout)
 	r.expectIdle(1)
-	other.Done.Complete(other, &workerv1.Result{}, nil)
+	r.complete(other, &workerv1.Result{}, nil)
 	g.expect("evaluated")
 	g.expectEnd(codes.OK)
 	r.expectIdle(2)
@@ -157,7 +157,7 @@ func TestStorm(t *testing.T) {
 		for {
 			select {
 			case c := <-r.evaluator.calls:
-				worker.Go(func() { c.Done.Complete(c, &workerv1.Result{}, nil) })
+				worker.Go(func() { r.complete(c, &workerv1.Result{}, nil) })
 			case <-stop:
 				return
 			}

@@ -1,9 +1,10 @@
-package grpctransport
+package transport
 
 import (
 	"context"
 	"io"
 	"net"
+	"os"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -20,6 +21,7 @@ import (
 	"github.com/policy-engine/policy-engine/config"
 	"github.com/policy-engine/policy-engine/fastpath/codec"
 	"github.com/policy-engine/policy-engine/kernel/extproc"
+	"github.com/policy-engine/policy-engine/kernel/listener"
 	"github.com/policy-engine/policy-engine/kernel/route"
 )
 
@@ -202,10 +204,25 @@ func (e *evaluator) Evaluate(c *route.Call) {
 	e.calls <- c
 }
 
+const (
+	routeKey    = "x-policy-route"
+	serviceName = "envoy.service.ext_proc.v3.ExternalProcessor"
+	// maxMessage is the longest message that both take, in bytes.
+	maxMessage = 4 << 20
+)
+
+// name is the transport of the test: $POLICY_ENGINE_TRANSPORT, so that all tests run on each.
+func name() config.Transport {
+	if name := os.Getenv("POLICY_ENGINE_TRANSPORT"); name != "" {
+		return config.Transport(name)
+	}
+	return config.TransportFast
+}
+
 // rig is a server with scripted machines and a client.
 type rig struct {
 	t         testing.TB
-	server    *Server
+	server    Server
 	listener  net.Listener
 	client    *grpc.ClientConn
 	log       journal
@@ -223,14 +240,15 @@ func newRig(t testing.TB) *rig {
 func (r *rig) start(cfg config.Server) {
 	r.t.Helper()
 	var err error
+	cfg.Transport = name()
 	r.server, err = New(Options{
 		Config: cfg, Logger: zap.NewNop(), Panicked: func() { r.panics.Add(1) },
-		New: func() Machine { r.log.add("new"); return &script{t: r.t, worker: &r.evaluator, log: &r.log} },
+		New: func() extproc.Driven { r.log.add("new"); return &script{t: r.t, worker: &r.evaluator, log: &r.log} },
 	})
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	r.listener, err = Listen(cfg)
+	r.listener, err = listener.Open(cfg)
 	if err != nil {
 		r.t.Fatal(err)
 	}
@@ -245,6 +263,12 @@ func (r *rig) start(cfg config.Server) {
 		}
 		eventually(r.t, "all streams have ended", func() bool { return r.server.Streams() == 0 })
 	})
+}
+
+// complete gives a call its outcome, as an evaluator does.
+func (r *rig) complete(c *route.Call, result *workerv1.Result, err error) {
+	c.Done.Complete(c, result, err)
+	r.server.AfterBatch()
 }
 
 func (r *rig) dial(o ...grpc.DialOption) *grpc.ClientConn {
@@ -273,7 +297,7 @@ func (r *rig) stream(ctx context.Context) *flow {
 	r.t.Helper()
 	ctx, cancel := context.WithTimeout(ctx, bound)
 	r.t.Cleanup(cancel)
-	s, err := r.client.NewStream(ctx, &grpc.StreamDesc{ServerStreams: true, ClientStreams: true}, "/"+ServiceName+"/Process")
+	s, err := r.client.NewStream(ctx, &grpc.StreamDesc{ServerStreams: true, ClientStreams: true}, "/"+serviceName+"/Process")
 	if err != nil {
 		r.t.Fatal(err)
 	}

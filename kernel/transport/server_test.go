@@ -1,4 +1,4 @@
-package grpctransport
+package transport
 
 import (
 	"bufio"
@@ -29,6 +29,7 @@ import (
 	workerv1 "github.com/policy-engine/policy-engine/api/worker/v1"
 	"github.com/policy-engine/policy-engine/config"
 	"github.com/policy-engine/policy-engine/fastpath/codec"
+	"github.com/policy-engine/policy-engine/kernel/listener"
 	"github.com/policy-engine/policy-engine/kernel/route"
 )
 
@@ -89,21 +90,21 @@ func TestDrainTooLate(t *testing.T) {
 	if r.log.count("close") != 1 {
 		t.Errorf("%d machines closed, want 1: two calls are outstanding", r.log.count("close"))
 	}
-	c.Done.Complete(c, &workerv1.Result{}, nil)
-	d.Done.Complete(d, nil, route.ErrTimeout)
+	r.complete(c, &workerv1.Result{}, nil)
+	r.complete(d, nil, route.ErrTimeout)
 	r.expectIdle(3)
 }
 
 func TestHealth(t *testing.T) {
 	r := newRig(t)
 	client := healthv1.NewHealthClient(r.client)
-	for _, service := range []string{"", ServiceName} {
+	for _, service := range []string{"", serviceName} {
 		resp, err := client.Check(t.Context(), &healthv1.HealthCheckRequest{Service: service})
 		if err != nil || resp.Status != healthv1.HealthCheckResponse_SERVING {
 			t.Errorf("service %q: %v, %v", service, resp, err)
 		}
 	}
-	watch, err := client.Watch(t.Context(), &healthv1.HealthCheckRequest{Service: ServiceName})
+	watch, err := client.Watch(t.Context(), &healthv1.HealthCheckRequest{Service: serviceName})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -121,7 +122,7 @@ func TestHealth(t *testing.T) {
 
 func TestUnknownMethods(t *testing.T) {
 	r := newRig(t)
-	for _, method := range []string{"/" + ServiceName + "/Other", "/envoy.service.auth.v3.Authorization/Check", "/x/y"} {
+	for _, method := range []string{"/" + serviceName + "/Other", "/envoy.service.auth.v3.Authorization/Check", "/x/y"} {
 		err := r.client.Invoke(t.Context(), method, &codec.Frame{}, &codec.Frame{})
 		if status.Code(err) != codes.Unimplemented {
 			t.Errorf("%s: %v", method, err)
@@ -290,7 +291,7 @@ func TestBadTLSFiles(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			if _, err := New(Options{Config: config.Server{TLS: tt.tls}}); err == nil {
+			if _, err := New(Options{Config: config.Server{Transport: name(), TLS: tt.tls}}); err == nil {
 				t.Error("it was accepted")
 			}
 		})
@@ -315,14 +316,14 @@ func TestUnixSocket(t *testing.T) {
 	f.send("finish")
 	f.expect("finished")
 	f.expectEnd(codes.OK)
-	if _, err := Listen(config.Server{SocketPath: path}); err == nil || !strings.Contains(err.Error(), "another process listens") {
+	if _, err := listener.Open(config.Server{SocketPath: path}); err == nil || !strings.Contains(err.Error(), "another process listens") {
 		t.Errorf("a second listener: %v", err)
 	}
 	file := filepath.Join(t.TempDir(), "file")
 	if err := os.WriteFile(file, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Listen(config.Server{SocketPath: file}); err == nil || !strings.Contains(err.Error(), "no socket") {
+	if _, err := listener.Open(config.Server{SocketPath: file}); err == nil || !strings.Contains(err.Error(), "no socket") {
 		t.Errorf("a file in the way: %v", err)
 	}
 }

@@ -1,0 +1,50 @@
+// noop-grpc answers every ext_proc message with "continue" on grpc-go, tuned as well as we can: what a server that does nothing costs.
+package main
+
+import (
+	"flag"
+	"log"
+	"net"
+	"runtime"
+
+	"google.golang.org/grpc"
+
+	"github.com/policy-engine/policy-engine/fastpath/codec"
+)
+
+var (
+	requestHeaders  = codec.Frame{B: []byte{1<<3 | 2, 0}}
+	responseHeaders = codec.Frame{B: []byte{2<<3 | 2, 0}}
+)
+
+func serve(_ any, st grpc.ServerStream) error {
+	var f codec.Frame
+	if err := st.RecvMsg(&f); err != nil {
+		return err
+	}
+	answer := &requestHeaders
+	if len(f.B) > 0 && f.B[0] == 3<<3|2 {
+		answer = &responseHeaders
+	}
+	return st.SendMsg(answer) // The stream closes with the answer, as the engine's does.
+}
+
+func main() {
+	addr := flag.String("listen", "127.0.0.1:9102", "address to listen on")
+	flag.Parse()
+	l, err := net.Listen("tcp", *addr)
+	if err != nil {
+		log.Fatal(err)
+	}
+	s := grpc.NewServer(
+		grpc.ForceServerCodecV2(codec.Codec{}),
+		grpc.NumStreamWorkers(uint32(runtime.GOMAXPROCS(0))),
+		grpc.StaticStreamWindowSize(1<<20), grpc.StaticConnWindowSize(16<<20),
+		grpc.MaxConcurrentStreams(65536),
+	)
+	s.RegisterService(&grpc.ServiceDesc{
+		ServiceName: "envoy.service.ext_proc.v3.ExternalProcessor", HandlerType: (*any)(nil),
+		Streams: []grpc.StreamDesc{{StreamName: "Process", Handler: serve, ServerStreams: true, ClientStreams: true}},
+	}, struct{}{})
+	log.Fatal(s.Serve(l))
+}

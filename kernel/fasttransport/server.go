@@ -1,0 +1,188 @@
+// Package fasttransport is the server of ext_proc on our own HTTP/2: it drives one state machine per stream without a goroutine per stream.
+package fasttransport
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/policy-engine/policy-engine/config"
+	"github.com/policy-engine/policy-engine/fastpath/h2"
+	"github.com/policy-engine/policy-engine/kernel/extproc"
+	"github.com/policy-engine/policy-engine/kernel/listener"
+	"github.com/policy-engine/policy-engine/kernel/route"
+)
+
+// processPath is Envoy's name of the method.
+const processPath = "/envoy.service.ext_proc.v3.ExternalProcessor/Process"
+
+// routeKey names the route in the gRPC initial metadata, which only Envoy's configuration sets.
+const routeKey = "x-policy-route"
+
+// Options are what a server is given.
+type Options struct {
+	Config config.Server
+	// New makes a machine. Machines are used again.
+	New    func() extproc.Driven
+	Logger *zap.Logger
+	// Panicked is called for each panic of a machine, after it was logged.
+	Panicked func()
+}
+
+// Server serves ext_proc and the gRPC health protocol.
+type Server struct {
+	http2    *h2.Server
+	log      *zap.Logger
+	panicked func()
+	streams  sync.Pool
+	health   health
+	epoch    time.Time
+	open     atomic.Int64
+
+	// dirty are connections with answers that wait for AfterBatch.
+	mu    sync.Mutex
+	dirty []*h2.Conn
+	spare []*h2.Conn
+}
+
+// New makes a server.
+func New(o Options) (*Server, error) {
+	tlsConfig, err := listener.TLS(o.Config.TLS)
+	if err != nil {
+		return nil, err
+	}
+	s := &Server{log: o.Logger, panicked: o.Panicked, epoch: time.Now()}
+	s.streams.New = func() any { return &stream{server: s, machine: o.New()} }
+	s.http2 = h2.NewServer(h2.Config{MaxConcurrentStreams: o.Config.MaxConcurrentStreams, TLS: tlsConfig, Panicked: s.panicking}, s)
+	return s, nil
+}
+
+// Serve accepts connections until Drain. It closes the listener.
+func (s *Server) Serve(l net.Listener) error {
+	if err := s.http2.Serve(l); err != nil && err != h2.ErrServerClosed {
+		return fmt.Errorf("serve ext_proc on %q: %w", l.Addr(), err)
+	}
+	return nil
+}
+
+// panicking counts a panic of a receiver that h2 caught.
+func (s *Server) panicking(v any, stack []byte) {
+	s.log.Error("panic in the transport", zap.Any("panic", v), zap.ByteString("stack", stack))
+	if s.panicked != nil {
+		s.panicked()
+	}
+}
+
+// Open implements h2.Handler.
+func (s *Server) Open(hs *h2.Stream, r *h2.Request) h2.Receiver {
+	switch r.Path {
+	case processPath:
+		return s.process(hs, r)
+	case healthCheckPath, healthWatchPath:
+		return s.health.open(hs, r.Path == healthWatchPath)
+	}
+	return nil
+}
+
+// calls are what the streams of a connection want to run; they are started after the lock is released, all together.
+type calls struct {
+	effects []extproc.Effect
+}
+
+// batcher is an evaluator that takes several calls before it sends them.
+type batcher interface {
+	Submit(*route.Call)
+	Flush()
+}
+
+// AfterRead implements h2.Handler: it starts the calls that the frames of one read led to.
+func (s *Server) AfterRead(c *h2.Conn) {
+	c.Lock()
+	pending, _ := c.Attachment.(*calls)
+	c.Unlock()
+	if pending == nil {
+		return
+	}
+	// Only this goroutine touches the list: Complete starts its calls itself.
+	for i := range pending.effects {
+		e := &pending.effects[i]
+		b, ok := e.Worker.(batcher)
+		if !ok {
+			e.Worker.Evaluate(e.Call)
+			continue
+		}
+		b.Submit(e.Call)
+		if i+1 == len(pending.effects) || pending.effects[i+1].Worker != e.Worker {
+			b.Flush()
+		}
+	}
+	clear(pending.effects)
+	pending.effects = pending.effects[:0]
+	s.AfterBatch()
+}
+
+// AfterBatch sends the answers that completed calls led to. The evaluator calls it when it has completed all calls of a batch of results.
+func (s *Server) AfterBatch() {
+	s.mu.Lock()
+	dirty := s.dirty
+	s.dirty, s.spare = s.spare[:0], nil
+	s.mu.Unlock()
+	for _, c := range dirty {
+		c.Flush()
+	}
+	clear(dirty)
+	s.mu.Lock()
+	if s.spare == nil {
+		s.spare = dirty[:0]
+	}
+	s.mu.Unlock()
+}
+
+// mark notes that c has something to send.
+func (s *Server) mark(c *h2.Conn) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, d := range s.dirty {
+		if d == c {
+			return
+		}
+	}
+	s.dirty = append(s.dirty, c)
+}
+
+// lastWords is how long answers that were made at the drain deadline have to leave.
+const lastWords = 250 * time.Millisecond
+
+// Drain tells health checkers and peers that the server goes away, and lets streams finish until ctx ends. Then those that wait for a worker get an answer of
+// refusal, and all others are reset: none ends with OK, because Envoy would take that for permission.
+func (s *Server) Drain(ctx context.Context) {
+	s.health.shutdown()
+	defer s.http2.Close()
+	if s.http2.Drain(ctx) == nil {
+		return
+	}
+	s.log.Warn("drain deadline has passed; the remaining streams are refused", zap.Int64("streams", s.open.Load()))
+	s.http2.Each(func(hs *h2.Stream, r h2.Receiver) {
+		if st, ok := r.(*stream); ok && st.outstanding {
+			st.apply(hs, st.drain())
+		}
+	})
+	last, cancel := context.WithTimeout(context.Background(), lastWords)
+	defer cancel()
+	_ = s.http2.Drain(last) // What is left is reset.
+}
+
+// Streams is how many streams are open.
+func (s *Server) Streams() int64 { return s.open.Load() }
+
+func (s *Server) now() extproc.Instant { return extproc.Instant(time.Since(s.epoch)) }
+
+var (
+	_ h2.Handler      = (*Server)(nil)
+	_ route.Completer = (*stream)(nil)
+)

@@ -1,0 +1,44 @@
+// Package transport chooses the server of ext_proc that the configuration names. Both drive the same state machines and pass the same tests.
+package transport
+
+import (
+	"context"
+	"net"
+
+	"go.uber.org/zap"
+
+	"github.com/policy-engine/policy-engine/config"
+	"github.com/policy-engine/policy-engine/kernel/extproc"
+	"github.com/policy-engine/policy-engine/kernel/fasttransport"
+	"github.com/policy-engine/policy-engine/kernel/grpctransport"
+)
+
+// Server serves ext_proc and the gRPC health protocol.
+type Server interface {
+	// Serve accepts connections until Drain. It closes the listener.
+	Serve(net.Listener) error
+	// Drain tells peers that the server goes away, and lets streams finish until ctx ends; no stream ends with OK because of it.
+	Drain(context.Context)
+	// Streams is how many streams are open.
+	Streams() int64
+	// AfterBatch is to be called when calls were completed together: the answers leave then at the latest.
+	AfterBatch()
+}
+
+// Options are what a server is given.
+type Options struct {
+	Config config.Server
+	// New makes a machine. Machines are used again.
+	New    func() extproc.Driven
+	Logger *zap.Logger
+	// Panicked is called for each panic of a machine, after it was logged.
+	Panicked func()
+}
+
+// New makes the server.
+func New(o Options) (Server, error) {
+	if o.Config.Transport == config.TransportGRPC {
+		return grpctransport.New(grpctransport.Options(o))
+	}
+	return fasttransport.New(fasttransport.Options(o))
+}

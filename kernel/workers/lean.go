@@ -1,0 +1,179 @@
+package workers
+
+import (
+	"context"
+	"fmt"
+	"net"
+
+	workerv1 "github.com/policy-engine/policy-engine/api/worker/v1"
+	"github.com/policy-engine/policy-engine/fastpath/h2"
+	"github.com/policy-engine/policy-engine/kernel/route"
+)
+
+// lean is an Execute stream on our own HTTP/2. Whoever flushes writes to the socket itself, and the goroutine that reads the connection completes all calls of a read, so
+// a call costs no goroutine a wake-up but the worker's.
+type lean struct {
+	conn   *conn
+	client *h2.Client
+	id     uint32
+	// afterBatch is called when all calls of a read are completed.
+	afterBatch func()
+
+	// The client connection's lock guards these.
+	inbox []byte // encoded ResultBatches; one after the other they are one
+	ended error
+
+	// Only the reading goroutine uses these.
+	reading []byte
+	result  workerv1.Result
+}
+
+// connectLean connects to the replica and opens the stream.
+func connectLean(ctx context.Context, path string, c *conn, afterBatch func()) (*lean, error) {
+	if err := checkSocket(path); err != nil {
+		return nil, err
+	}
+	var d net.Dialer
+	nc, err := d.DialContext(ctx, "unix", path)
+	if err != nil {
+		return nil, err
+	}
+	l := &lean{conn: c, afterBatch: afterBatch}
+	l.client = h2.NewClient(nc, h2.Config{MaxMessageSize: maxResult, StreamWindow: streamWindow, ConnWindow: connWindow, MaxSendBuffer: maxLeanBuffer}, l.read)
+	hc := l.client.Conn()
+	hc.Lock()
+	hs := l.client.Open(workerv1.PolicyWorker_Execute_FullMethodName, l)
+	if hs != nil {
+		l.id = hs.ID()
+	}
+	hc.Unlock()
+	hc.Flush()
+	if hs == nil {
+		l.client.Close()
+		return nil, fmt.Errorf("open a stream to %q: the connection has ended", path)
+	}
+	return l, nil
+}
+
+// maxLeanBuffer is how many bytes of calls may wait for a worker that does not read. Calls in flight are bounded, so it is reached only by large ones.
+const maxLeanBuffer = 64 << 20
+
+// Message implements h2.Receiver.
+func (l *lean) Message(_ *h2.Stream, msg []byte) { l.inbox = append(l.inbox, msg...) }
+
+// HalfClose implements h2.Receiver; Status takes its place.
+func (l *lean) HalfClose(*h2.Stream) {}
+
+// Reset implements h2.Receiver.
+func (l *lean) Reset(*h2.Stream) {
+	if l.ended == nil {
+		l.ended = fmt.Errorf("the connection was lost")
+	}
+}
+
+// Status implements h2.StatusReceiver.
+func (l *lean) Status(_ *h2.Stream, code uint32, message string) {
+	l.ended = fmt.Errorf("the stream ended with gRPC status %d: %s", code, message)
+}
+
+// read completes the calls whose results the frames of one read brought.
+func (l *lean) read() {
+	hc := l.client.Conn()
+	hc.Lock()
+	l.reading, l.inbox = l.inbox, l.reading[:0]
+	ended := l.ended
+	hc.Unlock()
+	if len(l.reading) > 0 {
+		l.conn.received.Add(1)
+		if err := l.conn.complete(&l.result, l.reading); err != nil {
+			l.conn.close(fmt.Errorf("%w: %w", route.ErrIllegalResult, err))
+			l.client.Abort()
+		}
+		if cap(l.reading) > maxKept {
+			l.reading, l.result = nil, workerv1.Result{} // A reset result keeps a capacity that aliases the bytes.
+		}
+		l.afterBatch()
+	}
+	if ended != nil {
+		l.client.Abort()
+	}
+}
+
+// flush sends what is pending.
+func (l *lean) flush() {
+	c := l.conn
+	c.mu.Lock()
+	batch := c.pending
+	if len(batch) == 0 || c.closed {
+		c.mu.Unlock()
+		return
+	}
+	c.pending, c.spare = c.spare[:0], nil
+	c.mu.Unlock()
+	hc := l.client.Conn()
+	hc.Lock()
+	if hs := hc.Stream(l.id); hs != nil {
+		hs.Send(batch)
+	}
+	hc.Unlock()
+	hc.Flush()
+	c.mu.Lock()
+	if cap(batch) <= maxKept {
+		c.spare = batch[:0]
+	}
+	c.mu.Unlock()
+}
+
+// run waits for the end of the stream, and says why it ended. All calls are completed when it returns.
+func (l *lean) run(ctx context.Context) error {
+	select {
+	case <-ctx.Done():
+	case <-l.client.Done():
+	}
+	l.client.Close()
+	l.conn.close(route.ErrUnavailable)
+	l.afterBatch()
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	hc := l.client.Conn()
+	hc.Lock()
+	defer hc.Unlock()
+	return l.ended
+}
+
+// serveLean opens the streams and has the group wait for their ends.
+func (s *session) serveLean(ctx context.Context, reg *Registry, connections int, goes func(func() error)) error {
+	for range max(1, connections) {
+		dialCtx, cancel := context.WithTimeout(ctx, discoverTimeout)
+		c := newConn(nil, s.replica.worker.timeout, s.replica.worker.unmatched.Inc)
+		c.afterBatch = reg.afterBatch
+		l, err := connectLean(dialCtx, s.replica.path, c, reg.afterBatch)
+		cancel()
+		if err != nil {
+			return err
+		}
+		c.lean = l
+		s.conns = append(s.conns, c)
+		goes(func() error { return fmt.Errorf("read results from %q: %w", s.replica.path, l.run(ctx)) })
+	}
+	return nil
+}
+
+// Submit is Evaluate that leaves the sending to Flush: for who has several calls at a time.
+func (w *Worker) Submit(c *route.Call) { w.evaluate(c, false) }
+
+// Flush sends the calls that were submitted.
+func (w *Worker) Flush() {
+	targets := *w.targets.Load()
+	for i := range targets {
+		targets[i].conn.flush()
+	}
+}
+
+// flush sends what is pending. A stream of grpc-go has a writer that was woken already.
+func (c *conn) flush() {
+	if c.lean != nil {
+		c.lean.flush()
+	}
+}
