@@ -12,7 +12,7 @@ import (
 
 // checkPolicies builds every policy of every chain as a worker would.
 func (v *validation) checkPolicies(known catalogue) {
-	world := newDryWorld(v.now, v.workers)
+	world := newDryWorld(v.now, v.workers, v.unread)
 	for i := range v.kernel.Routes {
 		r := &v.kernel.Routes[i]
 		for j := range r.Request.Chain {

@@ -20,6 +20,7 @@ type validation struct {
 	now     func() time.Time
 	kernel  *config.Kernel
 	workers []*config.Worker
+	unread  bool     // a worker's file has mistakes, and so is not among workers
 	assumed []string // policies that a custom worker offers
 	found   mistakes
 }
@@ -93,6 +94,7 @@ func (v *validation) load(kernelFile string, workerFiles []string) error {
 		switch {
 		case errors.As(err, &errs):
 			v.add(errs)
+			v.unread = true
 		case err != nil:
 			return err
 		default:

@@ -74,6 +74,9 @@ func TestValidateTellsMistakes(t *testing.T) {
 			"worker-2.yaml:2: policy_worker.name",
 			at("11", "[1].request_flow.policy_chain[1].params.requests: "),
 		}},
+		{"what a file with mistakes names is not called unknown", []edit{{w1, "key_stores:", "key_store:"}, {k, "issuer: corporate", "issuer: [corporate, other]"}}, []string{
+			"worker-1.yaml:4: policy_worker.key_store: unknown key; did you mean key_stores?",
+		}},
 		{"unknown worker", []edit{{w2, "worker-2", "worker-3"}}, []string{
 			`worker-2.yaml: policy_worker.name: "worker-3" is not a worker of kernel.yaml; legal are worker-1, worker-2`,
 			`kernel.yaml:4: policy_kernel.workers[1]: no configuration of worker "worker-2" was given`,
