@@ -43,6 +43,9 @@ func (p *program) keyEntryFlags(name, about string, args []string) (*keyEntry, e
 	if err := parse(f, args); err != nil {
 		return nil, err
 	}
+	if e.id == "" {
+		return nil, badUsage("--id is missing; it is required")
+	}
 	if !visible(e.id) || len(e.id) > 256 {
 		return nil, badUsage("--id %q is not an id; legal are 1 to 256 visible ASCII characters", e.id)
 	}

@@ -51,7 +51,7 @@ func TestKeysRefuse(t *testing.T) {
 		args        []string
 		want        string
 	}{
-		{"no id", "", []string{"new"}, `--id "" is not an id`},
+		{"no id", "", []string{"new"}, "--id is missing; it is required"},
 		{"id with a space", "", []string{"new", "--id", "a b"}, `--id "a b" is not an id`},
 		{"scope with a space", "", []string{"new", "--id", "a", "--scope", "x y"}, `--scope "x y" is not a scope`},
 		{"empty scope", "", []string{"new", "--id", "a", "--scope", ""}, `--scope "" is not a scope`},
