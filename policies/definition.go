@@ -128,6 +128,9 @@ func decodeError(err error) error {
 }
 
 func kindName(t reflect.Type) string {
+	if t == reflect.TypeFor[Duration]() {
+		return "a duration, such as 500ms, 10s or 1h"
+	}
 	if reflect.PointerTo(t).Implements(textUnmarshaler) {
 		return "a string"
 	}
@@ -140,8 +143,12 @@ func kindName(t reflect.Type) string {
 		return "a list"
 	case reflect.Map, reflect.Struct:
 		return "an object"
+	case reflect.Int, reflect.Int8, reflect.Int16, reflect.Int32, reflect.Int64:
+		return fmt.Sprintf("a whole number of %d bits", t.Bits())
+	case reflect.Uint, reflect.Uint8, reflect.Uint16, reflect.Uint32, reflect.Uint64:
+		return fmt.Sprintf("a whole number of %d bits, not negative", t.Bits())
 	default:
-		return "a number (" + t.String() + ")"
+		return "a number"
 	}
 }
 

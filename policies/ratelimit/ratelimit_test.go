@@ -33,7 +33,7 @@ func TestParameters(t *testing.T) {
 		`{"requests": 1, "per": "999µs"}`:                              "per: 999µs is not legal",
 		`{"requests": 1, "per": "8785h"}`:                              "per: 8785h0m0s is not legal",
 		`{"requests": 1, "per": "-1s"}`:                                "per: -1s is not legal",
-		`{"requests": 1, "per": 10}`:                                   "per: number is not legal here; want a string",
+		`{"requests": 1, "per": 10}`:                                   "per: number is not legal here; want a duration, such as 500ms, 10s or 1h",
 		`{"requests": 1, "per": "1s", "burst": 0}`:                     "burst: 0 is not legal; legal are 1 to 1000000000",
 		`{"requests": 1, "per": "1s", "burst": -1}`:                    "burst: -1 is not legal",
 		`{"requests": 1, "per": "8784h", "burst": 10}`:                 "burst: 10 takes longer than 9 years to fill up again",
