@@ -66,8 +66,12 @@ func Run(ctx context.Context, cfg *config.Kernel, o Options) error {
 		o.Listening(envoy.Addr(), admin.Addr())
 	}
 	err = k.serve(ctx, o, envoy, admin)
-	o.Log.Info("policy kernel has ended", zap.Error(err))
-	return err
+	if err != nil {
+		o.Log.Error("policy kernel has ended", zap.Error(err))
+		return err
+	}
+	o.Log.Info("policy kernel has ended")
+	return nil
 }
 
 // build makes the parts and connects them.
