@@ -96,6 +96,7 @@ func (s *Stream) Send(msg []byte) {
 // Finish sends one gRPC message, unless msg is nil, and closes the stream with status OK; on a stream that we opened it closes only our side. It copies msg.
 func (s *Stream) Finish(msg []byte) {
 	if s.closedLocally() {
+		s.finished()
 		return
 	}
 	s.answered = true
@@ -115,6 +116,7 @@ func (s *Stream) Finish(msg []byte) {
 // Fail closes the stream with a gRPC status other than OK. A stream that we opened is cancelled.
 func (s *Stream) Fail(code uint32, message string) {
 	if s.closedLocally() {
+		s.finished()
 		return
 	}
 	c := s.conn
@@ -148,6 +150,13 @@ const (
 	// statusSize bounds the size of a status without its message, as SETTINGS_MAX_HEADER_LIST_SIZE counts it.
 	statusSize = 256
 )
+
+// finished is called when the receiver ends a stream that will be reset at the next flush: it is done with it, and may serve another one when the reset comes.
+func (s *Stream) finished() {
+	if s.doomed && !s.conn.client {
+		s.receiver = nil
+	}
+}
 
 func (s *Stream) closedLocally() bool {
 	return s.conn == nil || s.state >= stateHalfClosedLocal || s.trailersOut || s.dataEnds || s.doomed

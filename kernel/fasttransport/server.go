@@ -110,7 +110,11 @@ func (s *Server) AfterRead(c *h2.Conn) {
 	}
 	// Only this goroutine touches the list: Complete starts its calls itself.
 	for i := range pending.effects {
-		e := &pending.effects[i]
+		e := pending.effects[i]
+		if e.Kind != extproc.KindCall {
+			continue
+		}
+		pending.effects[i].Kind = extproc.KindWait // After a panic of an evaluator the list is gone through again: no call starts twice.
 		b, ok := e.Worker.(batcher)
 		if !ok {
 			e.Worker.Evaluate(e.Call)

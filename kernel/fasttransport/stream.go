@@ -15,6 +15,9 @@ import (
 // bodies come ahead of it.
 const maxQueued = 4 << 20
 
+// queuedCost is what a message counts besides its bytes: there are empty ones.
+const queuedCost = 64
+
 // stream is one ext_proc stream. The lock of its connection guards it.
 type stream struct {
 	server  *Server
@@ -57,7 +60,7 @@ func (s *Server) process(hs *h2.Stream, r *h2.Request) h2.Receiver {
 func (st *stream) Message(hs *h2.Stream, msg []byte) {
 	if st.outstanding {
 		// Slow path: it waits for the outcome of the call.
-		if len(st.queue)+len(msg) > maxQueued {
+		if len(st.queue)+len(msg)+len(st.ends)*queuedCost > maxQueued {
 			st.apply(hs, extproc.Effect{Kind: extproc.KindFail, Code: codes.ResourceExhausted, Message: "too many messages ahead of an answer"})
 			return
 		}
@@ -147,11 +150,12 @@ func (st *stream) Complete(c *route.Call, r *workerv1.Result, err error) {
 		next, st.next = st.next, next
 	}
 	conn.Unlock()
+	if e.Kind != extproc.KindCall {
+		server.mark(conn) // Before the next call, which may take its time.
+	}
 	if next.Kind == extproc.KindCall {
 		next.Worker.Evaluate(next.Call)
-		return
 	}
-	server.mark(conn)
 }
 
 // dequeue delivers the messages that came meanwhile, until one leads to a call (true) or to the end of the stream (false).
@@ -206,6 +210,9 @@ func (st *stream) recycle() {
 	queue, ends := st.queue[:0], st.ends[:0]
 	if cap(queue) > maxKept {
 		queue = nil
+	}
+	if cap(ends) > maxKept/queuedCost {
+		ends = nil
 	}
 	*st = stream{server: s, machine: st.machine, queue: queue, ends: ends}
 	s.streams.Put(st)

@@ -57,6 +57,7 @@ type script struct {
 	call      route.Call
 	log       *journal
 	panicAt   string
+	answers   bool // the call's outcome is an answer, and the stream goes on
 }
 
 // journal counts events of all machines.
@@ -124,6 +125,10 @@ func (s *script) Message(msg []byte, _ extproc.Instant) extproc.Effect {
 		return extproc.Effect{Kind: 99}
 	case "panic":
 		panic("message")
+	case "long answer":
+		return extproc.Effect{Kind: extproc.KindAnswer, Answer: make([]byte, maxMessage)}
+	case "call and answer":
+		s.answers = true
 	case "three calls":
 		s.callsLeft = 3
 	case "panic in complete":
@@ -155,6 +160,9 @@ func (s *script) Complete(c *route.Call, _ *workerv1.Result, err error, _ extpro
 	case err != nil:
 		s.over = true
 		return extproc.Effect{Kind: extproc.KindFinish, Answer: []byte(err.Error())}
+	case s.answers:
+		s.answers = false
+		return extproc.Effect{Kind: extproc.KindAnswer, Answer: []byte("answered")}
 	case s.callsLeft > 0:
 		return s.evaluate()
 	}
@@ -185,12 +193,13 @@ func (s *script) Close() {
 	if s.calling {
 		s.t.Error("closed while a call is outstanding")
 	}
-	s.open, s.aborted, s.over, s.panicAt = false, false, false, ""
+	s.open, s.aborted, s.over, s.answers, s.panicAt = false, false, false, false, ""
 }
 
 // evaluator keeps calls until the test lets them go; with inline it answers at once.
 type evaluator struct {
 	inline bool
+	panics bool // after it has taken the call
 	calls  chan *route.Call
 }
 
@@ -202,6 +211,9 @@ func (e *evaluator) Evaluate(c *route.Call) {
 		return
 	}
 	e.calls <- c
+	if e.panics {
+		panic("evaluate")
+	}
 }
 
 const (
