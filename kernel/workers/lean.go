@@ -15,6 +15,7 @@ import (
 type lean struct {
 	conn   *conn
 	client *h2.Client
+	ready  chan struct{} // closed when client is set: the first read may be faster
 	id     uint32
 	// afterBatch is called when all calls of a read are completed.
 	afterBatch func()
@@ -38,8 +39,9 @@ func connectLean(ctx context.Context, path string, c *conn, afterBatch func()) (
 	if err != nil {
 		return nil, err
 	}
-	l := &lean{conn: c, afterBatch: afterBatch}
+	l := &lean{conn: c, afterBatch: afterBatch, ready: make(chan struct{})}
 	l.client = h2.NewClient(nc, h2.Config{MaxMessageSize: maxResult, StreamWindow: streamWindow, ConnWindow: connWindow, MaxSendBuffer: maxLeanBuffer}, l.read)
+	close(l.ready)
 	hc := l.client.Conn()
 	hc.Lock()
 	hs := l.client.Open(workerv1.PolicyWorker_Execute_FullMethodName, l)
@@ -69,6 +71,7 @@ func (l *lean) Reset(*h2.Stream) {
 	if l.ended == nil {
 		l.ended = fmt.Errorf("the connection was lost")
 	}
+	l.client.Abort() // Too much waits for the worker, perhaps; then nothing may ever be read that has read notice.
 }
 
 // Status implements h2.StatusReceiver.
@@ -78,6 +81,7 @@ func (l *lean) Status(_ *h2.Stream, code uint32, message string) {
 
 // read completes the calls whose results the frames of one read brought.
 func (l *lean) read() {
+	<-l.ready
 	hc := l.client.Conn()
 	hc.Lock()
 	l.reading, l.inbox = l.inbox, l.reading[:0]
@@ -165,9 +169,8 @@ func (w *Worker) Submit(c *route.Call) { w.evaluate(c, false) }
 
 // Flush sends the calls that were submitted.
 func (w *Worker) Flush() {
-	targets := *w.targets.Load()
-	for i := range targets {
-		targets[i].conn.flush()
+	for _, c := range *w.open.Load() {
+		c.flush()
 	}
 }
 

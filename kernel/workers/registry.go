@@ -136,6 +136,7 @@ func (reg *Registry) setServing(s *session, serving bool) {
 	before := false
 	reg.update(r.worker, func() {
 		before, s.serving = s.serving, serving
+		s.served = s.served || serving
 		r.problem = ""
 		if !serving {
 			r.problem = "the worker is draining"

@@ -56,6 +56,8 @@ type session struct {
 
 	// serving is true if calls may be sent.
 	serving bool
+	// served is true once serving was: conns does not change any more.
+	served bool
 	// changes counts the changes of held.
 	changes uint64
 	// rejected are the generations that the replica did not accept.

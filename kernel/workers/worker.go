@@ -19,7 +19,9 @@ type Worker struct {
 	replicas []*replica
 
 	// targets are the connections that take calls now; available is Available.
-	targets   atomic.Pointer[[]target]
+	targets atomic.Pointer[[]target]
+	// open are all connections of all sessions: also those that take no calls any more may have some to send.
+	open      atomic.Pointer[[]*conn]
 	available atomic.Bool
 	next      atomic.Uint32
 	// unmatched counts results without a call.
@@ -35,6 +37,7 @@ type target struct {
 func newWorker(ref config.WorkerRef, set *metrics.Set) *Worker {
 	w := &Worker{name: ref.Name, timeout: ref.Timeout}
 	w.targets.Store(&[]target{})
+	w.open.Store(&[]*conn{})
 	w.unmatched = set.NewCounter(telemetry.Series("policy_kernel_worker_unmatched_results_total", "worker", ref.Name))
 	set.NewGauge(telemetry.Series("policy_kernel_worker_health", "worker", ref.Name), func() float64 {
 		if w.Available() {
@@ -107,15 +110,24 @@ func (w *Worker) evaluate(c *route.Call, flush bool) {
 // refresh recomputes what Evaluate and Available look at. The registry's mu is held.
 func (w *Worker) refresh(current uint64) {
 	var targets []target
+	var open []*conn
 	available := false
 	for _, r := range w.replicas {
-		if r.session == nil || !r.session.serving {
+		if r.session == nil || !r.session.served {
+			continue
+		}
+		if !r.session.serving {
+			open = append(open, r.session.conns...)
 			continue
 		}
 		for _, c := range r.session.conns {
 			targets = append(targets, target{conn: c, session: r.session})
+			open = append(open, c)
 		}
 		available = available || r.session.holds(current)
+	}
+	if old := *w.open.Load(); !slices.Equal(old, open) {
+		w.open.Store(&open) // Before the targets: what takes a call is flushed.
 	}
 	if old := *w.targets.Load(); !slices.Equal(old, targets) {
 		w.targets.Store(&targets)
