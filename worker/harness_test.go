@@ -34,6 +34,7 @@ const patience = 10 * time.Second
 type world struct {
 	entered chan string   // a gate was reached, by its name
 	open    chan struct{} // lets all gates go on
+	release chan struct{} // lets all stalls go on
 	ended   chan string   // a gate was left, with its context's error
 
 	mu        sync.Mutex
@@ -44,7 +45,7 @@ type world struct {
 }
 
 func newWorld() *world {
-	return &world{entered: make(chan string, 100), open: make(chan struct{}), ended: make(chan string, 100)}
+	return &world{entered: make(chan string, 100), open: make(chan struct{}), release: make(chan struct{}), ended: make(chan string, 100)}
 }
 
 func (w *world) closedSoFar() int {
@@ -121,6 +122,15 @@ func (g *wall) Close() error {
 	return nil
 }
 
+// stall is a gate that does not say that it may block.
+type stall struct{ gate *gate }
+
+func (s *stall) OnRequestHeaders(_ context.Context, r *policies.Request) (policies.Verdict, error) {
+	s.gate.world.entered <- "stall"
+	<-s.gate.world.release
+	return policies.Deny(403, "stalled"), nil
+}
+
 type bad struct{}
 
 func (bad) OnRequestHeaders(context.Context, *policies.Request) (policies.Verdict, error) {
@@ -153,6 +163,7 @@ func (w *world) definitions() []policies.Definition {
 		}),
 		policies.Define("gate", "1", func(policies.Env, none) (*gate, error) { return &gate{w}, nil }),
 		policies.Define("wall", "1", func(policies.Env, none) (*wall, error) { return &wall{gate{w}}, nil }),
+		policies.Define("stall", "1", func(policies.Env, none) (*stall, error) { return &stall{&gate{w}}, nil }),
 		policies.Define("bad", "1", func(policies.Env, none) (bad, error) { return bad{}, nil }),
 		policies.Define("deny", "1", func(policies.Env, none) (denier, error) { return denier{}, nil }),
 		policies.Define("explodes", "1", func(policies.Env, none) (denier, error) { panic("no") }),

@@ -31,6 +31,7 @@ type stream struct {
 	// The connection's lock guards these.
 	queue      []queued // batches that have arrived and not run
 	waiting    int      // calls that wait
+	running    bool     // a batch has left the queue, and its results are not sent
 	halfClosed bool
 	gone       bool
 
@@ -97,6 +98,7 @@ func (s *stream) ready() {
 func (s *stream) runQueued() {
 	for {
 		s.conn.Lock()
+		s.running = false
 		if s.gone || len(s.queue) == 0 {
 			s.finish()
 			s.conn.Unlock()
@@ -104,6 +106,7 @@ func (s *stream) runQueued() {
 		}
 		q := s.queue[0]
 		s.queue = append(s.queue[:0], s.queue[1:]...)
+		s.running = true
 		s.conn.Unlock()
 		s.batch.ResetVT()
 		if err := s.batch.UnmarshalVTUnsafe(q.bytes); err != nil {
@@ -175,7 +178,7 @@ func (s *stream) wait(e *execution) {
 
 // finish ends the stream when the client wants no more and has all results. The connection is locked.
 func (s *stream) finish() {
-	if !s.halfClosed || s.gone || s.waiting > 0 || len(s.queue) > 0 {
+	if !s.halfClosed || s.gone || s.running || s.waiting > 0 || len(s.queue) > 0 {
 		return
 	}
 	if hs := s.conn.Stream(s.id); hs != nil {

@@ -64,6 +64,48 @@ func TestWaitingHoldsUpNobody(t *testing.T) {
 	}
 }
 
+// TestHalfCloseDuringABatch: the last call that waits ends while a later batch runs, whose results count too.
+func TestHalfCloseDuringABatch(t *testing.T) {
+	w := startWorker(t)
+	w.push(t, 5, requestChain(1, policy("gate", "")), requestChain(2, policy("stall", "")))
+	s := w.stream(t)
+	if err := s.Send(&workerv1.CallBatch{Calls: []*workerv1.Call{requestCall(1, 5, 1)}}); err != nil {
+		t.Fatal(err)
+	}
+	receive(t, w.entered)
+	// Two batches and the half-close have to be in the queue when the second batch runs; that is so if they come in one read, or in the next one.
+	for id := uint64(2); id < 4; id++ {
+		if err := s.Send(&workerv1.CallBatch{Calls: []*workerv1.Call{requestCall(id, 5, 2)}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := s.CloseSend(); err != nil {
+		t.Fatal(err)
+	}
+	receive(t, w.entered) // The second batch.
+	w.release <- struct{}{}
+	receive(t, w.entered) // The third, with the half-close most likely.
+	close(w.open)
+	got := map[uint64]bool{}
+	for {
+		batch, err := s.Recv()
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, r := range batch.Results {
+			if got[r.Id] = true; r.Id == 1 {
+				close(w.release)
+			}
+		}
+	}
+	if len(got) != 3 {
+		t.Errorf("results of %v, want 1, 2 and 3", got)
+	}
+}
+
 func TestOverload(t *testing.T) {
 	w := startWorker(t)
 	w.push(t, 5, requestChain(1, policy("gate", "")), requestChain(2, policy("deny", "")))
