@@ -74,6 +74,7 @@ func command(ctx context.Context, version string, args []string, stdout, stderr 
 		return exitUsage
 	}
 	defer log.Close()
+	defer log.ReportHangups()()
 	limitMemory(log)
 	err = Run(ctx, cfg, Options{Log: log, Version: version})
 	var found config.Errors

@@ -75,6 +75,7 @@ func command(ctx context.Context, version string, args []string, stdout, stderr 
 		return exitUsage
 	}
 	defer log.Close()
+	defer log.ReportHangups()()
 	limitMemory(log.Slog())
 	err = Run(ctx, cfg, registry, Options{Version: version, Log: log.Slog()})
 	var source *sourceError
