@@ -27,6 +27,7 @@ type Call struct {
 
 // Completer takes the outcome of a call. r is nil exactly if err is not; it is valid only during Complete, and so are its bytes. Complete does
 // not block: it may run on the goroutine that reads all results of a connection.
+// What it leads to may leave only when the evaluator says that all calls of a batch are completed (workers.Options.AfterBatch), so that they leave together.
 type Completer interface {
 	Complete(c *Call, r *workerv1.Result, err error)
 }
