@@ -215,24 +215,30 @@ func TestStreamLimit(t *testing.T) {
 	}
 }
 
-// TestNeverClosesItsSide: streams that were answered and that the peer leaves open are closed after many others.
+// TestNeverClosesItsSide: streams that were answered and that the peer leaves open are closed after others, and never keep all places.
 func TestNeverClosesItsSide(t *testing.T) {
-	addr, srv := startServer(t, Config{MaxConcurrentStreams: 2000}, echoHandler{})
-	p := newPeer(t, addr)
-	c := only(t, srv)
-	const streams = 5000
-	for i := range uint32(streams) {
-		p.open(2*i+1, "/test/Fail")
-		p.data(2*i+1, false, message("x"))
-		if i%500 == 499 {
-			p.outcome(2*i + 1)
-		}
-	}
-	p.ping()
-	c.Lock()
-	defer c.Unlock()
-	checkInvariants(t, c)
-	if len(c.streams) != maxFinished || c.active != 0 {
-		t.Errorf("%d streams, %d active; want the last %d", len(c.streams), c.active, maxFinished)
+	for _, tc := range []struct{ limit, kept uint32 }{{4000, maxFinished}, {2000, 1000}, {100, 50}, {2, 1}, {1, 0}} {
+		t.Run(fmt.Sprintf("%d streams allowed", tc.limit), func(t *testing.T) {
+			addr, srv := startServer(t, Config{MaxConcurrentStreams: tc.limit}, echoHandler{})
+			p := newPeer(t, addr)
+			c := only(t, srv)
+			const streams = 5000
+			for i := range uint32(streams) {
+				p.open(2*i+1, "/test/Fail")
+				p.data(2*i+1, false, message("x"))
+				if i%500 == 499 {
+					if o := p.outcome(2*i + 1); o.fields["grpc-status"] != "9" {
+						t.Fatalf("stream %d: %v", 2*i+1, o)
+					}
+				}
+			}
+			p.ping()
+			c.Lock()
+			defer c.Unlock()
+			checkInvariants(t, c)
+			if len(c.streams) != int(tc.kept) || c.active != 0 {
+				t.Errorf("%d streams, %d active; want the last %d", len(c.streams), c.active, tc.kept)
+			}
+		})
 	}
 }

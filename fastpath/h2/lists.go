@@ -42,7 +42,8 @@ func (c *Conn) drainWaiting() {
 	}
 }
 
-// maxFinished is how many answered streams a connection keeps for the peer to close its side.
+// maxFinished is how many answered streams a connection keeps for the peer to close its side: at most half of those that may be open, because they count too (RFC 9113
+// section 5.1.2).
 const maxFinished = 1024
 
 // finished are the streams that we have ended and the peer has not, in order of their end. An honest peer closes its side or resets the stream at once; for one that
@@ -53,14 +54,16 @@ type finished struct {
 }
 
 func (c *Conn) keepFinished(s *Stream) {
-	f := &c.finished
-	if len(f.ids) < maxFinished {
-		f.ids = append(f.ids, s.id)
-		return
+	f, limit := &c.finished, int(min(maxFinished, c.cfg.MaxConcurrentStreams/2))
+	old := s.id // Of a single stream none is kept.
+	if limit > 0 {
+		if len(f.ids) < limit {
+			f.ids = append(f.ids, s.id)
+			return
+		}
+		old, f.ids[f.next] = f.ids[f.next], s.id
+		f.next = (f.next + 1) % limit
 	}
-	old := f.ids[f.next]
-	f.ids[f.next] = s.id
-	f.next = (f.next + 1) % maxFinished
 	if o := c.streams[old]; o != nil {
 		c.out = appendRSTStream(c.out, old, NoError)
 		c.resets.add(old)

@@ -17,7 +17,7 @@ const (
 	serviceName     = "envoy.service.ext_proc.v3.ExternalProcessor"
 )
 
-// maxWatches is how many streams may watch the health at a time.
+// maxWatches is how many streams may watch the health at a time, those that have not said yet of what included.
 const maxWatches = 256
 
 // health answers the gRPC health protocol.
@@ -27,11 +27,12 @@ type health struct {
 	watching map[*watch]struct{}
 }
 
-// watch is one stream that wants to hear of changes.
+// watch is one stream that wants to hear of changes. The lock of its connection guards asked.
 type watch struct {
 	health *health
 	conn   *h2.Conn
 	id     uint32
+	asked  bool // it has said of what
 }
 
 // check is one stream that asks once.
@@ -41,15 +42,32 @@ func (h *health) open(hs *h2.Stream, watches bool) h2.Receiver {
 	if !watches {
 		return &check{h}
 	}
-	h.mu.Lock()
-	full := len(h.watching) >= maxWatches
-	h.mu.Unlock()
-	if full {
-		hs.Fail(uint32(codes.ResourceExhausted), "too many health watches")
+	w := &watch{health: h, conn: hs.Conn(), id: hs.ID()}
+	if code, problem := h.admit(w); code != codes.OK {
+		hs.Fail(uint32(code), problem)
 		return nil
 	}
-	return &watch{h, hs.Conn(), hs.ID()}
+	return w
 }
+
+// admit counts a watch from its beginning, so that one without a message costs its place and does not hold up the drain.
+func (h *health) admit(w *watch) (codes.Code, string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	switch {
+	case h.down:
+		return codes.Unavailable, goingAway
+	case len(h.watching) >= maxWatches:
+		return codes.ResourceExhausted, "too many health watches"
+	case h.watching == nil:
+		h.watching = make(map[*watch]struct{})
+	}
+	h.watching[w] = struct{}{}
+	return codes.OK, ""
+}
+
+// goingAway is what streams are told that the drain ends.
+const goingAway = "the kernel is going away"
 
 // status answers for a service name; ok is false for one that is not ours.
 func (h *health) status(request []byte) (answer []byte, ok bool, err error) {
@@ -84,10 +102,10 @@ func (h *health) shutdown() {
 	for _, w := range watches {
 		w.conn.Lock()
 		if hs := w.conn.Stream(w.id); hs != nil {
-			if answer, _, err := h.status(nil); err == nil {
+			if answer, _, err := h.status(nil); err == nil && w.asked {
 				hs.Send(answer)
 			}
-			hs.Fail(uint32(codes.Unavailable), "the kernel is going away")
+			hs.Fail(uint32(codes.Unavailable), goingAway)
 		}
 		w.conn.Unlock()
 		w.conn.Flush()
@@ -121,19 +139,17 @@ func (w *watch) Message(hs *h2.Stream, msg []byte) {
 		hs.Fail(uint32(codes.InvalidArgument), "malformed HealthCheckRequest")
 		return
 	}
-	w.health.mu.Lock()
-	if !w.health.down {
-		if w.health.watching == nil {
-			w.health.watching = make(map[*watch]struct{})
-		}
-		w.health.watching[w] = struct{}{}
-	}
-	w.health.mu.Unlock()
+	w.asked = true
 	hs.Send(answer)
 }
 
 // HalfClose implements h2.Receiver: a client that watches has nothing more to say.
-func (w *watch) HalfClose(*h2.Stream) {}
+func (w *watch) HalfClose(hs *h2.Stream) {
+	if !w.asked {
+		w.Reset(hs)
+		hs.Fail(uint32(codes.Internal), "no HealthCheckRequest")
+	}
+}
 
 // Reset implements h2.Receiver.
 func (w *watch) Reset(*h2.Stream) {
