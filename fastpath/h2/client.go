@@ -4,8 +4,9 @@ import (
 	"net"
 	"net/url"
 	"strconv"
-	"syscall"
 	"time"
+
+	"github.com/policy-engine/policy-engine/fastpath/socket"
 )
 
 // StatusReceiver takes what happens on a stream that we opened.
@@ -31,9 +32,7 @@ func NewClient(nc net.Conn, cfg Config, after func()) *Client {
 	cl.cfg.setDefaults()
 	c := newConn(cl, &cl.cfg, nc)
 	c.client, c.nextID, c.prefaceSeen = true, 1, true
-	if sc, ok := nc.(syscall.Conn); ok {
-		c.writer.raw, _ = sc.SyscallConn()
-	}
+	c.plain = socket.New(nc)
 	cl.conn = c
 	c.mu.Lock()
 	c.out = append(c.out, preface...)

@@ -3,6 +3,7 @@ package h2
 import (
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"runtime/debug"
 	"sync"
@@ -10,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/net/http2/hpack"
+
+	"github.com/policy-engine/policy-engine/fastpath/socket"
 )
 
 // Conn is one HTTP/2 connection. One goroutine reads it and handles every frame of a read; answers may come from any goroutine that holds its lock.
@@ -19,8 +22,9 @@ type Conn struct {
 
 	owner  owner
 	cfg    *Config
-	socket net.Conn // closing it never waits
-	nc     net.Conn // the socket, or TLS on it
+	socket net.Conn     // closing it never waits
+	nc     net.Conn     // the socket, or TLS on it
+	plain  *socket.Conn // nil for TLS
 
 	lastFrame atomic.Int64 // when the last whole frame came: owner's clock, in nanoseconds
 
@@ -152,7 +156,7 @@ func (c *Conn) readLoop() error {
 		return err
 	}
 	for have := 0; ; {
-		n, err := c.nc.Read(buf[have:])
+		n, err := c.read(buf[have:])
 		if have += n; n > 0 {
 			used, herr := c.handle(buf[:have])
 			if herr != nil {
@@ -164,6 +168,17 @@ func (c *Conn) readLoop() error {
 			return err
 		}
 	}
+}
+
+// read waits for bytes of the peer.
+func (c *Conn) read(b []byte) (n int, err error) {
+	if c.plain == nil {
+		return c.nc.Read(b)
+	}
+	if n, err = c.plain.Read(b); n == 0 && err == nil {
+		err = io.EOF
+	}
+	return n, err
 }
 
 var readBuffers = sync.Pool{New: func() any {
