@@ -17,6 +17,9 @@ type Worker struct {
 	name     string
 	timeout  time.Duration
 	replicas []*replica
+	// local runs the calls if the worker is in this process; then there is one replica, without connections. It calls afterBatch.
+	local      Local
+	afterBatch func()
 
 	// targets are the connections that take calls now; available is Available.
 	targets atomic.Pointer[[]target]
@@ -60,11 +63,15 @@ func (w *Worker) Evaluate(c *route.Call) { w.evaluate(c, true) }
 // evaluate starts a call. The healthy connection with the fewest calls that holds the call's generation takes it. It doesn't allocate. Unless it flushes, Flush does
 // so later.
 func (w *Worker) evaluate(c *route.Call, flush bool) {
-	targets := *w.targets.Load()
-	generation := c.Message.Generation
 	if c.Message.TimeoutUs == 0 {
 		c.Message.TimeoutUs = uint64(w.timeout.Microseconds())
 	}
+	if w.local != nil {
+		w.local.Evaluate(c, w.afterBatch)
+		return
+	}
+	targets := *w.targets.Load()
+	generation := c.Message.Generation
 	start := int(w.next.Add(1)) // Among equals they take turns.
 	best := none
 	var fewest int32
