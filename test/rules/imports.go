@@ -68,6 +68,14 @@ var ImportRules = []Rule{
 	{Room: "telemetry", Reason: "every process uses it, so it is a leaf"},
 	{Room: "api/...", May: []string{"api/..."}, Reason: "the protocols are a leaf: both sides import them"},
 	{Room: "fastpath/...", May: []string{"fastpath/..."}, Reason: "mechanisms of speed are leaves: they know no room's words"},
+	{
+		Room: "bench/engine", MayInTests: []string{"test/harness"},
+		Reason: "it drives the engine as processes; what it links in, it can't measure",
+	},
+	{
+		Room: "bench/hop", MayInTests: []string{"api/...", "config", "fastpath/...", "kernel/...", "worker/...", "policies", "policies/*"},
+		Reason: "it has both ends of the way to a worker in one process, to measure them",
+	},
 	{Room: "bench/...", May: []string{"fastpath/..."}, Reason: "what the engine is measured against knows nothing of it but the transport"},
 	{Room: "deploy/...", Reason: "the demo's upstream stands for a stranger's program"},
 	{
