@@ -8,15 +8,12 @@ import (
 	"io"
 	"os"
 	"os/signal"
-	"runtime/debug"
 	"strings"
 	"syscall"
 
-	"github.com/KimMachineGun/automemlimit/memlimit"
-	"go.uber.org/zap"
-
 	"github.com/policy-engine/policy-engine/config"
 	"github.com/policy-engine/policy-engine/kernel"
+	"github.com/policy-engine/policy-engine/limits"
 	"github.com/policy-engine/policy-engine/telemetry"
 	"github.com/policy-engine/policy-engine/worker"
 )
@@ -28,12 +25,8 @@ const (
 	exitUsage  = 2 // mistakes in flags or configuration
 )
 
-const (
-	// memoryShare is the process's part of the container's memory limit: nearly all, since it is kernel and workers.
-	memoryShare = 0.9
-	// gcPercent makes the collector run half as often as by default: the heap is small, and the memory limit bounds it.
-	gcPercent = 200
-)
+// memoryShare is the process's part of the container's memory limit: nearly all, since it is kernel and workers.
+const memoryShare = 0.9
 
 // Main is the whole program of an engine in one process. The first --worker-config is of the worker that offers the first list of policies, and so on; a policy stands in
 // one list, because it belongs to one worker. It does not return.
@@ -167,16 +160,6 @@ func serve(ctx context.Context, version string, cfg *config.Kernel, ws []Worker,
 		defer ws[i].Log.Close()
 	}
 	defer log.ReportHangups()()
-	limitMemory(log)
+	limits.Apply(log.Slog(), memoryShare)
 	return Run(ctx, cfg, ws, kernel.Options{Log: log, Version: version})
-}
-
-// limitMemory adapts the collector to the container, unless the environment says how.
-func limitMemory(log *telemetry.Logger) {
-	if _, set := os.LookupEnv("GOGC"); !set {
-		debug.SetGCPercent(gcPercent)
-	}
-	if _, err := memlimit.Set(memlimit.WithRatio(memoryShare)); err != nil {
-		log.Info("no memory limit was set", zap.String("reason", err.Error()))
-	}
 }
