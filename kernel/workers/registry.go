@@ -92,7 +92,7 @@ func (reg *Registry) Start() {
 	}
 }
 
-// Close ends all connections. Calls under way complete with route.ErrUnavailable.
+// Close ends all connections. Calls under way complete with route.ErrUnavailable; those on local workers end with these.
 func (reg *Registry) Close() {
 	reg.cancel()
 	reg.running.Wait()
