@@ -15,7 +15,16 @@ import (
 
 // TestDriver checks each answer of the engine to each recorded message: a figure about requests that were not decided would be worth nothing.
 func TestDriver(t *testing.T) {
-	e := harness.StartEngine(t, noEnvoy(t))
+	for name, start := range map[string]func() *harness.Engine{
+		"two processes": func() *harness.Engine { return harness.StartEngine(t, noEnvoy(t)) },
+		"one process":   func() *harness.Engine { return startOneProcess(t) },
+	} {
+		t.Run(name, func(t *testing.T) { testDriver(t, start()) })
+	}
+}
+
+func testDriver(t *testing.T, e *harness.Engine) {
+	t.Helper()
 	for _, scene := range scenes {
 		for _, streams := range []int{1, 64} {
 			t.Run(fmt.Sprintf("%s/%d", scene, streams), func(t *testing.T) {
