@@ -133,12 +133,11 @@ func (c *Conn) refused(last uint32) {
 }
 
 // response takes a header section of the server: the response's, or its trailers. s is nil for a stream that is gone.
-func (c *Conn) response(s *Stream, endStream bool) {
+func (c *Conn) response(s *Stream, r *Request, endStream bool) {
 	if s == nil {
 		c.budget.control++
 		return
 	}
-	r := &c.request
 	switch {
 	case r.malformed != "" || r.tooLarge || r.seen&^seenStatus != 0 || s.responded && r.seen != 0:
 		s.status(13, "malformed response headers") // INTERNAL

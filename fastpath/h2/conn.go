@@ -55,7 +55,8 @@ type Conn struct {
 	shrinkTable       bool // the next header block has to say that we use none
 
 	decoder *hpack.Decoder
-	request Request
+	request Request // what was decoded last
+	memo    memo
 
 	// A header block that goes on in CONTINUATION frames.
 	blockID    uint32
