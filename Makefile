@@ -39,6 +39,15 @@ test: build $(tools)/testrun ## Run all tests with the race detector, and each f
 h2spec: ## Run h2spec, all of its 145 tests of HTTP/2, against the kernel's server
 	@tools/h2spec.sh
 
+.PHONY: build-bench
+build-bench: build
+	@CGO_ENABLED=0 go build -trimpath -o build/bench/ ./bench/noop-fast ./bench/noop-grpc ./loadtest ./loadtest/partworker
+
+.PHONY: compare
+compare: build-bench ## Measure the engine against what else Envoy can do: ROWS=a,b ROUNDS=3 SECONDS_PER_ROW=4
+	@ENVOY=$$(tools/fetch.sh envoy) && export ENVOY && exec build/bench/loadtest compare \
+		-rows "$(ROWS)" $(if $(ROUNDS),-rounds $(ROUNDS)) $(if $(SECONDS_PER_ROW),-duration $(SECONDS_PER_ROW)s) $(if $(CONNECTIONS),-connections $(CONNECTIONS)) -connections-table=$(or $(TABLE),$(if $(ROWS),false,true))
+
 .PHONY: generate
 generate: $(generators) ## Generate api/**/*.pb.go and the JSON schemas of the configuration
 	tools/generate.sh .

@@ -78,11 +78,20 @@ var ImportRules = []Rule{
 		Reason: "it has both ends of the way to a worker in one process, to measure them",
 	},
 	{Room: "bench/...", May: []string{"fastpath/..."}, Reason: "what the engine is measured against knows nothing of it but the transport"},
+	{
+		Room: "loadtest/partworker", May: []string{"policies", "policies/*", "worker"},
+		Reason: "it is a worker program with some of the standard policies, as cmd/policy-worker-1 is one with all",
+	},
+	{
+		Room: "loadtest/...", May: []string{"loadtest/...", "test/process"},
+		Reason: "what is measured are the programs as users have them; what a measurement links in, it does not measure",
+	},
 	{Room: "deploy/...", Reason: "the demo's upstream stands for a stranger's program"},
 	{
 		Room: "test/e2e/testworker", May: []string{"policies", "policies/*", "worker"},
 		Reason: "it is a worker program with policies made for tests, as cmd/policy-worker-1 is one with the standard policies",
 	},
+	{Room: "test/process", Reason: "it starts any program, so it knows none"},
 	{
 		Room: "test/...", May: []string{"test/...", "config", "api/...", "fastpath/..."},
 		Reason: "whole-system tests start the programs as processes; what they link in, they can't prove",
