@@ -126,17 +126,17 @@ func (s *subject) takeDecisions(t tester) []string {
 func newSubject(t testing.TB, transport config.Transport, later bool) *subject {
 	t.Helper()
 	s := &subject{transport: transport, later: later}
-	kernel := &config.Kernel{UnknownRoute: config.UnknownRouteDeny, Workers: []config.WorkerRef{{Name: "w"}}}
 	guard := []config.Policy{{Name: "guard"}}
 	two := []config.Policy{{Name: "guard", OnFailure: config.OnFailureContinue}, {Name: "other"}}
-	for _, r := range []config.Route{
-		{Name: "open"},
-		{Name: "request", Request: config.Flow{Chain: guard}},
-		{Name: "response", Response: config.Flow{Chain: guard}},
-		{Name: "both", Request: config.Flow{Chain: guard}, Response: config.Flow{Chain: guard}},
-		{Name: "two", Request: config.Flow{Chain: two}, Response: config.Flow{Chain: two}},
-	} {
-		kernel.Routes = append(kernel.Routes, r)
+	kernel := &config.Kernel{
+		UnknownRoute: config.UnknownRouteDeny, Workers: []config.WorkerRef{{Name: "w"}},
+		Routes: []config.Route{
+			{Name: "open"},
+			{Name: "request", Request: config.Flow{Chain: guard}},
+			{Name: "response", Response: config.Flow{Chain: guard}},
+			{Name: "both", Request: config.Flow{Chain: guard}, Response: config.Flow{Chain: guard}},
+			{Name: "two", Request: config.Flow{Chain: two}, Response: config.Flow{Chain: two}},
+		},
 	}
 	offer := route.Offer{Worker: s, Timeout: time.Second, Discovered: true}
 	for _, name := range []string{"guard", "other"} {

@@ -75,7 +75,9 @@ var phases = []string{"request_headers", "request_body", "request_trailers", "re
 // headerMap draws headers of all sorts; x-verdict tells the worker what to do.
 func headerMap(t *rapid.T) *corev3.HeaderMap {
 	m := &corev3.HeaderMap{}
-	add := func(name string, value []byte) { m.Headers = append(m.Headers, &corev3.HeaderValue{Key: name, RawValue: value}) }
+	add := func(name string, value []byte) {
+		m.Headers = append(m.Headers, &corev3.HeaderValue{Key: name, RawValue: value})
+	}
 	for _, name := range []string{":method", ":path", ":authority", ":scheme", ":status"} {
 		if rapid.Bool().Draw(t, name) {
 			add(name, []byte(rapid.StringN(0, 20, 60).Draw(t, "value")))
@@ -115,8 +117,14 @@ func drawProcess(t *rapid.T) *call {
 		c.fields = append(c.fields, [2]string{routeKey, rapid.SampledFrom([]string{"both", "request", "response", "two", "open", "nobody", ""}).Draw(t, "route")})
 	}
 	for _, f := range [][2]string{
-		{"grpc-timeout", rapid.SampledFrom([]string{"10S", "99999999H", "20000m"}).Draw(t, "timeout")}, {"grpc-encoding", "identity"}, {"grpc-accept-encoding", "identity,gzip"},
-		{"user-agent", "envoy"}, {"x-trace-bin", base64.RawStdEncoding.EncodeToString([]byte("\x00trace\xff"))}, {"x-trace-bin", "AAE="}, {"x-request-id", "1"}, {"cookie", "a=b"},
+		{"grpc-timeout", rapid.SampledFrom([]string{"10S", "99999999H", "20000m"}).Draw(t, "timeout")},
+		{"grpc-encoding", "identity"},
+		{"grpc-accept-encoding", "identity,gzip"},
+		{"user-agent", "envoy"},
+		{"x-trace-bin", base64.RawStdEncoding.EncodeToString([]byte("\x00trace\xff"))},
+		{"x-trace-bin", "AAE="},
+		{"x-request-id", "1"},
+		{"cookie", "a=b"},
 	} {
 		if rapid.IntRange(0, 3).Draw(t, f[0]) == 0 {
 			c.fields = append(c.fields, f)
