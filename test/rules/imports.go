@@ -88,8 +88,8 @@ var ImportRules = []Rule{
 	},
 	{Room: "deploy/...", Reason: "the demo's upstream stands for a stranger's program"},
 	{
-		Room: "test/e2e/testworker", May: []string{"policies", "policies/*", "worker"},
-		Reason: "it is a worker program with policies made for tests, as cmd/policy-worker-1 is one with the standard policies",
+		Room: "test/e2e/testworker", May: []string{"engine", "policies", "policies/*", "worker"},
+		Reason: "it is a worker program with policies made for tests, as cmd/policy-worker-1 is one with the standard policies; and the one-process form of it",
 	},
 	{Room: "test/process", Reason: "it starts any program, so it knows none"},
 	{
