@@ -1,0 +1,94 @@
+# Go, gcc, Python 3 with venv, curl and make are all that the machine needs; everything else is fetched, pinned, into build/.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+# Per fuzz target of `make test`; 0 runs the seeds only.
+FUZZTIME ?= 5s
+# Of the benchmarks: which, and for how long each.
+BENCH ?= .
+BENCHTIME ?= 1s
+
+tools := build/tools
+generators := $(addprefix $(tools)/,buf protoc-gen-go protoc-gen-go-grpc protoc-gen-go-vtproto)
+
+need = command -v $(1) >/dev/null || { echo "make: $(1) is missing; install it with: $(2)" >&2; exit 1; }
+
+.PHONY: help
+help: ## Print this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: build
+build: ## Build all programs into bin/
+	@$(call need,go,the archive of Go 1.26 from https://go.dev/dl/)
+	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/ ./cmd/... ./deploy/demo/upstream
+
+.PHONY: run
+run: build ## Run the demo in the foreground: Envoy on http://localhost:10000, upstream, kernel, two workers
+	@exec deploy/demo/run.sh
+
+.PHONY: smoke
+smoke: build ## Run the demo on free ports, and the README's commands against it
+	@go build -o build/smoke ./test/smoke && exec build/smoke
+
+.PHONY: test
+test: build $(tools)/testrun ## Run all tests with the race detector, and each fuzz target for FUZZTIME
+	@$(call need,gcc,sudo apt-get install -y gcc libc6-dev)
+	@ENVOY=$$(tools/fetch.sh envoy) && export ENVOY && CGO_ENABLED=1 $(tools)/testrun -p 2 -timeout 10m -fuzztime $(FUZZTIME) \
+		-again 'POLICY_ENGINE_TRANSPORT=grpc ./kernel ./kernel/transport ./kernel/workers ./engine ./test/e2e' -again 'POLICY_ENGINE_FORM=one ./test/e2e' ./...
+
+.PHONY: bench
+bench: $(tools)/bench ## Run all benchmarks, for BENCHTIME each (of BENCH, a pattern, and PKG, if given); fails when one allocates more than bench/allocations.txt says
+	@$(tools)/bench run -bench '$(BENCH)' -benchtime $(BENCHTIME) -count $(or $(COUNT),1) $(PKG)
+
+.PHONY: bench-rewrite
+bench-rewrite: $(tools)/bench ## Run all benchmarks and write what they allocate into bench/allocations.txt
+	@$(tools)/bench run -bench '$(BENCH)' -benchtime $(BENCHTIME) -count $(or $(COUNT),3) -rewrite $(PKG)
+
+.PHONY: bench-compare
+bench-compare: $(tools)/bench $(tools)/benchstat ## Compare the benchmarks of the revision BASE with those of this tree, COUNT times by turns, with benchstat
+	@[[ -n "$(BASE)" ]] || { echo "make bench-compare: BASE is missing; it is the revision to compare with: make bench-compare BASE=main" >&2; exit 2; }
+	@$(tools)/bench compare -base '$(BASE)' -bench '$(BENCH)' -benchtime $(BENCHTIME) -count $(or $(COUNT),6) $(PKG)
+
+.PHONY: h2spec
+h2spec: ## Run h2spec, all of its 145 tests of HTTP/2, against the kernel's server
+	@tools/h2spec.sh
+
+.PHONY: build-bench
+build-bench: build
+	@CGO_ENABLED=0 go build -trimpath -o build/bench/ ./bench/noop-fast ./bench/noop-grpc ./loadtest ./loadtest/partworker
+
+.PHONY: compare
+compare: build-bench ## Measure the engine against what else Envoy can do: ROWS=a,b ROUNDS=3 SECONDS_PER_ROW=4
+	@ENVOY=$$(tools/fetch.sh envoy) && export ENVOY && exec build/bench/loadtest compare \
+		-rows "$(ROWS)" $(if $(ROUNDS),-rounds $(ROUNDS)) $(if $(SECONDS_PER_ROW),-duration $(SECONDS_PER_ROW)s) $(if $(CONNECTIONS),-connections $(CONNECTIONS)) -connections-table=$(or $(TABLE),$(if $(ROWS),false,true))
+
+.PHONY: generate
+generate: $(generators) ## Generate api/**/*.pb.go and the JSON schemas of the configuration
+	tools/generate.sh .
+
+.PHONY: check
+check: $(generators) $(tools)/gofumpt $(tools)/staticcheck $(tools)/govulncheck ## Check format, static analysis, import rules, generated code, modules, vulnerabilities
+	@tools/check.sh
+
+.PHONY: clean
+clean: ## Remove what was built and fetched
+	rm -rf bin build
+
+# Tools are pinned in tools/go.mod and built once per version of it.
+$(tools)/buf: package := github.com/bufbuild/buf/cmd/buf
+$(tools)/protoc-gen-go: package := google.golang.org/protobuf/cmd/protoc-gen-go
+$(tools)/protoc-gen-go-grpc: package := google.golang.org/grpc/cmd/protoc-gen-go-grpc
+$(tools)/protoc-gen-go-vtproto: package := github.com/planetscale/vtprotobuf/cmd/protoc-gen-go-vtproto
+$(tools)/gofumpt: package := mvdan.cc/gofumpt
+$(tools)/staticcheck: package := honnef.co/go/tools/cmd/staticcheck
+$(tools)/govulncheck: package := golang.org/x/vuln/cmd/govulncheck
+$(tools)/benchstat: package := golang.org/x/perf/cmd/benchstat
+$(tools)/bench: package := ./bench
+$(tools)/bench: $(wildcard tools/bench/*.go)
+$(tools)/testrun: package := ./testrun
+$(tools)/testrun: tools/testrun/main.go
+
+$(generators) $(addprefix $(tools)/,gofumpt staticcheck govulncheck benchstat bench testrun): tools/go.mod tools/go.sum
+	cd tools && go build -o ../$@ $(package)
