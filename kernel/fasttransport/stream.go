@@ -92,12 +92,12 @@ func (st *stream) start() {
 	if st.next.Kind != extproc.KindCall {
 		return
 	}
-	pending, _ := st.conn.Attachment.(*calls)
+	pending, _ := st.conn.Attachment.(*batch)
 	if pending == nil {
-		pending = &calls{}
+		pending = &batch{}
 		st.conn.Attachment = pending
 	}
-	pending.effects = append(pending.effects, st.next)
+	pending.add(st.next)
 	st.next = extproc.Effect{}
 }
 
@@ -133,7 +133,7 @@ func (st *stream) apply(hs *h2.Stream, e extproc.Effect) (goesOn bool) {
 	return false
 }
 
-// Complete implements route.Completer. The answer leaves with Server.AfterBatch.
+// Complete implements route.Completer. The answer, or the next call, leaves with Server.AfterBatch.
 func (st *stream) Complete(c *route.Call, r *workerv1.Result, err error) {
 	conn, server := st.conn, st.server
 	conn.Lock()
@@ -150,12 +150,11 @@ func (st *stream) Complete(c *route.Call, r *workerv1.Result, err error) {
 		next, st.next = st.next, next
 	}
 	conn.Unlock()
-	if e.Kind != extproc.KindCall {
-		server.mark(conn) // Before the next call, which may take its time.
+	answered := conn
+	if e.Kind == extproc.KindCall {
+		answered = nil
 	}
-	if next.Kind == extproc.KindCall {
-		next.Worker.Evaluate(next.Call)
-	}
+	server.later(answered, next)
 }
 
 // dequeue delivers the messages that came meanwhile, until one leads to a call (true) or to the end of the stream (false).

@@ -18,6 +18,13 @@ type Evaluator interface {
 	Evaluate(c *Call)
 }
 
+// BatchEvaluator is an Evaluator that sends several calls together.
+type BatchEvaluator interface {
+	Evaluator
+	// EvaluateAll starts calls as Evaluate does each of them. It keeps nothing of the slice.
+	EvaluateAll(calls []*Call)
+}
+
 // Call is one run of a chain on a worker. It belongs to the caller, who may use it again after Done.
 type Call struct {
 	// Message is what the worker gets; the evaluator sets its id. Borrowed during Evaluate.

@@ -67,8 +67,7 @@ func TestLocal(t *testing.T) {
 	}
 	later := newProbe(t, 5)
 	later.Message.Body = []byte("later")
-	w.Submit(&later.Call)
-	w.Flush()
+	w.EvaluateAll([]*route.Call{&later.Call})
 	if r, err := later.wait(); err != nil || r.Reason != "w" {
 		t.Errorf("completed later: %v, %v", r, err)
 	}
