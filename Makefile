@@ -59,6 +59,11 @@ h2spec: ## Run h2spec, all of its 145 tests of HTTP/2, against the kernel's serv
 build-bench: build
 	@CGO_ENABLED=0 go build -trimpath -o build/bench/ ./bench/noop-fast ./bench/noop-grpc ./loadtest ./loadtest/partworker
 
+.PHONY: loadtest
+loadtest: build-bench ## Hold a rate of requests: RATE=10000 DURATION=60s CHAIN=a,b ROUTES=1 WORKERS=1|2 FORM=two|one TRANSPORT=fast|grpc
+	@ENVOY=$$(tools/fetch.sh envoy) && export ENVOY && exec build/bench/loadtest attack $(if $(RATE),-rate $(RATE)) $(if $(DURATION),-duration $(DURATION)) \
+		$(if $(CHAIN),-chain "$(CHAIN)") $(if $(ROUTES),-routes $(ROUTES)) $(if $(WORKERS),-workers $(WORKERS)) $(if $(FORM),-form $(FORM)) $(if $(TRANSPORT),-transport $(TRANSPORT))
+
 .PHONY: compare
 compare: build-bench ## Measure the engine against what else Envoy can do: ROWS=a,b ROUNDS=3 SECONDS_PER_ROW=4
 	@ENVOY=$$(tools/fetch.sh envoy) && export ENVOY && exec build/bench/loadtest compare \

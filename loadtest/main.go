@@ -6,14 +6,17 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"net"
 	"os"
 	"os/signal"
 	"strings"
 	"syscall"
 	"time"
 
+	"github.com/policy-engine/policy-engine/loadtest/attack"
 	"github.com/policy-engine/policy-engine/loadtest/compare"
 	"github.com/policy-engine/policy-engine/loadtest/rig"
+	"github.com/policy-engine/policy-engine/loadtest/upstream"
 )
 
 func main() {
@@ -27,13 +30,17 @@ func main() {
 
 func run(ctx context.Context, args []string) error {
 	if len(args) == 0 {
-		return errors.New("a command is missing; legal is compare")
+		return errors.New("a command is missing; legal are attack, compare and upstream")
 	}
 	switch args[0] {
+	case "attack":
+		return runAttack(ctx, args[1:])
 	case "compare":
 		return runCompare(ctx, args[1:])
+	case "upstream":
+		return runUpstream(ctx, args[1:])
 	}
-	return fmt.Errorf("unknown command %q; legal is compare", args[0])
+	return fmt.Errorf("unknown command %q; legal are attack, compare and upstream", args[0])
 }
 
 // places are where things are, below the repository.
@@ -69,6 +76,54 @@ func runCompare(ctx context.Context, args []string) error {
 	o.Rows = list(rows)
 	o.Programs, o.Credentials, o.Reports, o.Out = p.programs, p.credentials, p.reports, os.Stdout
 	return compare.Run(ctx, o)
+}
+
+func runAttack(ctx context.Context, args []string) error {
+	var o attack.Options
+	var p places
+	var chain, form string
+	f := flag.NewFlagSet("loadtest attack", flag.ContinueOnError)
+	p.flags(f)
+	f.IntVar(&o.Rate, "rate", 10_000, "requests a second")
+	f.DurationVar(&o.Duration, "duration", time.Minute, "how long the rate is held")
+	f.IntVar(&o.Clients, "clients", 1024, "keys and tokens among which requests rotate")
+	f.IntVar(&o.Workers, "max-workers", 512, "the most requests under way, and connections")
+	f.StringVar(&chain, "chain", strings.Join(rig.DefaultChain, ","), "policies of each route, separated by commas")
+	f.IntVar(&o.Engine.Routes, "routes", 1, "routes of kernel and Envoy")
+	f.IntVar(&o.Engine.Workers, "workers", 1, "workers among which the policies are divided: 1 or 2")
+	f.StringVar(&form, "form", "two", "two: kernel and workers are processes of their own; one: the one process policy-engine")
+	f.StringVar(&o.Engine.Transport, "transport", "fast", "transport to Envoy: fast or grpc")
+	if err := f.Parse(args); err != nil {
+		return err
+	}
+	switch form {
+	case "two":
+	case "one":
+		o.Engine.OneProcess = true
+	default:
+		return fmt.Errorf("form %q is not legal; legal are two and one", form)
+	}
+	o.Engine.Chain = list(chain)
+	o.Programs, o.Credentials, o.Reports, o.Out = p.programs, p.credentials, p.reports, os.Stdout
+	return attack.Run(ctx, o)
+}
+
+func runUpstream(ctx context.Context, args []string) error {
+	f := flag.NewFlagSet("loadtest upstream", flag.ContinueOnError)
+	address := f.String("listen", "127.0.0.1:0", "`address` to listen on")
+	identity := f.Bool("identity", true, "refuse requests without the identity that their path ends with")
+	if err := f.Parse(args); err != nil {
+		return err
+	}
+	l, err := net.Listen("tcp", *address)
+	if err != nil {
+		return fmt.Errorf("listen: %w", err)
+	}
+	s := &upstream.Server{}
+	if *identity {
+		s.Header = rig.IdentityHeader
+	}
+	return s.Serve(ctx, l)
 }
 
 // list splits at commas.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"strings"
 	"time"
 
 	"github.com/policy-engine/policy-engine/loadtest/closedloop"
@@ -130,19 +129,7 @@ func newSample(result *closedloop.Result, before, after *reading) *Sample {
 		s.CPU[name] = (u.CPU - before.usage[name].CPU) / time.Duration(n)
 		s.Memory[name] = u.RSS
 	}
-	s.Hits = CacheEvents(after.metrics, "cache_hit") - CacheEvents(before.metrics, "cache_hit")
-	s.Misses = CacheEvents(after.metrics, "cache_miss") - CacheEvents(before.metrics, "cache_miss")
+	s.Hits = rig.CacheEvents(after.metrics, "cache_hit") - rig.CacheEvents(before.metrics, "cache_hit")
+	s.Misses = rig.CacheEvents(after.metrics, "cache_miss") - rig.CacheEvents(before.metrics, "cache_miss")
 	return s
-}
-
-// CacheEvents is how often the workers' cache of tokens had that event.
-func CacheEvents(m process.Metrics, event string) float64 {
-	var sum float64
-	for series, value := range m {
-		if strings.HasPrefix(series, "policy_worker_policy_events_total{") &&
-			strings.Contains(series, `policy="jwtValidation"`) && strings.Contains(series, `event="`+event+`"`) {
-			sum += value
-		}
-	}
-	return sum
 }

@@ -131,7 +131,7 @@ func (r *Rig) nativeFilters(c *credentials.Set) []any {
 	provider := object{
 		"issuer": credentials.Issuer, "forward": true,
 		"local_jwks":       object{"filename": filepath.Join(r.dir, keySetFile)},
-		"claim_to_headers": []any{object{"header_name": identityHeader, "claim_name": "sub"}},
+		"claim_to_headers": []any{object{"header_name": IdentityHeader, "claim_name": "sub"}},
 	}
 	if r.spec.Asked == NativeCached {
 		provider["jwt_cache_config"] = object{"jwt_cache_size": 10 * len(c.Keys)}
@@ -160,7 +160,8 @@ func filter(name, message string, config object) object {
 }
 
 const (
-	identityHeader = "x-user-id"
+	// IdentityHeader is where the upstream is told whose request it is.
+	IdentityHeader = "x-user-id"
 	echoHeader     = "x-identity"
 )
 
@@ -169,7 +170,7 @@ func upstreamListener(port int) object {
 	answer := object{
 		"match":                   object{"prefix": "/"},
 		"direct_response":         object{"status": 200, "body": object{"inline_string": "ok\n"}},
-		"response_headers_to_add": []any{object{"header": object{"key": echoHeader, "value": "%REQ(" + identityHeader + ")%"}}},
+		"response_headers_to_add": []any{object{"header": object{"key": echoHeader, "value": "%REQ(" + IdentityHeader + ")%"}}},
 	}
 	manager := object{
 		"@type": managerURL, "stat_prefix": "upstream", "generate_request_id": false,

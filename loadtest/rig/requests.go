@@ -14,9 +14,12 @@ import (
 // Path is where the client's requests go.
 func Path(prefix string, client int) string { return prefix + "/" + credentials.Identity(client) }
 
+// Paths are the prefixes below which requests are on a route with the chain.
+func (r *Rig) Paths() []string { return r.spec.paths() }
+
 // Requests are one request for each of the tokens, which must be those of c from token first on, with the keys of the same clients.
 func (r *Rig) Requests(c *credentials.Set, first, n int) []closedloop.Request {
-	paths := r.spec.Paths()
+	paths := r.spec.paths()
 	out := make([]closedloop.Request, n)
 	for i := range out {
 		client := (first + i) % len(c.Keys)
@@ -52,7 +55,7 @@ func head(path, key, token string, more ...string) []byte {
 
 // attempts are requests that try to get through: what lets one pass must not be measured.
 func (s *Spec) attempts(c *credentials.Set) (map[string]closedloop.Request, error) {
-	path, key, token := Path(s.Paths()[0], 0), c.Keys[0], c.Tokens[0]
+	path, key, token := Path(s.paths()[0], 0), c.Keys[0], c.Tokens[0]
 	refused := func(key, token string) closedloop.Request {
 		return closedloop.Request{Bytes: head(path, key, token), Status: http.StatusUnauthorized}
 	}
@@ -70,7 +73,7 @@ func (s *Spec) attempts(c *credentials.Set) (map[string]closedloop.Request, erro
 		all["a request with a forged token"] = refused(key, forged)
 	}
 	if s.Identifies() {
-		all["a request with another's identity"] = s.request(path, 0, key, token, identityHeader+": "+credentials.Identity(1))
+		all["a request with another's identity"] = s.request(path, 0, key, token, IdentityHeader+": "+credentials.Identity(1))
 	}
 	return all, nil
 }

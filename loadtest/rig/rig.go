@@ -63,6 +63,9 @@ func Start(ctx context.Context, spec Spec, programs Programs, c *credentials.Set
 	if err := spec.check(); err != nil {
 		return nil, err
 	}
+	if programs.Envoy == "" {
+		return nil, errors.New("there is no Envoy; set $ENVOY to one, as make does: ENVOY=$(tools/fetch.sh envoy)")
+	}
 	// Short: a socket's path has at most 107 bytes (unix(7)).
 	dir, err := os.MkdirTemp("", "loadtest-")
 	if err != nil {
@@ -213,17 +216,36 @@ func (r *Rig) Usage() (map[string]process.Usage, error) {
 	return all, nil
 }
 
+// metricsTimeout is for a scrape that has all: a worker that is too busy to answer the kernel in time is left out of one.
+const metricsTimeout = 10 * time.Second
+
 // Metrics are those of the engine, its workers' included; none if there is no engine.
 func (r *Rig) Metrics() (process.Metrics, error) {
 	if r.spec.Asked != Engine {
 		return nil, nil
 	}
-	status, body, err := process.Get(fmt.Sprintf("http://%s:%d/metrics", loopback, r.ports.admin))
-	if err != nil {
-		return nil, fmt.Errorf("read the metrics: %w", err)
-	}
-	if status != http.StatusOK {
-		return nil, fmt.Errorf("read the metrics: status %d: %.1000s", status, body)
-	}
-	return process.ParseMetrics(body)
+	var m process.Metrics
+	err := process.Within(metricsTimeout, func() error {
+		status, body, err := process.Get(fmt.Sprintf("http://%s:%d/metrics", loopback, r.ports.admin))
+		if err != nil {
+			return fmt.Errorf("read the metrics: %w", err)
+		}
+		if status != http.StatusOK {
+			return fmt.Errorf("read the metrics: status %d: %.1000s", status, body)
+		}
+		m, err = process.ParseMetrics(body)
+		if err != nil {
+			return err
+		}
+		if r.spec.enforces("jwtValidation") && !m.Has("policy_worker_policy_events_total", `policy="jwtValidation"`) {
+			return errors.New("read the metrics: a worker's are missing")
+		}
+		return nil
+	})
+	return m, err
+}
+
+// CacheEvents is how often the workers' cache of tokens had that event.
+func CacheEvents(m process.Metrics, event string) float64 {
+	return m.Sum("policy_worker_policy_events_total", `policy="jwtValidation"`, `event="`+event+`"`)
 }

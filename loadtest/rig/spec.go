@@ -154,8 +154,8 @@ func (s *Spec) routes() (all, loaded []route) {
 	return all, loaded
 }
 
-// Paths are the prefixes below which requests are on a route with the chain.
-func (s *Spec) Paths() []string {
+// paths are the prefixes below which requests are on a route with the chain.
+func (s *Spec) paths() []string {
 	_, loaded := s.routes()
 	paths := make([]string, len(loaded))
 	for i, r := range loaded {

@@ -59,3 +59,37 @@ func ParseMetrics(text string) (Metrics, error) {
 	}
 	return m, lines.Err()
 }
+
+// Sum adds the samples of a metric whose labels have all of those, each as it is written: name="value".
+func (m Metrics) Sum(name string, labels ...string) float64 {
+	var sum float64
+	for series, value := range m {
+		if matches(series, name, labels) {
+			sum += value
+		}
+	}
+	return sum
+}
+
+// Has reports whether there is such a sample.
+func (m Metrics) Has(name string, labels ...string) bool {
+	for series := range m {
+		if matches(series, name, labels) {
+			return true
+		}
+	}
+	return false
+}
+
+func matches(series, name string, labels []string) bool {
+	rest, ok := strings.CutPrefix(series, name)
+	if !ok || rest != "" && rest[0] != '{' {
+		return false
+	}
+	for _, label := range labels {
+		if i := strings.Index(rest, label); i < 1 || rest[i-1] != '{' && rest[i-1] != ',' {
+			return false
+		}
+	}
+	return true
+}
