@@ -186,3 +186,8 @@ func steady(blocks [][]byte) (int, error) {
 	}
 	return first, nil
 }
+
+// Message is a message of the stream, without gRPC's prefix.
+func (s *RecordedStream) Message(i int) []byte {
+	return s.Messages[i][frameHeaderLen+messagePrefixLen:]
+}

@@ -74,7 +74,7 @@ var ImportRules = []Rule{
 		Reason: "it drives the engine as processes; what it links in, it can't measure",
 	},
 	{
-		Room: "bench/hop", MayInTests: []string{"api/...", "config", "fastpath/...", "kernel/...", "worker/...", "policies", "policies/*"},
+		Room: "bench/hop", MayInTests: []string{"api/...", "bench/engine", "config", "fastpath/...", "kernel/...", "worker/...", "policies", "policies/*"},
 		Reason: "it has both ends of the way to a worker in one process, to measure them",
 	},
 	{Room: "bench/...", May: []string{"fastpath/..."}, Reason: "what the engine is measured against knows nothing of it but the transport"},
