@@ -91,12 +91,12 @@ func (s *Server) Open(hs *h2.Stream, r *h2.Request) h2.Receiver {
 // AfterRead implements h2.Handler: it starts the calls that the frames of one read led to.
 func (s *Server) AfterRead(c *h2.Conn) {
 	c.Lock()
-	pending, _ := c.Attachment.(*batch)
+	pending, _ := c.Attachment.(*attachment)
 	c.Unlock()
 	if pending == nil {
 		return
 	}
-	pending.start() // Only this goroutine touches it.
+	pending.batch.start() // Only this goroutine touches it.
 	s.AfterBatch()
 }
 

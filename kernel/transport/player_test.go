@@ -66,6 +66,7 @@ type player struct {
 	streamWindow int64 // initial
 	windows      map[uint32]int64
 	streams      map[uint32]*outcome
+	pong         bool // a PING was answered
 }
 
 // tester is what tests and properties have in common.
@@ -125,7 +126,7 @@ func (p *player) read() {
 			p.windows[f.StreamID] += int64(f.Increment)
 		}
 	case *http2.PingFrame:
-		if !f.IsAck() {
+		if p.pong = f.IsAck(); !p.pong {
 			p.must(p.fr.WritePing(true, f.Data))
 		}
 	case *http2.GoAwayFrame:
