@@ -48,6 +48,10 @@ func TestDecides(t *testing.T) {
 		t.Errorf("the stream ended with %v, want OK", err)
 	}
 
+	eventually(t, "the table before was retired, and each worker holds one generation", func() bool {
+		_, text := r.get("/metrics")
+		return strings.Contains(text, "\npolicy_worker_generations 2\n")
+	})
 	_, text := r.get("/metrics")
 	for _, want := range []string{
 		`policy_kernel_requests_total{route="deny",worker="a",status="allowed"} 2`,
