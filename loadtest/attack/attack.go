@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"strings"
 	"time"
 
 	vegeta "github.com/tsenart/vegeta/v12/lib"
@@ -195,7 +196,7 @@ func (o *Options) describe() string {
 	case o.Engine.Workers == 2:
 		form = "kernel and 2 workers"
 	}
-	return fmt.Sprintf("%s, transport %s, chain %v, %d routes", form, o.Engine.Transport, o.Engine.Chain, max(o.Engine.Routes, 1))
+	return fmt.Sprintf("%s, transport %s, chain %s, routes: %d", form, o.Engine.Transport, strings.Join(o.Engine.Chain, " → "), max(o.Engine.Routes, 1))
 }
 
 // histogram is that of the latencies of what succeeded.

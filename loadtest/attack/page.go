@@ -21,7 +21,7 @@ func (o *Outcome) page() []byte {
 	if len(o.CPU) > 0 {
 		pairs = append(
 			pairs,
-			[2]string{"engine's CPU", fmt.Sprintf("%.1f µs/request", o.EngineCPU)},
+			[2]string{"engine's CPU per request", fmt.Sprintf("%.1f µs", o.EngineCPU)},
 			[2]string{"engine's memory", fmt.Sprintf("%.0f MB", o.EngineMemory)},
 		)
 	}
@@ -29,12 +29,12 @@ func (o *Outcome) page() []byte {
 		chart.Text(fmt.Sprintf("%d requests at %d a second in %.0f s: %s.", o.Requests, o.Rate, o.Seconds, o.System)),
 		chart.Figures(pairs),
 		chart.Figure(o.distribution()),
-		chart.Figure(chart.Lines("Latency over time", "seconds", "ms", []chart.Series{
+		chart.Figure(chart.Lines("Latency over time, ms", "seconds", []chart.Series{
 			o.line("P50", func(m *moment) float64 { return m.P50 }),
 			o.line("P99", func(m *moment) float64 { return m.P99 }),
 			o.line("longest", func(m *moment) float64 { return m.Max }),
 		})),
-		chart.Figure(chart.Lines("Requests over time", "seconds", "a second", []chart.Series{
+		chart.Figure(chart.Lines("Requests per second over time", "seconds", []chart.Series{
 			o.line("answered", func(m *moment) float64 { return float64(m.Answered) }),
 			o.line("failed", func(m *moment) float64 { return float64(m.Failed) }),
 		})),
@@ -42,8 +42,8 @@ func (o *Outcome) page() []byte {
 	if len(o.CPU) > 0 {
 		sections = append(
 			sections,
-			chart.Figure(chart.Lines("CPU over time", "seconds", "cores", o.lines(func(m *moment, name string) float64 { return m.CPU[name] }))),
-			chart.Figure(chart.Lines("Memory over time", "seconds", "MB", o.lines(func(m *moment, name string) float64 { return m.Memory[name] }))),
+			chart.Figure(chart.Lines("CPU over time, cores", "seconds", o.lines(func(m *moment, name string) float64 { return m.CPU[name] }))),
+			chart.Figure(chart.Lines("Memory over time, MB", "seconds", o.lines(func(m *moment, name string) float64 { return m.Memory[name] }))),
 			chart.Heading("Processes"), chart.Table(o.table()),
 		)
 	} else {
@@ -57,7 +57,7 @@ func (o *Outcome) distribution() string {
 	for i, b := range o.bars {
 		shares[i] = chart.Share{From: millis(b.From), To: millis(b.To), Count: b.Count}
 	}
-	return chart.Distribution("Distribution of latencies", "ms", shares, []chart.Mark{
+	return chart.Distribution("Distribution of latencies", "ms, logarithmic", shares, []chart.Mark{
 		{Name: "P50", Value: o.P50}, {Name: "P90", Value: o.P90}, {Name: "P99", Value: o.P99}, {Name: "P99.9", Value: o.P999},
 	})
 }

@@ -54,8 +54,8 @@ func (c *canvas) legend(names []string) {
 	}
 }
 
-// Lines draws series over a common axis. The axis of Y begins at 0.
-func Lines(title, xUnit, yUnit string, series []Series) string {
+// Lines draws series over a common axis. The axis of Y begins at 0; the title says what its unit is.
+func Lines(title, xUnit string, series []Series) string {
 	c := newCanvas(title, height)
 	var names []string
 	var maxX, maxY float64
@@ -76,7 +76,6 @@ func Lines(title, xUnit, yUnit string, series []Series) string {
 		c.hairline(left, y(t), right, y(t))
 		c.text(left-8, y(t)+4, "end faint", number(t))
 	}
-	c.text(left-8, top-8, "end faint", yUnit)
 	for _, t := range ticks(maxX) {
 		if t >= minX && t <= maxX {
 			c.text(x(t), bottom+18, "middle faint", number(t))
@@ -107,7 +106,9 @@ type Mark struct {
 
 // Distribution draws how values are distributed, over a logarithmic axis, with marks.
 func Distribution(title, unit string, shares []Share, marks []Mark) string {
-	c := newCanvas(title, height)
+	// The names of the marks are between the title and the bars, each at its own height: neighbours don't cover each other.
+	top, bottom := top+13*float64(len(marks))-20, bottom+13*float64(len(marks))-20
+	c := newCanvas(title, bottom+height-262)
 	const columns = 120
 	minX, maxX := math.Inf(1), 0.0
 	var total float64
@@ -150,8 +151,7 @@ func Distribution(title, unit string, shares []Share, marks []Mark) string {
 	}
 	c.text(right, bottom+34, "end faint", unit)
 	for i, m := range marks {
-		// Each at its own height, so that neighbours don't cover each other's names.
-		y := top - 20 + float64(i)*13
+		y := 36 + float64(i)*13
 		fmt.Fprintf(c, `<line x1="%.1f" y1="%.1f" x2="%.1f" y2="%.1f" stroke="var(--c1)" stroke-width="1.5"/>`, x(m.Value), y, x(m.Value), bottom)
 		class, dx := "", 4.0
 		if x(m.Value) > right-110 {

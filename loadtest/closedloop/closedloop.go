@@ -4,6 +4,7 @@
 package closedloop
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -38,8 +39,10 @@ type Load struct {
 type Result struct {
 	Latencies *latency.Histogram // of requests that were answered as they should be
 	Elapsed   time.Duration      // from the first request to the end
-	Failed    uint64             // requests that were answered otherwise, or not
+	Failed    uint64             // requests that were answered with another status, or not
 	Failure   string             // the first of them
+	Wrong     uint64             // requests that were answered with the right status, but without what the answer has to contain
+	Mistake   string             // the first of them
 	Next      int                // the request that would have been next
 }
 
@@ -106,7 +109,7 @@ func (g *generator) run(ctx context.Context, duration time.Duration) (*Result, e
 			return nil, fmt.Errorf("wait for answers: %w", err)
 		}
 		now := time.Now()
-		g.draining = g.draining || now.After(end) || ctx.Err() != nil || g.result.Failed >= maxFailures
+		g.draining = g.draining || now.After(end) || ctx.Err() != nil || g.result.Failed+g.result.Wrong >= maxFailures
 		for _, e := range events[:max(n, 0)] {
 			if err := g.readable(int(e.Pad)); err != nil {
 				return nil, err
@@ -163,9 +166,12 @@ func (g *generator) readable(i int) error {
 	}
 	g.open--
 	c.awaiting = false
-	if err := g.load.Requests[c.request].check(a); err != nil {
-		g.fail(err, c.buf[:c.filled])
-	} else {
+	switch r := &g.load.Requests[c.request]; {
+	case a.status != r.Status:
+		g.fail(fmt.Errorf("status %d, want %d", a.status, r.Status), c.buf[:c.filled])
+	case !bytes.Contains(a.head, r.Contains):
+		g.mistake(r, c.buf[:c.filled])
+	default:
 		g.result.Latencies.Add(now.Sub(c.sent))
 	}
 	if a.close {
@@ -178,13 +184,14 @@ func (g *generator) readable(i int) error {
 }
 
 func (g *generator) fail(err error, answer []byte) {
-	g.result.Failed++
-	if g.result.Failure != "" {
-		return
+	if g.result.Failed++; g.result.Failed == 1 {
+		g.result.Failure = fmt.Sprintf("%v %.1000q", err, answer)
 	}
-	g.result.Failure = err.Error()
-	if len(answer) > 0 {
-		g.result.Failure += ":\n" + string(answer[:min(len(answer), 1000)])
+}
+
+func (g *generator) mistake(r *Request, answer []byte) {
+	if g.result.Wrong++; g.result.Wrong == 1 {
+		g.result.Mistake = fmt.Sprintf("%.1000q does not have %q", answer, r.Contains)
 	}
 }
 

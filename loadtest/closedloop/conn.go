@@ -107,14 +107,3 @@ func parse(b []byte) (a answer, whole bool, err error) {
 	a.close = bytes.Contains(a.head, connClose)
 	return a, len(b) == size, nil
 }
-
-// check tells what is wrong with the answer to a request.
-func (r *Request) check(a answer) error {
-	if a.status != r.Status {
-		return fmt.Errorf("status %d, want %d", a.status, r.Status)
-	}
-	if len(r.Contains) > 0 && !bytes.Contains(a.head, r.Contains) {
-		return fmt.Errorf("the answer does not have %q", r.Contains)
-	}
-	return nil
-}

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/policy-engine/policy-engine/loadtest/chart"
 	"github.com/policy-engine/policy-engine/loadtest/credentials"
 	"github.com/policy-engine/policy-engine/loadtest/rig"
 )
@@ -66,8 +67,11 @@ func Run(ctx context.Context, o Options) error {
 	for i, r := range rows {
 		results[i] = newResult(r.Name, samples[i])
 	}
-	printTable(o.Out, results)
+	table(o.Out, tableRows(results))
 	if err := writeJSON(o.Reports, "compare.json", results); err != nil {
+		return err
+	}
+	if err := write(o.Reports, "compare.svg", chart.Standalone(throughput(results))); err != nil {
 		return err
 	}
 	var byConnections []Result
@@ -76,8 +80,9 @@ func Run(ctx context.Context, o Options) error {
 			return err
 		}
 	}
+	printDisturbance(o.Out, results)
 	printGoals(o.Out, results, byConnections)
-	return nil
+	return write(o.Reports, "compare.html", page(&o, results, byConnections))
 }
 
 // makeCredentials makes what the rows send.
@@ -111,6 +116,9 @@ func rounds(ctx context.Context, o *Options, rows []Row, c *credentials.Set) ([]
 				return nil, fmt.Errorf("row %s: %w", row.Name, err)
 			}
 			fmt.Fprintf(o.Out, "%8.0f/s  P50 %7s  P99 %7s\n", s.RPS, millis(s.P50), millis(s.P99))
+			if s.Failed > 0 {
+				fmt.Fprintf(o.Out, "  %d requests failed; the first: %s\n", s.Failed, s.First)
+			}
 			samples[i] = append(samples[i], s)
 		}
 	}
@@ -160,7 +168,7 @@ func connectionTable(ctx context.Context, o *Options, rows []Row, c *credentials
 			results = append(results, r)
 		}
 	}
-	printConnections(o.Out, results)
+	table(o.Out, connectionRowsOf(results))
 	return results, writeJSON(o.Reports, "compare-connections.json", results)
 }
 

@@ -21,6 +21,10 @@ type Result struct {
 	CacheHitRatio *float64 `json:"cache_hit_ratio,omitempty"`
 	// Spread is the difference between the fastest and the slowest round over the median: what the machine made of it.
 	Spread float64 `json:"rps_spread"`
+	// Failed is the ratio of requests that were refused, though they are right, or not answered.
+	Failed float64 `json:"failed"`
+	// Others is how much of the machine's processors others used.
+	Others float64 `json:"others"`
 }
 
 func newResult(name string, samples []*Sample) Result {
@@ -35,17 +39,21 @@ func newResult(name string, samples []*Sample) Result {
 		r.CPU[process] = median(func(s *Sample) float64 { return float64(s.CPU[process]) / float64(time.Microsecond) }, samples)
 		r.Memory[process] = median(func(s *Sample) float64 { return float64(s.Memory[process]) / 1e6 }, samples)
 	}
-	var hits, all float64
+	var hits, all, failed, sent float64
 	slowest, fastest := samples[0].RPS, samples[0].RPS
 	for _, s := range samples {
 		hits += s.Hits
 		all += s.Hits + s.Misses
+		failed += float64(s.Failed)
+		sent += float64(s.Failed + s.Count)
 		slowest, fastest = min(slowest, s.RPS), max(fastest, s.RPS)
 	}
 	if all > 0 {
 		ratio := hits / all
 		r.CacheHitRatio = &ratio
 	}
+	r.Failed = failed / sent
+	r.Others = median(func(s *Sample) float64 { return s.Others }, samples)
 	r.Spread = (fastest - slowest) / r.RPS
 	return r
 }

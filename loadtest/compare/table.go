@@ -12,6 +12,7 @@ import (
 
 // table prints columns, the first to the left and the others to the right.
 func table(out io.Writer, rows [][]string) {
+	fmt.Fprintln(out)
 	width := make([]int, len(rows[0]))
 	for _, row := range rows {
 		for i, cell := range row {
@@ -32,8 +33,9 @@ func table(out io.Writer, rows [][]string) {
 	}
 }
 
-func printTable(out io.Writer, results []Result) {
-	rows := [][]string{{"row", "rps", "±", "P50 ms", "P99 ms", "CPU µs: Envoy", "load", "server", "MB: Envoy", "server", "cache hits", "server's processes"}}
+// tableRows are those of the first table.
+func tableRows(results []Result) [][]string {
+	rows := [][]string{{"row", "rps", "±", "P50 ms", "P99 ms", "CPU µs: Envoy", "load", "server", "MB: Envoy", "server", "cache hits", "failed", "others", "server's processes"}}
 	for i := range results {
 		r := &results[i]
 		cpu, memory := r.engine()
@@ -44,11 +46,10 @@ func printTable(out io.Writer, results []Result) {
 		rows = append(rows, []string{
 			r.Name, fmt.Sprintf("%.0f", r.RPS), fmt.Sprintf("%.0f %%", r.Spread*50), fmt.Sprintf("%.2f", r.P50), fmt.Sprintf("%.2f", r.P99),
 			fmt.Sprintf("%.1f", r.CPU["envoy"]), fmt.Sprintf("%.1f", r.CPU[loadProcess]), blank("%.1f", cpu),
-			fmt.Sprintf("%.0f", r.Memory["envoy"]), blank("%.0f", memory), hits, servers(r),
+			fmt.Sprintf("%.0f", r.Memory["envoy"]), blank("%.0f", memory), hits, blank("%.2f %%", r.Failed*100), fmt.Sprintf("%.0f %%", r.Others*100), servers(r),
 		})
 	}
-	fmt.Fprintln(out)
-	table(out, rows)
+	return rows
 }
 
 // servers lists what each of the server's processes costs.
@@ -69,18 +70,19 @@ func blank(format string, v float64) string {
 	return fmt.Sprintf(format, v)
 }
 
-func printConnections(out io.Writer, results []Result) {
-	rows := [][]string{{"row", "connections", "rps", "P50 ms", "P99 ms", "CPU µs: Envoy", "server"}}
+// connectionRowsOf are those of the second table.
+func connectionRowsOf(results []Result) [][]string {
+	rows := [][]string{{"row", "connections", "rps", "P50 ms", "P99 ms", "CPU µs: Envoy", "server", "failed", "others"}}
 	for i := range results {
 		r := &results[i]
 		cpu, _ := r.engine()
 		rows = append(rows, []string{
 			r.Name, fmt.Sprint(r.Connections), fmt.Sprintf("%.0f", r.RPS), fmt.Sprintf("%.3f", r.P50), fmt.Sprintf("%.3f", r.P99),
 			fmt.Sprintf("%.1f", r.CPU["envoy"]), blank("%.1f", cpu),
+			blank("%.2f %%", r.Failed*100), fmt.Sprintf("%.0f %%", r.Others*100),
 		})
 	}
-	fmt.Fprintln(out)
-	table(out, rows)
+	return rows
 }
 
 func millis(d time.Duration) string { return fmt.Sprintf("%.2f ms", toMillis(d)) }
@@ -92,6 +94,20 @@ func find(results []Result, name string, connections int) *Result {
 		return nil
 	}
 	return &results[i]
+}
+
+// printDisturbance says that the machine was not free: then only ratios within the run mean something, and those little.
+func printDisturbance(out io.Writer, results []Result) {
+	const most = 0.1
+	disturbed := 0
+	for i := range results {
+		if results[i].Others > most {
+			disturbed++
+		}
+	}
+	if disturbed > 0 {
+		fmt.Fprintf(out, "\nIn %d of %d rows, others used more than %.0f %% of the machine (the column \"others\"): measure again when it is free.\n", disturbed, len(results), most*100)
+	}
 }
 
 // printGoals prints the project's goals beside what was measured. They are figures: a run never fails for them.
@@ -115,9 +131,9 @@ func printGoals(out io.Writer, results, byConnections []Result) {
 	}
 	alone, noop := find(byConnections, "envoy", 1), find(byConnections, "noop-grpc", 1)
 	if alone != nil && noop != nil {
-		for name, legal := range map[string]string{"engine-3-fast": "≤ 1.80", "engine-3-one-process": "≤ 1.00"} {
-			if r := find(byConnections, name, 1); r != nil {
-				goal(name+" added P50 at 1 connection over noop-grpc's", r.P50-alone.P50, noop.P50-alone.P50, legal)
+		for _, g := range [][2]string{{"engine-3-fast", "≤ 1.80"}, {"engine-3-one-process", "≤ 1.00"}} {
+			if r := find(byConnections, g[0], 1); r != nil {
+				goal(g[0]+" added P50 at 1 connection over noop-grpc's", r.P50-alone.P50, noop.P50-alone.P50, g[1])
 			}
 		}
 	}

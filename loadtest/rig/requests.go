@@ -100,8 +100,8 @@ func (r *Rig) once(ctx context.Context, name string, requests ...closedloop.Requ
 	if err != nil {
 		return err
 	}
-	if done := int(result.Latencies.Count()); result.Failed > 0 || done != len(requests) {
-		return fmt.Errorf("%s: %d of %d answered as they have to be: %s", name, done, len(requests), result.Failure)
+	if done := int(result.Latencies.Count()); done != len(requests) {
+		return fmt.Errorf("%s: %d of %d answered as they have to be: %s %s", name, done, len(requests), result.Mistake, result.Failure)
 	}
 	return nil
 }

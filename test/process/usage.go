@@ -43,3 +43,39 @@ func parseStat(text string) (Usage, error) {
 	}
 	return Usage{CPU: time.Duration(values[0]+values[1]) * tick, RSS: values[2] * int64(os.Getpagesize())}, nil
 }
+
+// Machine is what all processors of the machine have done since it started.
+type Machine struct {
+	Busy  time.Duration // with programs, or taken away by the host
+	Total time.Duration
+}
+
+// ReadMachine reads it.
+func ReadMachine() (Machine, error) {
+	text, err := os.ReadFile("/proc/stat")
+	if err != nil {
+		return Machine{}, fmt.Errorf("read what the machine does: %w", err)
+	}
+	return parseMachine(string(text))
+}
+
+// parseMachine reads the first line of /proc/stat (proc(5)): user, nice, system, idle, iowait, irq, softirq, steal; guests are in user already.
+func parseMachine(text string) (Machine, error) {
+	line, _, _ := strings.Cut(text, "\n")
+	fields := strings.Fields(line)
+	if len(fields) < 9 || fields[0] != "cpu" {
+		return Machine{}, fmt.Errorf("read what the machine does: %q is not the first line of /proc/stat", line)
+	}
+	var m Machine
+	for i, field := range fields[1:9] {
+		v, err := strconv.ParseInt(field, 10, 64)
+		if err != nil {
+			return Machine{}, fmt.Errorf("read what the machine does: %w", err)
+		}
+		m.Total += time.Duration(v) * tick
+		if i != 3 && i != 4 {
+			m.Busy += time.Duration(v) * tick
+		}
+	}
+	return m, nil
+}
