@@ -134,6 +134,12 @@ func (c *Conn) RemoteAddr() net.Addr { return c.socket.RemoteAddr() }
 
 // serve reads the connection until it ends.
 func (c *Conn) serve() {
+	returned := false
+	defer func() {
+		if !returned {
+			c.deserted()
+		}
+	}()
 	err := c.readLoop()
 	var ce *connError
 	errors.As(err, &ce)
@@ -147,6 +153,28 @@ func (c *Conn) serve() {
 	c.afterRead()
 	c.Flush()
 	c.writer.close(ce != nil)
+	returned = true
+}
+
+// deserted ends the connection when a receiver or the handler has ended the goroutine that reads it (runtime.Goexit), which can't be stopped: else the peer would wait
+// for ever.
+func (c *Conn) deserted() {
+	c.panicked("the goroutine of a connection was ended")
+	for over := false; !over; { // Receivers may do it again when they are told of the end; each is told once.
+		told := make(chan struct{})
+		go func() {
+			defer close(told)
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			c.closing = true
+			c.writer.abort()
+			c.resetAll()
+			over = true
+		}()
+		<-told
+	}
+	c.writer.group.Wait()
+	c.afterRead() // What was told of the end may have led to something.
 }
 
 func (c *Conn) readLoop() error {
