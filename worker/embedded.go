@@ -49,33 +49,34 @@ func (b *Embedded) Protocol() workerv1.PolicyWorkerServer { return b.worker.serv
 // Execute runs a call and keeps nothing of it. It runs a chain that does not wait on the caller's goroutine, and has given the result when it returns; then it does not
 // allocate. A chain that waits goes on on a goroutine of its own, which calls later after it has given the result. What does not fit has its refusal at once.
 func (b *Embedded) Execute(call *workerv1.Call, to Receiver, later func()) {
-	e, result, waits := b.begin(call)
-	if waits {
-		go func() {
-			deliver(e, b.wait(e), to)
-			later()
-		}()
+	e, result, waits := b.begin(call, to)
+	if !waits {
+		deliver(e, result, to)
 		return
 	}
+	go func() {
+		defer later()
+		deliver(e, b.wait(e, to), to)
+	}()
+}
+
+// deliver gives the result; of a refusal there is no execution. What the result leads to may be a call of the same HTTP request, for which there has to be room.
+func deliver(e *execution, result *workerv1.Result, to Receiver) {
 	if e == nil {
 		to.Result(result)
 		return
 	}
-	deliver(e, result, to)
-}
-
-// deliver gives the result. What it leads to may be a call of the same HTTP request, for which there has to be room.
-func deliver(e *execution, result *workerv1.Result, to Receiver) {
 	e.leave()
 	to.Result(result)
 	e.Release()
 }
 
-// begin runs a call until it has a result or waits. Without an execution, the result is a refusal.
-func (b *Embedded) begin(call *workerv1.Call) (e *execution, result *workerv1.Result, waits bool) {
+// begin runs a call until it has a result or waits.
+func (b *Embedded) begin(call *workerv1.Call, to Receiver) (e *execution, result *workerv1.Result, waits bool) {
+	returned := false
 	defer func() {
-		if p := recover(); p != nil {
-			b.panicked(p, e)
+		if !returned {
+			b.broke(recover(), e, to)
 			result, waits = nil, false
 		}
 	}()
@@ -83,35 +84,45 @@ func (b *Embedded) begin(call *workerv1.Call) (e *execution, result *workerv1.Re
 	now := core.settings.Now()
 	e, compiled, why := core.admit(call, now)
 	if e == nil {
-		return nil, why.result(call), false
+		result = why.result(call)
+	} else if why, ok := e.load(compiled, e.own.copy(call), now); !ok {
+		result = why.result(call)
+	} else if !e.run.Inline(b.ctx) {
+		waits = true
+	} else {
+		result = e.result()
 	}
-	if why, ok := e.load(compiled, e.own.copy(call), now); !ok {
-		return e, why.result(call), false
-	}
-	if !e.run.Inline(b.ctx) {
-		return e, nil, true
-	}
-	return e, e.result(), false
+	returned = true
+	return e, result, waits
 }
 
 // wait runs the rest of a call.
-func (b *Embedded) wait(e *execution) (result *workerv1.Result) {
+func (b *Embedded) wait(e *execution, to Receiver) (result *workerv1.Result) {
+	returned := false
 	defer func() {
-		if p := recover(); p != nil {
-			b.panicked(p, e)
+		if !returned {
+			b.broke(recover(), e, to)
 			result = nil
 		}
 	}()
 	e.run.Wait(b.ctx)
-	return e.result()
+	result = e.result()
+	returned = true
+	return result
 }
 
-// panicked notes a panic of the core; those of policies are caught where they are called. The call has no result, which denies the request.
-func (b *Embedded) panicked(p any, e *execution) {
+// broke notes that a run ended in the middle: by a panic of the core (those of policies are caught where they are called), or because a policy ended the goroutine
+// (runtime.Goexit), and then there is no panic, and nobody else who could give the result. The call has none, which denies the request.
+func (b *Embedded) broke(panicked any, e *execution, to Receiver) {
 	if e != nil {
 		e.broken = true
 	}
-	b.worker.opts.Log.Error("panic in the worker core", "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+	if panicked != nil {
+		b.worker.opts.Log.Error("panic in the worker core", "panic", fmt.Sprint(panicked), "stack", string(debug.Stack()))
+		return
+	}
+	b.worker.opts.Log.Error("a policy ended the goroutine that it was called on", "stack", string(debug.Stack()))
+	deliver(e, nil, to)
 }
 
 // Close refuses new calls, ends those in flight undecided, closes all instances, and returns when all results are given. Policies that ignore the end of their

@@ -1,7 +1,9 @@
 package worker
 
 import (
+	"context"
 	"log/slog"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -11,6 +13,7 @@ import (
 
 	workerv1 "github.com/policy-engine/policy-engine/api/worker/v1"
 	"github.com/policy-engine/policy-engine/config"
+	"github.com/policy-engine/policy-engine/policies"
 )
 
 // inbox keeps copies of results.
@@ -38,13 +41,17 @@ const (
 	chainWall
 	chainBad
 	chainStall
+	chainQuit
+	chainQuitLater
 )
 
 // embed starts a worker with a chain of each kind in generation 1.
 func embed(t *testing.T, change func(*config.Worker, *Options)) *embedded {
 	t.Helper()
 	e := &embedded{world: newWorld(), log: &output{}, later: make(chan struct{}, 1000)}
-	registry, err := NewRegistry(e.definitions()...)
+	quits := policies.Define("quit", "1", func(policies.Env, none) (quitter, error) { return quitter{}, nil })
+	yields := policies.Define("yield", "1", func(policies.Env, none) (yielder, error) { return yielder{}, nil })
+	registry, err := NewRegistry(append(e.definitions(), quits, yields)...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -63,11 +70,30 @@ func embed(t *testing.T, change func(*config.Worker, *Options)) *embedded {
 		requestChain(chainWall, policy("wall", "")),
 		requestChain(chainBad, policy("bad", "")),
 		requestChain(chainStall, policy("stall", "")),
+		requestChain(chainQuit, policy("quit", "")),
+		requestChain(chainQuitLater, policy("yield", ""), policy("quit", "")),
 	}})
 	if err != nil || len(resp.Errors) > 0 {
 		t.Fatal(resp, err)
 	}
 	return e
+}
+
+// quitter ends the goroutine that it is called on.
+type quitter struct{}
+
+func (quitter) OnRequestHeaders(context.Context, *policies.Request) (policies.Verdict, error) {
+	runtime.Goexit()
+	return policies.Continue(), nil
+}
+
+// yielder may wait, but does not.
+type yielder struct{}
+
+func (yielder) MayBlock() {}
+
+func (yielder) OnRequestHeaders(context.Context, *policies.Request) (policies.Verdict, error) {
+	return policies.Continue(), nil
 }
 
 func (e *embedded) execute(to Receiver, call *workerv1.Call) {
@@ -279,6 +305,30 @@ func TestEmbeddedCorePanics(t *testing.T) {
 	}
 	eventually(t, "nothing is in flight", func() bool { return e.worker.service.core.inFlight.Load() == 0 })
 	if !strings.Contains(e.log.String(), "panic in the worker core") || !strings.Contains(e.log.String(), "the clock broke") {
+		t.Errorf("log %q", e.log.String())
+	}
+}
+
+// TestEmbeddedGoexit: a policy that ends the goroutine that it is called on leaves no call without an outcome.
+func TestEmbeddedGoexit(t *testing.T) {
+	e := embed(t, nil)
+	for _, chain := range []uint32{chainQuit, chainQuitLater} {
+		results := make(inbox, 2)
+		var caller sync.WaitGroup
+		caller.Go(func() { e.execute(results, requestCall(1, 1, chain)) })
+		if r := receive(t, results); r != nil {
+			t.Errorf("chain %d: %v", chain, r)
+		}
+		caller.Wait()
+		if chain == chainQuitLater {
+			receive(t, e.later)
+		}
+		if len(results) > 0 {
+			t.Errorf("chain %d: two results", chain)
+		}
+	}
+	eventually(t, "nothing is in flight", func() bool { return e.worker.service.core.inFlight.Load() == 0 })
+	if !strings.Contains(e.log.String(), "a policy ended the goroutine") {
 		t.Errorf("log %q", e.log.String())
 	}
 }
