@@ -17,5 +17,6 @@ func main() {
 		policies.Define("misbehave"+suffix, "1", newMisbehave),
 		policies.Define("wait"+suffix, "1", newWait),
 		policies.Define("answer"+suffix, "1", newAnswer),
+		policies.Define("body"+suffix, "1", newBody),
 	)
 }
