@@ -44,12 +44,12 @@ func (x *Exchange) change(c Change) {
 	case !c.Trailer && x.stage == stageChunk:
 		x.fail(errors.New("change of the headers by a policy of chunks: they may have gone"))
 	default:
-		x.lay(c)
+		x.lay(&c)
 	}
 }
 
 // lay records c and lays it over the headers or trailers.
-func (x *Exchange) lay(c Change) {
+func (x *Exchange) lay(c *Change) {
 	h := x.fieldsOf(c)
 	switch c.Kind {
 	case SetHeader, AppendHeader:
@@ -100,9 +100,9 @@ func (x *Exchange) lay(c Change) {
 		x.fail(fmt.Errorf("change of unknown kind %d", c.Kind))
 		return
 	}
-	x.changes = append(x.changes, c)
+	x.changes = append(x.changes, *c)
 	if c.Stays && x.stayed != nil {
-		x.stayed.add(c)
+		x.stayed.add(*c)
 	}
 }
 
@@ -122,7 +122,7 @@ func checkPath(path []byte) error {
 func digit(c byte) bool { return '0' <= c && c <= '9' }
 
 // fieldsOf are the headers or trailers that a change is of.
-func (x *Exchange) fieldsOf(c Change) *headers {
+func (x *Exchange) fieldsOf(c *Change) *headers {
 	switch {
 	case c.Response && c.Trailer:
 		return &x.response.trailers

@@ -78,7 +78,7 @@ func (x *Exchange) Replay(c Change) error {
 	if x.responding && !c.Response {
 		return errGone
 	}
-	x.lay(c)
+	x.lay(&c)
 	x.earlier = len(x.changes)
 	return x.Err()
 }

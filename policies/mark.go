@@ -62,7 +62,7 @@ func (x *Exchange) Rollback(m Mark, requestHeaders, responseHeaders []byte) erro
 	clear(x.changes[len(kept):])
 	x.changes = x.changes[:0]
 	for _, c := range kept {
-		x.lay(c)
+		x.lay(&c)
 	}
 	return x.err
 }
@@ -143,7 +143,7 @@ func (s Snapshot) Exchange(requestHeaders, responseHeaders []byte) (*Exchange, e
 	}
 	for _, c := range append(s.changes, s.stayed.all()...) {
 		c.Name, c.Value = strings.Clone(c.Name), bytes.Clone(c.Value)
-		x.lay(c)
+		x.lay(&c)
 	}
 	x.earlier = s.earlier
 	x.metadata = s.metadata

@@ -173,13 +173,14 @@ func (m *Machine) contextNeededLater() bool {
 
 // openBody settles, when the headers are about to pass, what of the body and the trailers is wanted.
 func (m *Machine) openBody() (refused bool, because *refusal) {
-	p, d := m.plan(), m.direction(m.phase)
-	// Fast path: the flow takes no part in them.
-	if len(p.Body)+len(p.Trailers) == 0 {
-		return m.phase == requestHeaders && m.request.upgrade && len(m.route.Response.Body) > 0, &upgradeRefused
+	// Fast path: the route takes no part in them.
+	if !m.route.Bodies {
+		return false, nil
 	}
+	p, d := m.plan(), m.direction(m.phase)
+	d.headersSeen(m.fields)
 	bodies := m.runsAny(p.Body)
-	if (bodies || len(m.route.Response.Body) > 0) && m.request.upgrade {
+	if m.request.upgrade && (bodies || len(m.route.Response.Body) > 0) {
 		return true, &upgradeRefused // What follows is no body: Envoy would hold it back for ever.
 	}
 	if m.endOfStream {

@@ -29,7 +29,6 @@ func (m *Machine) requestHeaders(now Instant) Effect {
 	}
 	m.requestID = firstValue(m.fields, "x-request-id")
 	m.endOfStream = m.decoder.headers.EndOfStream
-	m.request.headersSeen(m.fields)
 
 	p := &m.decoder.protocol
 	if p.RequestBodyMode == extprocv1.BodySendMode_FULL_DUPLEX_STREAMED || p.ResponseBodyMode == extprocv1.BodySendMode_FULL_DUPLEX_STREAMED {
@@ -53,11 +52,11 @@ func (m *Machine) requestHeaders(now Instant) Effect {
 	case m.route.Undiscovered:
 		return m.respond(StatusWorkerUnavailable, &m.settings.WorkerUnavailable, now)
 	}
-	if down := firstDown(&m.route.Request, &m.route.Response); down != nil {
+	if down := firstDown(m.route); down != nil {
 		m.segment = down
 		return m.respond(StatusWorkerUnavailable, &m.settings.WorkerUnavailable, now)
 	}
-	if m.streamedAhead && (len(m.route.Request.Body)+len(m.route.Request.Trailers)+len(m.route.Response.Body)+len(m.route.Response.Trailers) > 0) {
+	if m.streamedAhead && m.route.Bodies {
 		return m.refuse(&unsupportedMode, now) // Envoy ignores mode_override in this mode.
 	}
 	if !m.route.Response.Empty() {
@@ -74,19 +73,33 @@ func (m *Machine) responseHeaders(now Instant) Effect {
 		return m.refuse(&malformedResponse, now)
 	}
 	m.endOfStream = m.decoder.headers.EndOfStream
-	m.response.headersSeen(m.fields)
 	return m.advance(now)
 }
 
 // firstDown returns a segment that holds the request up: its worker is unavailable, and a policy of it must not be missed.
-func firstDown(plans ...*route.Plan) *route.Segment {
-	for _, p := range plans {
-		for _, segments := range [...][]route.Segment{p.Headers, p.Body, p.Trailers} {
-			for i := range segments {
-				if s := &segments[i]; s.HoldsUp && !s.Worker.Available() {
-					return s
-				}
-			}
+func firstDown(r *route.Route) *route.Segment {
+	if s := down(r.Request.Headers); s != nil {
+		return s
+	}
+	if s := down(r.Response.Headers); s != nil {
+		return s
+	}
+	// Fast path.
+	if !r.Bodies {
+		return nil
+	}
+	for _, segments := range [...][]route.Segment{r.Request.Body, r.Request.Trailers, r.Response.Body, r.Response.Trailers} {
+		if s := down(segments); s != nil {
+			return s
+		}
+	}
+	return nil
+}
+
+func down(segments []route.Segment) *route.Segment {
+	for i := range segments {
+		if s := &segments[i]; s.HoldsUp && !s.Worker.Available() {
+			return s
 		}
 	}
 	return nil

@@ -132,6 +132,7 @@ func (c *compiler) route(index int, in *config.Route) *Route {
 	r.Request = c.flow(in, &in.Request, false, &missing)
 	r.Response = c.flow(in, &in.Response, true, &missing)
 	if len(missing) == 0 {
+		r.Bodies = len(r.Request.Body)+len(r.Request.Trailers)+len(r.Response.Body)+len(r.Response.Trailers) > 0
 		return r
 	}
 	r.Request, r.Response = Plan{}, Plan{}

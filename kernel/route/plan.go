@@ -14,6 +14,8 @@ type Route struct {
 	Index int
 	// Request and Response are the plans of the two flows.
 	Request, Response Plan
+	// Bodies is true if a policy of either flow takes part in a body or in trailers.
+	Bodies bool
 	// Unsupported names the policies that no worker offers; with any, every request is refused (policy_not_supported_response).
 	Unsupported []string
 	// Undiscovered is true if a policy has no known worker, and a configured worker has not told its policies yet: requests are refused as worker_unavailable.

@@ -32,6 +32,12 @@ func rescue(v *policies.Verdict, err *error) {
 // call runs the step's phase method.
 func (s *step) call(ctx context.Context, x *policies.Exchange) (v policies.Verdict, err error) {
 	defer rescue(&v, &err)
+	switch {
+	case s.request != nil:
+		return s.request.OnRequestHeaders(ctx, x.Request())
+	case s.response != nil:
+		return s.response.OnResponseHeaders(ctx, x.Response())
+	}
 	return s.run(ctx, x)
 }
 

@@ -131,13 +131,3 @@ func (r *Run) keepState(s *step) {
 		st.State = state
 	}
 }
-
-// holding reports whether a policy of any chain holds bytes back.
-func (r *Run) holding() bool {
-	for _, st := range r.states {
-		if len(st.Held) > 0 {
-			return true
-		}
-	}
-	return false
-}

@@ -124,7 +124,10 @@ type step struct {
 	policy string
 	// index is the policy's place in the chain.
 	index int
-	run   method
+	// request or response is set in a header phase, the busiest ones, and run in all others.
+	request  policies.RequestHeaders
+	response policies.ResponseHeaders
+	run      method
 	// chunk: run takes chunks; readOnly: it must not replace a body; decoded: it wants bodies without their content coding.
 	chunk, readOnly, decoded bool
 	blocking                 bool
@@ -152,8 +155,8 @@ func Compile(route string, response bool, list []Policy) (*Chain, error) {
 		_, s.blocking = p.Instance.(policies.Blocking)
 		_, s.readOnly = p.Instance.(policies.ReadOnlyBodies)
 		_, s.decoded = p.Instance.(policies.DecodedBodies)
+		c.headers = appendHeaders(c.headers, s, p.Instance, response)
 		methods := methodsOf(p.Instance, response)
-		c.headers = appendStep(c.headers, s, methods.headers)
 		c.body = appendStep(c.body, s, methods.body)
 		c.whole = c.whole || methods.body != nil
 		s.chunk = true
@@ -162,6 +165,19 @@ func Compile(route string, response bool, list []Policy) (*Chain, error) {
 		c.trailers = appendStep(c.trailers, s, methods.trailers)
 	}
 	return c, nil
+}
+
+func appendHeaders(steps []step, s step, instance any, response bool) []step {
+	takesPart := false
+	if response {
+		s.response, takesPart = instance.(policies.ResponseHeaders)
+	} else {
+		s.request, takesPart = instance.(policies.RequestHeaders)
+	}
+	if !takesPart {
+		return steps
+	}
+	return append(steps, s)
 }
 
 func appendStep(steps []step, s step, m method) []step {

@@ -9,18 +9,13 @@ import (
 // method is a policy's phase method on an exchange.
 type method func(context.Context, *policies.Exchange) (policies.Verdict, error)
 
-// methods are a policy's phase methods of one flow; nil is one that it does not have.
-type methods struct{ headers, body, chunk, trailers method }
+// methods are a policy's phase methods of one flow, beside that of the headers; nil is one that it does not have.
+type methods struct{ body, chunk, trailers method }
 
 // methodsOf finds the methods once, so that a call is one indirect call.
 func methodsOf(instance any, response bool) (m methods) {
 	if response {
 		return responseMethods(instance)
-	}
-	if p, ok := instance.(policies.RequestHeaders); ok {
-		m.headers = func(ctx context.Context, x *policies.Exchange) (policies.Verdict, error) {
-			return p.OnRequestHeaders(ctx, x.Request())
-		}
 	}
 	if p, ok := instance.(policies.RequestBody); ok {
 		m.body = func(ctx context.Context, x *policies.Exchange) (policies.Verdict, error) {
@@ -41,11 +36,6 @@ func methodsOf(instance any, response bool) (m methods) {
 }
 
 func responseMethods(instance any) (m methods) {
-	if p, ok := instance.(policies.ResponseHeaders); ok {
-		m.headers = func(ctx context.Context, x *policies.Exchange) (policies.Verdict, error) {
-			return p.OnResponseHeaders(ctx, x.Response())
-		}
-	}
 	if p, ok := instance.(policies.ResponseBody); ok {
 		m.body = func(ctx context.Context, x *policies.Exchange) (policies.Verdict, error) {
 			return p.OnResponseBody(ctx, x.Response())
