@@ -6,6 +6,9 @@ SHELL := bash
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 # Per fuzz target of `make test`; 0 runs the seeds only.
 FUZZTIME ?= 5s
+# Of the benchmarks: which, and for how long each.
+BENCH ?= .
+BENCHTIME ?= 1s
 
 tools := build/tools
 generators := $(addprefix $(tools)/,buf protoc-gen-go protoc-gen-go-grpc protoc-gen-go-vtproto)
@@ -14,7 +17,7 @@ need = command -v $(1) >/dev/null || { echo "make: $(1) is missing; install it w
 
 .PHONY: help
 help: ## Print this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: build
 build: ## Build all programs into bin/
@@ -33,11 +36,38 @@ smoke: build ## Run the demo on free ports, and the README's commands against it
 test: build $(tools)/testrun ## Run all tests with the race detector, and each fuzz target for FUZZTIME
 	@$(call need,gcc,sudo apt-get install -y gcc libc6-dev)
 	@ENVOY=$$(tools/fetch.sh envoy) && export ENVOY && CGO_ENABLED=1 $(tools)/testrun -p 2 -timeout 10m -fuzztime $(FUZZTIME) \
-		-again POLICY_ENGINE_TRANSPORT=grpc -again-of './kernel ./kernel/transport ./kernel/workers ./test/e2e' ./...
+		-again 'POLICY_ENGINE_TRANSPORT=grpc ./kernel ./kernel/transport ./kernel/workers ./engine ./test/e2e' -again 'POLICY_ENGINE_FORM=one ./test/e2e' ./...
+
+.PHONY: bench
+bench: $(tools)/bench ## Run all benchmarks, for BENCHTIME each (of BENCH, a pattern, and PKG, if given); fails when one allocates more than bench/allocations.txt says
+	@$(tools)/bench run -bench '$(BENCH)' -benchtime $(BENCHTIME) -count $(or $(COUNT),1) $(PKG)
+
+.PHONY: bench-rewrite
+bench-rewrite: $(tools)/bench ## Run all benchmarks and write what they allocate into bench/allocations.txt
+	@$(tools)/bench run -bench '$(BENCH)' -benchtime $(BENCHTIME) -count $(or $(COUNT),3) -rewrite $(PKG)
+
+.PHONY: bench-compare
+bench-compare: $(tools)/bench $(tools)/benchstat ## Compare the benchmarks of the revision BASE with those of this tree, COUNT times by turns, with benchstat
+	@[[ -n "$(BASE)" ]] || { echo "make bench-compare: BASE is missing; it is the revision to compare with: make bench-compare BASE=main" >&2; exit 2; }
+	@$(tools)/bench compare -base '$(BASE)' -bench '$(BENCH)' -benchtime $(BENCHTIME) -count $(or $(COUNT),6) $(PKG)
 
 .PHONY: h2spec
 h2spec: ## Run h2spec, all of its 145 tests of HTTP/2, against the kernel's server
 	@tools/h2spec.sh
+
+.PHONY: build-bench
+build-bench: build
+	@CGO_ENABLED=0 go build -trimpath -o build/bench/ ./bench/noop-fast ./bench/noop-grpc ./loadtest ./loadtest/partworker
+
+.PHONY: loadtest
+loadtest: build-bench ## Hold a rate of requests: RATE=10000 DURATION=60s CHAIN=a,b ROUTES=1 WORKERS=1|2 FORM=two|one TRANSPORT=fast|grpc
+	@ENVOY=$$(tools/fetch.sh envoy) && export ENVOY && exec build/bench/loadtest attack $(if $(RATE),-rate $(RATE)) $(if $(DURATION),-duration $(DURATION)) \
+		$(if $(CHAIN),-chain "$(CHAIN)") $(if $(ROUTES),-routes $(ROUTES)) $(if $(WORKERS),-workers $(WORKERS)) $(if $(FORM),-form $(FORM)) $(if $(TRANSPORT),-transport $(TRANSPORT))
+
+.PHONY: compare
+compare: build-bench ## Measure the engine against what else Envoy can do: ROWS=a,b ROUNDS=3 SECONDS_PER_ROW=4
+	@ENVOY=$$(tools/fetch.sh envoy) && export ENVOY && exec build/bench/loadtest compare \
+		-rows "$(ROWS)" $(if $(ROUNDS),-rounds $(ROUNDS)) $(if $(SECONDS_PER_ROW),-duration $(SECONDS_PER_ROW)s) $(if $(CONNECTIONS),-connections $(CONNECTIONS)) -connections-table=$(or $(TABLE),$(if $(ROWS),false,true))
 
 .PHONY: generate
 generate: $(generators) ## Generate api/**/*.pb.go and the JSON schemas of the configuration
@@ -59,8 +89,11 @@ $(tools)/protoc-gen-go-vtproto: package := github.com/planetscale/vtprotobuf/cmd
 $(tools)/gofumpt: package := mvdan.cc/gofumpt
 $(tools)/staticcheck: package := honnef.co/go/tools/cmd/staticcheck
 $(tools)/govulncheck: package := golang.org/x/vuln/cmd/govulncheck
+$(tools)/benchstat: package := golang.org/x/perf/cmd/benchstat
+$(tools)/bench: package := ./bench
+$(tools)/bench: $(wildcard tools/bench/*.go)
 $(tools)/testrun: package := ./testrun
 $(tools)/testrun: tools/testrun/main.go
 
-$(generators) $(addprefix $(tools)/,gofumpt staticcheck govulncheck testrun): tools/go.mod tools/go.sum
+$(generators) $(addprefix $(tools)/,gofumpt staticcheck govulncheck benchstat bench testrun): tools/go.mod tools/go.sum
 	cd tools && go build -o ../$@ $(package)

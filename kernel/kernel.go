@@ -34,6 +34,8 @@ type Options struct {
 	Version string
 	// DrainTime is DefaultDrainTime if it is 0.
 	DrainTime time.Duration
+	// Local has the workers that are in this process, by their names in the configuration.
+	Local map[string]workers.Local
 	// Listening is called with the addresses for Envoy and of the admin server when both accept connections. It may be nil.
 	Listening func(envoy, admin net.Addr)
 }
@@ -79,7 +81,7 @@ func build(cfg *config.Kernel, o Options) (*kernel, error) {
 	k := &kernel{set: metrics.NewSet()}
 	log := o.Log.Logger
 	k.registry = workers.New(cfg.Workers, workers.Options{
-		KernelID: newKernelID(), Logger: log, Metrics: k.set,
+		KernelID: newKernelID(), Logger: log, Metrics: k.set, Local: o.Local,
 		Lean:       cfg.Server.Transport == config.TransportFast,
 		AfterBatch: func() { k.transport.AfterBatch() },      // Set below, before anything is connected.
 		Changed:    func() { k.distributor.offersChanged() }, // Nothing is connected before both are made.

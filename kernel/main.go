@@ -9,13 +9,10 @@ import (
 	"math/rand/v2"
 	"os"
 	"os/signal"
-	"runtime/debug"
 	"syscall"
 
-	"github.com/KimMachineGun/automemlimit/memlimit"
-	"go.uber.org/zap"
-
 	"github.com/policy-engine/policy-engine/config"
+	"github.com/policy-engine/policy-engine/limits"
 	"github.com/policy-engine/policy-engine/telemetry"
 )
 
@@ -26,12 +23,8 @@ const (
 	exitUsage  = 2 // mistakes in flags or configuration
 )
 
-const (
-	// memoryShare is the kernel's part of the container's memory limit, which it shares with the workers.
-	memoryShare = 0.3
-	// gcPercent makes the collector run half as often as by default: the kernel's heap is small, and the memory limit bounds it.
-	gcPercent = 200
-)
+// memoryShare is the kernel's part of the container's memory limit, which it shares with the workers.
+const memoryShare = 0.3
 
 // Main is the whole program. It does not return.
 func Main(version string) {
@@ -75,7 +68,7 @@ func command(ctx context.Context, version string, args []string, stdout, stderr 
 	}
 	defer log.Close()
 	defer log.ReportHangups()()
-	limitMemory(log)
+	limits.Apply(log.Slog(), memoryShare)
 	err = Run(ctx, cfg, Options{Log: log, Version: version})
 	var found config.Errors
 	switch {
@@ -87,16 +80,6 @@ func command(ctx context.Context, version string, args []string, stdout, stderr 
 	default:
 		fmt.Fprintln(stderr, err)
 		return exitFailed
-	}
-}
-
-// limitMemory adapts the collector to the container, unless the environment says how.
-func limitMemory(log *telemetry.Logger) {
-	if _, set := os.LookupEnv("GOGC"); !set {
-		debug.SetGCPercent(gcPercent)
-	}
-	if _, err := memlimit.Set(memlimit.WithRatio(memoryShare)); err != nil {
-		log.Info("no memory limit was set", zap.String("reason", err.Error()))
 	}
 }
 

@@ -17,6 +17,12 @@ type execution struct {
 	run        *chain.Run
 	generation *generation
 	holds      atomic.Int32
+	// left is true if the execution counts as in flight no longer.
+	left bool
+	// broken is true after a panic of the core: the run is not used again.
+	broken bool
+	// own has the call with bytes of its own, for calls whose bytes are the caller's.
+	own ownCall
 }
 
 // Retain implements chain.Holder.
@@ -27,14 +33,24 @@ func (e *execution) Release() {
 	if e.holds.Add(-1) > 0 {
 		return
 	}
-	c := e.core
+	c, left := e.core, e.left
 	e.generation.release()
 	e.generation = nil
-	if !e.run.Abandoned() {
+	if !e.run.Abandoned() && !e.broken {
 		e.run.Reset()
 		c.executions.put(e)
 	}
-	c.leave()
+	if !left {
+		c.leave()
+	}
+}
+
+// leave ends the count as in flight before Release, unless a policy that overran its timeout still runs: what the result leads to may be the next call.
+func (e *execution) leave() {
+	if e.holds.Load() == 1 { // Nobody else could change it.
+		e.left = true
+		e.core.leave()
+	}
 }
 
 // executionPool has executions that are not in flight.
@@ -99,34 +115,53 @@ func (c *core) drain(done <-chan struct{}) bool {
 	return true
 }
 
-// start begins a call that arrived at received, or says why not. The execution is the caller's to run and to release.
+// start begins a call that arrived at received, or says why not. The execution is the caller's to run and to release, and the call's bytes are its own until then.
 func (c *core) start(call *workerv1.Call, received time.Time) (*execution, refusal) {
+	e, compiled, why := c.admit(call, received)
+	if e == nil {
+		return nil, why
+	}
+	if why, ok := e.load(compiled, call, received); !ok {
+		e.Release()
+		return nil, why
+	}
+	return e, 0
+}
+
+// admit makes an execution for a call, or says why there is none.
+func (c *core) admit(call *workerv1.Call, received time.Time) (*execution, *chain.Chain, refusal) {
 	if why, ok := c.enter(); !ok {
-		return nil, c.refuse(why)
+		return nil, nil, c.refuse(why)
 	}
 	g := c.generations.get(call.Generation)
 	if g == nil || !g.acquire() {
 		c.leave()
-		return nil, c.refuse(refusedUnknownGeneration)
+		return nil, nil, c.refuse(refusedUnknownGeneration)
 	}
 	e := c.executions.get(c)
-	e.generation = g
+	e.generation, e.left = g, false
 	e.holds.Store(1)
 	g.kernel.renew(received)
 	compiled, ok := g.chains[call.Chain]
 	if !ok {
 		e.Release()
-		return nil, c.refuse(refusedUnknownChain)
+		return nil, nil, c.refuse(refusedUnknownChain)
 	}
-	if err := e.run.Load(compiled, call, received, e); err != nil {
-		e.Release()
-		if errors.Is(err, chain.ErrTooLarge) {
-			return nil, c.refuse(refusedTooLarge)
-		}
-		c.malformed(call, err)
-		return nil, c.refuse(refusedMalformed)
+	return e, compiled, 0
+}
+
+// load makes the execution ready to run, or says why it can't be.
+func (e *execution) load(compiled *chain.Chain, call *workerv1.Call, received time.Time) (why refusal, ok bool) {
+	err := e.run.Load(compiled, call, received, e)
+	switch {
+	case err == nil:
+		return 0, true
+	case errors.Is(err, chain.ErrTooLarge):
+		return e.core.refuse(refusedTooLarge), false
+	default:
+		e.core.malformed(call, err)
+		return e.core.refuse(refusedMalformed), false
 	}
-	return e, 0
 }
 
 // result is the outcome of an execution that has ended; it is valid until Release.

@@ -6,15 +6,12 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"log/slog"
 	"os"
 	"os/signal"
-	"runtime/debug"
 	"syscall"
 
-	"github.com/KimMachineGun/automemlimit/memlimit"
-
 	"github.com/policy-engine/policy-engine/config"
+	"github.com/policy-engine/policy-engine/limits"
 	"github.com/policy-engine/policy-engine/policies"
 	"github.com/policy-engine/policy-engine/telemetry"
 )
@@ -26,12 +23,8 @@ const (
 	exitUsage  = 2 // mistakes in flags or configuration
 )
 
-const (
-	// memoryShare is the worker's part of the container's memory limit, which it shares with the kernel and perhaps another worker.
-	memoryShare = 0.3
-	// gcPercent makes the collector run half as often as by default: the worker's heap is small, and the memory limit bounds it.
-	gcPercent = 200
-)
+// memoryShare is the worker's part of the container's memory limit, which it shares with the kernel and perhaps another worker.
+const memoryShare = 0.3
 
 // Main is the whole program of a worker that offers the given policies. It does not return.
 func Main(version string, definitions ...policies.Definition) {
@@ -76,7 +69,7 @@ func command(ctx context.Context, version string, args []string, stdout, stderr 
 	}
 	defer log.Close()
 	defer log.ReportHangups()()
-	limitMemory(log.Slog())
+	limits.Apply(log.Slog(), memoryShare)
 	err = Run(ctx, cfg, registry, Options{Version: version, Log: log.Slog()})
 	var source *sourceError
 	switch {
@@ -88,15 +81,5 @@ func command(ctx context.Context, version string, args []string, stdout, stderr 
 	default:
 		fmt.Fprintln(stderr, err)
 		return exitFailed
-	}
-}
-
-// limitMemory adapts the collector to the container, unless the environment says how.
-func limitMemory(log *slog.Logger) {
-	if _, set := os.LookupEnv("GOGC"); !set {
-		debug.SetGCPercent(gcPercent)
-	}
-	if _, err := memlimit.Set(memlimit.WithRatio(memoryShare)); err != nil {
-		log.Info("no memory limit was set", "reason", err.Error())
 	}
 }

@@ -84,6 +84,7 @@ func Run(ctx context.Context, cfg *config.Worker, registry *Registry, opts Optio
 	}
 	defer func() { err = errors.Join(err, l.remove()) }()
 	w := newWorker(cfg, registry, opts, sources)
+	w.server = newServer(w.service)
 	opts.Log.Info("serving", "socket", cfg.SocketPath, "policies", registry.names)
 	opts.Serving()
 	return w.serve(ctx, l)
@@ -93,7 +94,8 @@ func Run(ctx context.Context, cfg *config.Worker, registry *Registry, opts Optio
 type worker struct {
 	opts    Options
 	service *service
-	server  *server
+	// server is nil if the worker is Embedded.
+	server *server
 }
 
 func newWorker(cfg *config.Worker, registry *Registry, opts Options, s *sources) *worker {
@@ -127,7 +129,6 @@ func newWorker(cfg *config.Worker, registry *Registry, opts Options, s *sources)
 		maxBatch: max(minBatch, 3*limits.MaxBodySize+limits.MaxStateSize+1<<10),
 		pushing:  make(chan struct{}, 1),
 	}
-	w.server = newServer(w.service)
 	return w
 }
 
@@ -180,13 +181,18 @@ func (w *worker) stop() {
 	ending, cancelEnding := context.WithTimeout(context.Background(), farewell)
 	defer cancelEnding()
 	w.server.Stop(ending)
-	for _, g := range c.generations.close() {
+	w.closeInstances()
+	log.Info("stopped")
+}
+
+// closeInstances closes all that the policies have open.
+func (w *worker) closeInstances() {
+	for _, g := range w.service.core.generations.close() {
 		if !within(farewell, g.freed) {
-			log.Error("a policy did not return or close; the worker stops without it", "generation", g.id)
+			w.opts.Log.Error("a policy did not return or close; the worker stops without it", "generation", g.id)
 		}
 	}
 	w.service.env.httpClient.CloseIdleConnections()
-	log.Info("stopped")
 }
 
 // within waits for done, at most for d, and reports whether it came.

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Runs the demo in the foreground: Envoy, an upstream, the kernel and two workers, all on loopback, until Ctrl-C or SIGTERM.
-# `make run` builds what it needs first. Each PORT_… can be set; DEMO_DIR, an absolute path, is where logs and Envoy's configuration go.
+# FORM=one runs kernel and workers as one process, policy-engine. `make run` builds what it needs first. Each PORT_… can be set; DEMO_DIR, an absolute path, is where logs and Envoy's configuration go.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
@@ -9,6 +9,14 @@ export PORT_UPSTREAM=${PORT_UPSTREAM:-10001}
 export PORT_KERNEL=${PORT_KERNEL:-9001}
 export PORT_ADMIN=${PORT_ADMIN:-9090}
 ready_seconds=${DEMO_READY_SECONDS:-60}
+case ${FORM:-} in
+  '') programs=(policy-kernel policy-worker-1 policy-worker-2) configuration=supervisord.conf ;;
+  one) programs=(policy-engine) configuration=deploy/demo/one-process.conf ;;
+  *)
+    echo "demo: FORM=$FORM is unknown; legal is one, or nothing" >&2
+    exit 2
+    ;;
+esac
 
 export DEMO_DIR=${DEMO_DIR:-$PWD/build/demo}
 # The issuer's key is made once and kept: bin/policyctl token takes it from here.
@@ -56,7 +64,7 @@ check_ports() {
 check_tools() {
   command -v curl >/dev/null || die "curl is missing; install it with: sudo apt-get install -y curl"
   local program
-  for program in policy-kernel policy-worker-1 policy-worker-2 policyctl upstream; do
+  for program in "${programs[@]}" policyctl upstream; do
     [[ -x bin/$program ]] || die "bin/$program is missing; build it with: make build"
   done
   ENVOY=$(tools/fetch.sh envoy)
@@ -84,7 +92,7 @@ start() {
     --admin "" --upstream "127.0.0.1:$PORT_UPSTREAM" >"$DEMO_DIR/envoy.yaml"
   # Job control gives supervisord a process group of its own: Ctrl-C reaches only this script, which then ends everything in order.
   set -m
-  "$supervisord" --configuration supervisord.conf >"$POLICY_ENGINE_LOG_DIR/supervisord.out" 2>&1 </dev/null &
+  "$supervisord" --configuration "$configuration" >"$POLICY_ENGINE_LOG_DIR/supervisord.out" 2>&1 </dev/null &
   supervisor_pid=$!
   set +m
 }

@@ -134,10 +134,12 @@ func TestAttacksEndTheirConnection(t *testing.T) {
 				c.Unlock()
 			}
 			cc := dial(t, addr)
-			go func() { _, _ = p.nc.Write(b) }() // It fails when the server has had enough.
-			if code, ok := p.goAway(); !ok || ErrCode(code) != tc.code {
-				t.Errorf("GOAWAY: %v, code %v; want %d", ok, code, tc.code)
-			}
+			besides(t, cc, 12<<20, func() {
+				go func() { _, _ = p.nc.Write(b) }() // It fails when the server has had enough.
+				if code, ok := p.goAway(); !ok || ErrCode(code) != tc.code {
+					t.Errorf("GOAWAY: %v, code %v; want %d", ok, code, tc.code)
+				}
+			})
 			honest(t, cc)
 		})
 	}

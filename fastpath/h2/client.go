@@ -4,8 +4,9 @@ import (
 	"net"
 	"net/url"
 	"strconv"
-	"syscall"
 	"time"
+
+	"github.com/policy-engine/policy-engine/fastpath/socket"
 )
 
 // StatusReceiver takes what happens on a stream that we opened.
@@ -31,9 +32,7 @@ func NewClient(nc net.Conn, cfg Config, after func()) *Client {
 	cl.cfg.setDefaults()
 	c := newConn(cl, &cl.cfg, nc)
 	c.client, c.nextID, c.prefaceSeen = true, 1, true
-	if sc, ok := nc.(syscall.Conn); ok {
-		c.writer.raw, _ = sc.SyscallConn()
-	}
+	c.plain = socket.New(nc)
 	cl.conn = c
 	c.mu.Lock()
 	c.out = append(c.out, preface...)
@@ -134,15 +133,14 @@ func (c *Conn) refused(last uint32) {
 }
 
 // response takes a header section of the server: the response's, or its trailers. s is nil for a stream that is gone.
-func (c *Conn) response(s *Stream, endStream bool) {
+func (c *Conn) response(s *Stream, r *Request, endStream bool) {
 	if s == nil {
 		c.budget.control++
 		return
 	}
-	r := &c.request
 	switch {
-	case r.malformed != "" || r.tooLarge || r.seen&^seenStatus != 0 || s.responded && r.seen != 0:
-		s.status(13, "malformed response headers") // INTERNAL
+	case r.malformed != "" || r.tooLarge || r.seen&^seenStatus != 0 || s.responded != (r.seen == 0):
+		s.malformed("malformed response headers")
 	case !s.responded && r.status != "200":
 		if len(r.status) == 3 && r.status[0] == '1' && !endStream {
 			c.budget.control++ // Informational.
@@ -152,7 +150,7 @@ func (c *Conn) response(s *Stream, endStream bool) {
 	case endStream:
 		s.statusFrom(r)
 	case s.responded:
-		s.status(13, "second header section without the end of the stream")
+		s.malformed("second header section without the end of the stream")
 	default:
 		if ct, n := r.Header("content-type"); n != 1 || !isGRPCType(ct) {
 			s.status(14, "the answer is not gRPC")
@@ -175,7 +173,7 @@ func (s *Stream) statusFrom(r *Request) {
 		s.status(13, "the stream ended within a message")
 		return
 	case code == 0 && s.responded && s.contentLength >= 0 && s.received != s.contentLength:
-		s.status(13, "the answer does not have its content-length")
+		s.malformed("the answer does not have its content-length")
 		return
 	}
 	message, _ := r.Header("grpc-message")
@@ -185,11 +183,18 @@ func (s *Stream) statusFrom(r *Request) {
 	s.status(uint32(code), message)
 }
 
+// malformed ends a stream whose response is no HTTP (RFC 9113 section 8.1.1).
+func (s *Stream) malformed(message string) {
+	s.endCall(13, message, ProtocolError) // INTERNAL
+}
+
 // status ends a stream that we opened.
-func (s *Stream) status(code uint32, message string) {
+func (s *Stream) status(code uint32, message string) { s.endCall(code, message, Cancel) }
+
+func (s *Stream) endCall(code uint32, message string, reset ErrCode) {
 	c, id := s.conn, s.id
-	if s.state != stateHalfClosedLocal {
-		c.out = appendRSTStream(c.out, id, Cancel)
+	if s.state != stateHalfClosedLocal || reset != Cancel {
+		c.out = appendRSTStream(c.out, id, reset)
 		c.resets.add(id)
 	}
 	s.ended(code, message)

@@ -3,6 +3,7 @@ package h2
 import (
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"runtime/debug"
 	"sync"
@@ -10,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/net/http2/hpack"
+
+	"github.com/policy-engine/policy-engine/fastpath/socket"
 )
 
 // Conn is one HTTP/2 connection. One goroutine reads it and handles every frame of a read; answers may come from any goroutine that holds its lock.
@@ -19,8 +22,9 @@ type Conn struct {
 
 	owner  owner
 	cfg    *Config
-	socket net.Conn // closing it never waits
-	nc     net.Conn // the socket, or TLS on it
+	socket net.Conn     // closing it never waits
+	nc     net.Conn     // the socket, or TLS on it
+	plain  *socket.Conn // nil for TLS
 
 	lastFrame atomic.Int64 // when the last whole frame came: owner's clock, in nanoseconds
 
@@ -51,7 +55,8 @@ type Conn struct {
 	shrinkTable       bool // the next header block has to say that we use none
 
 	decoder *hpack.Decoder
-	request Request
+	request Request // what was decoded last
+	memo    memo
 
 	// A header block that goes on in CONTINUATION frames.
 	blockID    uint32
@@ -129,6 +134,12 @@ func (c *Conn) RemoteAddr() net.Addr { return c.socket.RemoteAddr() }
 
 // serve reads the connection until it ends.
 func (c *Conn) serve() {
+	returned := false
+	defer func() {
+		if !returned {
+			c.deserted()
+		}
+	}()
 	err := c.readLoop()
 	var ce *connError
 	errors.As(err, &ce)
@@ -142,6 +153,28 @@ func (c *Conn) serve() {
 	c.afterRead()
 	c.Flush()
 	c.writer.close(ce != nil)
+	returned = true
+}
+
+// deserted ends the connection when a receiver or the handler has ended the goroutine that reads it (runtime.Goexit), which can't be stopped: else the peer would wait
+// for ever.
+func (c *Conn) deserted() {
+	c.panicked("the goroutine of a connection was ended")
+	for over := false; !over; { // Receivers may do it again when they are told of the end; each is told once.
+		told := make(chan struct{})
+		go func() {
+			defer close(told)
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			c.closing = true
+			c.writer.abort()
+			c.resetAll()
+			over = true
+		}()
+		<-told
+	}
+	c.writer.group.Wait()
+	c.afterRead() // What was told of the end may have led to something.
 }
 
 func (c *Conn) readLoop() error {
@@ -152,7 +185,7 @@ func (c *Conn) readLoop() error {
 		return err
 	}
 	for have := 0; ; {
-		n, err := c.nc.Read(buf[have:])
+		n, err := c.read(buf[have:])
 		if have += n; n > 0 {
 			used, herr := c.handle(buf[:have])
 			if herr != nil {
@@ -164,6 +197,17 @@ func (c *Conn) readLoop() error {
 			return err
 		}
 	}
+}
+
+// read waits for bytes of the peer.
+func (c *Conn) read(b []byte) (n int, err error) {
+	if c.plain == nil {
+		return c.nc.Read(b)
+	}
+	if n, err = c.plain.Read(b); n == 0 && err == nil {
+		err = io.EOF
+	}
+	return n, err
 }
 
 var readBuffers = sync.Pool{New: func() any {

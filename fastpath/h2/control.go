@@ -206,11 +206,15 @@ func (c *Conn) onPriority(h frameHeader, p []byte) error {
 	default:
 		return nil // RFC 9113 section 5.3.2: priorities are deprecated.
 	}
-	if s := c.streams[h.streamID]; s != nil {
+	s := c.streams[h.streamID]
+	switch {
+	case s != nil:
 		c.resetStream(s, code)
-		return nil
+	case c.idle(h.streamID): // It must not be reset (RFC 9113 section 6.4).
+		return connErr(code, "malformed PRIORITY on an idle stream")
+	default:
+		c.out = appendRSTStream(c.out, h.streamID, code)
 	}
-	c.out = appendRSTStream(c.out, h.streamID, code)
 	return nil
 }
 

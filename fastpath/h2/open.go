@@ -76,18 +76,31 @@ func (c *Conn) decode(block []byte) error {
 
 func (c *Conn) emit(f hpack.HeaderField) { c.request.add(f, c.cfg.MaxHeaderListSize) }
 
-// headerBlock takes a whole header section: of a new request, or trailers.
-func (c *Conn) headerBlock(id uint32, endStream bool, block []byte) error {
+// section decodes a whole header section. The request is valid until the next one.
+func (c *Conn) section(block []byte) (*Request, error) {
+	if r := c.memo.get(block); r != nil {
+		return r, nil
+	}
 	c.request.reset()
 	if err := c.decode(block); err != nil {
+		return nil, err
+	}
+	c.memo.decoded(block, &c.request)
+	return &c.request, nil
+}
+
+// headerBlock takes a whole header section: of a new request, or trailers.
+func (c *Conn) headerBlock(id uint32, endStream bool, block []byte) error {
+	r, err := c.section(block)
+	if err != nil {
 		return err
 	}
 	if c.client {
-		c.response(c.streams[id], endStream)
+		c.response(c.streams[id], r, endStream)
 		return nil
 	}
 	if s := c.streams[id]; s != nil {
-		c.trailers(s, endStream)
+		c.trailers(s, r, endStream)
 		return nil
 	}
 	if id <= c.lastID {
@@ -95,7 +108,6 @@ func (c *Conn) headerBlock(id uint32, endStream bool, block []byte) error {
 		return nil
 	}
 	c.lastID = id
-	r := &c.request
 	switch {
 	case c.goneAway:
 		c.out = appendRSTStream(c.out, id, RefusedStream) // Not the peer's fault: our GOAWAY was on its way.
@@ -105,14 +117,14 @@ func (c *Conn) headerBlock(id uint32, endStream bool, block []byte) error {
 	case r.malformed != "", !r.tooLarge && r.check() != "", endStream && r.contentLength > 0:
 		c.refuse(id, ProtocolError)
 	default:
-		c.open(id, endStream)
+		c.open(id, r, endStream)
 	}
 	return nil
 }
 
 // trailers ends the peer's side. gRPC has no use for request trailers, but they are legal.
-func (c *Conn) trailers(s *Stream, endStream bool) {
-	if !endStream || c.request.checkTrailers() != "" || c.request.tooLarge ||
+func (c *Conn) trailers(s *Stream, r *Request, endStream bool) {
+	if !endStream || r.checkTrailers() != "" || r.tooLarge ||
 		s.contentLength >= 0 && s.received != s.contentLength {
 		c.resetStream(s, ProtocolError)
 		return
@@ -121,17 +133,17 @@ func (c *Conn) trailers(s *Stream, endStream bool) {
 }
 
 // open makes the stream and lets the handler decide on it.
-func (c *Conn) open(id uint32, endStream bool) {
+func (c *Conn) open(id uint32, r *Request, endStream bool) {
 	s := c.newStream(id)
-	s.contentLength = c.request.contentLength
+	s.contentLength = r.contentLength
 	switch {
-	case c.request.tooLarge:
+	case r.tooLarge:
 		c.budget.useless++
 		s.Fail(8, "request headers larger than the limit") // RESOURCE_EXHAUSTED
-	case !c.request.isGRPC():
-		s.head = c.request.Method == "HEAD" // Answered when the request has ended.
+	case !r.isGRPC():
+		s.head = r.Method == "HEAD" // Answered when the request has ended.
 	default:
-		s.opened(&c.request)
+		s.opened(r)
 	}
 	if endStream && s.id == id {
 		c.endRemote(s)

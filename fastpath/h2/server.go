@@ -8,8 +8,9 @@ import (
 	"errors"
 	"net"
 	"sync"
-	"syscall"
 	"time"
+
+	"github.com/policy-engine/policy-engine/fastpath/socket"
 )
 
 // Handler decides on the calls of all connections. Its methods are called from many goroutines.
@@ -100,8 +101,8 @@ func (s *Server) accept(nc net.Conn) {
 	c := newConn(s, &s.cfg, nc)
 	if s.cfg.TLS != nil {
 		c.nc = tls.Server(nc, s.cfg.TLS)
-	} else if sc, ok := nc.(syscall.Conn); ok {
-		c.writer.raw, _ = sc.SyscallConn()
+	} else {
+		c.plain = socket.New(nc)
 	}
 	s.mu.Lock()
 	if s.closed || len(s.conns) >= s.cfg.MaxConnections {

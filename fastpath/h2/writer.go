@@ -1,10 +1,8 @@
 package h2
 
 import (
-	"errors"
 	"net"
 	"sync"
-	"syscall"
 	"time"
 )
 
@@ -12,7 +10,6 @@ import (
 // left to a goroutine, so that a peer that reads slowly holds up nobody. The connection's lock guards the fields.
 type writer struct {
 	conn *Conn
-	raw  syscall.RawConn // nil for TLS
 
 	busy   bool // somebody writes
 	broken bool
@@ -29,12 +26,12 @@ func (c *Conn) flush() {
 	for len(c.out) > 0 && !w.busy && !w.broken && !w.shut {
 		b := c.out
 		c.out, w.spare, w.busy = w.spare[:0], nil, true
-		if w.raw == nil {
+		if c.plain == nil {
 			w.handOver(b)
 			return
 		}
 		c.mu.Unlock()
-		n, err := w.try(b)
+		n, err := c.plain.Write(b)
 		c.mu.Lock()
 		switch {
 		case err != nil:
@@ -82,32 +79,6 @@ func (w *writer) keep(b []byte) {
 	if cap(b) <= 2*flushSize {
 		w.spare = b[:0]
 	}
-}
-
-// try writes without waiting. It returns how much the socket took.
-func (w *writer) try(b []byte) (n int, err error) {
-	var werr error
-	err = w.raw.Write(func(fd uintptr) bool {
-		for n < len(b) {
-			m, e := syscall.Write(int(fd), b[n:])
-			if m > 0 {
-				n += m
-			}
-			switch {
-			case errors.Is(e, syscall.EINTR):
-			case errors.Is(e, syscall.EAGAIN):
-				return true
-			case e != nil:
-				werr = e
-				return true
-			}
-		}
-		return true
-	})
-	if err == nil {
-		err = werr
-	}
-	return n, err
 }
 
 // handOver leaves b, and all that follows, to a goroutine until nothing is left. busy is set.

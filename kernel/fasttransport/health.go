@@ -117,7 +117,7 @@ func (c *check) Message(hs *h2.Stream, msg []byte) {
 	answer, known, err := c.health.status(msg)
 	switch {
 	case err != nil:
-		hs.Fail(uint32(codes.InvalidArgument), "malformed HealthCheckRequest")
+		hs.Fail(uint32(codes.Internal), "malformed HealthCheckRequest")
 	case !known:
 		hs.Fail(uint32(codes.NotFound), "unknown service")
 	default:
@@ -136,7 +136,7 @@ func (w *watch) Message(hs *h2.Stream, msg []byte) {
 	answer, _, err := w.health.status(msg)
 	if err != nil {
 		w.Reset(hs)
-		hs.Fail(uint32(codes.InvalidArgument), "malformed HealthCheckRequest")
+		hs.Fail(uint32(codes.Internal), "malformed HealthCheckRequest")
 		return
 	}
 	w.asked = true

@@ -44,10 +44,9 @@ type Server struct {
 	epoch    time.Time
 	open     atomic.Int64
 
-	// dirty are connections with answers that wait for AfterBatch.
-	mu    sync.Mutex
-	dirty []*h2.Conn
-	spare []*h2.Conn
+	mu      sync.Mutex
+	pending *outcome // for AfterBatch
+	spare   *outcome // for the next pending; may be nil
 }
 
 // New makes a server.
@@ -56,7 +55,7 @@ func New(o Options) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{log: o.Logger, panicked: o.Panicked, epoch: time.Now()}
+	s := &Server{log: o.Logger, panicked: o.Panicked, epoch: time.Now(), pending: &outcome{}}
 	s.streams.New = func() any { return &stream{server: s, machine: o.New()} }
 	s.http2 = h2.NewServer(h2.Config{MaxConcurrentStreams: o.Config.MaxConcurrentStreams, TLS: tlsConfig, Panicked: s.panicking}, s)
 	return s, nil
@@ -89,74 +88,24 @@ func (s *Server) Open(hs *h2.Stream, r *h2.Request) h2.Receiver {
 	return nil
 }
 
-// calls are what the streams of a connection want to run; they are started after the lock is released, all together.
-type calls struct {
-	effects []extproc.Effect
-}
-
-// batcher is an evaluator that takes several calls before it sends them.
-type batcher interface {
-	Submit(*route.Call)
-	Flush()
-}
-
 // AfterRead implements h2.Handler: it starts the calls that the frames of one read led to.
 func (s *Server) AfterRead(c *h2.Conn) {
 	c.Lock()
-	pending, _ := c.Attachment.(*calls)
+	pending, _ := c.Attachment.(*attachment)
 	c.Unlock()
 	if pending == nil {
 		return
 	}
-	// Only this goroutine touches the list: Complete starts its calls itself.
-	for i := range pending.effects {
-		e := pending.effects[i]
-		if e.Kind != extproc.KindCall {
-			continue
-		}
-		pending.effects[i].Kind = extproc.KindWait // After a panic of an evaluator the list is gone through again: no call starts twice.
-		b, ok := e.Worker.(batcher)
-		if !ok {
-			e.Worker.Evaluate(e.Call)
-			continue
-		}
-		b.Submit(e.Call)
-		if i+1 == len(pending.effects) || pending.effects[i+1].Worker != e.Worker {
-			b.Flush()
-		}
-	}
-	clear(pending.effects)
-	pending.effects = pending.effects[:0]
+	pending.batch.start() // Only this goroutine touches it.
 	s.AfterBatch()
 }
 
-// AfterBatch sends the answers that completed calls led to. The evaluator calls it when it has completed all calls of a batch of results.
+// AfterBatch sends the answers that completed calls led to, and starts the calls that follow them. The evaluator calls it when it has completed all calls of a batch of
+// results.
 func (s *Server) AfterBatch() {
-	s.mu.Lock()
-	dirty := s.dirty
-	s.dirty, s.spare = s.spare[:0], nil
-	s.mu.Unlock()
-	for _, c := range dirty {
-		c.Flush()
+	for o := s.take(); o != nil; o = s.take() {
+		s.settle(o)
 	}
-	clear(dirty)
-	s.mu.Lock()
-	if s.spare == nil {
-		s.spare = dirty[:0]
-	}
-	s.mu.Unlock()
-}
-
-// mark notes that c has something to send.
-func (s *Server) mark(c *h2.Conn) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, d := range s.dirty {
-		if d == c {
-			return
-		}
-	}
-	s.dirty = append(s.dirty, c)
 }
 
 // lastWords is how long answers that were made at the drain deadline have to leave.

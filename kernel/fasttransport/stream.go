@@ -11,13 +11,6 @@ import (
 	"github.com/policy-engine/policy-engine/kernel/route"
 )
 
-// maxQueued is how many bytes of messages may wait for the outcome of a call. Envoy sends one message a phase and waits for the answer; only streamed
-// bodies come ahead of it.
-const maxQueued = 4 << 20
-
-// queuedCost is what a message counts besides its bytes: there are empty ones.
-const queuedCost = 64
-
 // stream is one ext_proc stream. The lock of its connection guards it.
 type stream struct {
 	server  *Server
@@ -32,8 +25,7 @@ type stream struct {
 	// broken is true after a panic: the machine is not used again.
 	broken bool
 	// queue holds messages that came while a call was outstanding.
-	queue      []byte
-	ends       []int
+	queue      queue
 	halfClosed bool
 	// next is the call that the last effect asked for.
 	next extproc.Effect
@@ -60,12 +52,9 @@ func (s *Server) process(hs *h2.Stream, r *h2.Request) h2.Receiver {
 func (st *stream) Message(hs *h2.Stream, msg []byte) {
 	if st.outstanding {
 		// Slow path: it waits for the outcome of the call.
-		if len(st.queue)+len(msg)+len(st.ends)*queuedCost > maxQueued {
+		if !st.queue.add(attached(st.conn), msg) {
 			st.apply(hs, extproc.Effect{Kind: extproc.KindFail, Code: codes.ResourceExhausted, Message: "too many messages ahead of an answer"})
-			return
 		}
-		st.queue = append(st.queue, msg...)
-		st.ends = append(st.ends, len(st.queue))
 		return
 	}
 	if st.apply(hs, st.message(msg)) {
@@ -92,12 +81,7 @@ func (st *stream) start() {
 	if st.next.Kind != extproc.KindCall {
 		return
 	}
-	pending, _ := st.conn.Attachment.(*calls)
-	if pending == nil {
-		pending = &calls{}
-		st.conn.Attachment = pending
-	}
-	pending.effects = append(pending.effects, st.next)
+	attached(st.conn).batch.add(st.next)
 	st.next = extproc.Effect{}
 }
 
@@ -133,7 +117,7 @@ func (st *stream) apply(hs *h2.Stream, e extproc.Effect) (goesOn bool) {
 	return false
 }
 
-// Complete implements route.Completer. The answer leaves with Server.AfterBatch.
+// Complete implements route.Completer. The answer, or the next call, leaves with Server.AfterBatch.
 func (st *stream) Complete(c *route.Call, r *workerv1.Result, err error) {
 	conn, server := st.conn, st.server
 	conn.Lock()
@@ -150,32 +134,24 @@ func (st *stream) Complete(c *route.Call, r *workerv1.Result, err error) {
 		next, st.next = st.next, next
 	}
 	conn.Unlock()
-	if e.Kind != extproc.KindCall {
-		server.mark(conn) // Before the next call, which may take its time.
+	answered := conn
+	if e.Kind == extproc.KindCall {
+		answered = nil
 	}
-	if next.Kind == extproc.KindCall {
-		next.Worker.Evaluate(next.Call)
-	}
+	server.later(answered, next)
 }
 
 // dequeue delivers the messages that came meanwhile, until one leads to a call (true) or to the end of the stream (false).
 func (st *stream) dequeue(hs *h2.Stream) (goesOn bool) {
-	begin := 0
-	for i, end := range st.ends {
-		if st.outstanding {
-			st.queue = st.queue[:copy(st.queue, st.queue[begin:])]
-			st.ends = st.ends[:copy(st.ends, st.ends[i:])]
-			for j := range st.ends {
-				st.ends[j] -= begin
-			}
-			return true
+	for !st.outstanding {
+		msg, ok := st.queue.next(attached(st.conn))
+		if !ok {
+			break
 		}
-		if !st.apply(hs, st.message(st.queue[begin:end])) {
+		if !st.apply(hs, st.message(msg)) {
 			return false
 		}
-		begin = end
 	}
-	st.queue, st.ends = st.queue[:0], st.ends[:0]
 	if st.halfClosed && !st.outstanding {
 		st.halfClosed = false
 		return st.apply(hs, st.halfClose())
@@ -197,6 +173,7 @@ func (st *stream) leave() {
 // end notes that nothing more will be sent.
 func (st *stream) end() {
 	st.gone = true
+	st.queue.drop(attached(st.conn))
 	st.server.open.Add(-1)
 }
 
@@ -207,19 +184,9 @@ func (st *stream) recycle() {
 	if st.broken {
 		return
 	}
-	queue, ends := st.queue[:0], st.ends[:0]
-	if cap(queue) > maxKept {
-		queue = nil
-	}
-	if cap(ends) > maxKept/queuedCost {
-		ends = nil
-	}
-	*st = stream{server: s, machine: st.machine, queue: queue, ends: ends}
+	*st = stream{server: s, machine: st.machine, queue: st.queue}
 	s.streams.Put(st)
 }
-
-// maxKept is the largest queue that a stream keeps, in bytes.
-const maxKept = 64 << 10
 
 func (st *stream) open(name string) (e extproc.Effect) {
 	defer st.caught(&e)

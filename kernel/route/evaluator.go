@@ -13,8 +13,16 @@ type Evaluator interface {
 	// Available reports whether at least one replica is healthy and holds the current generation. It does not block.
 	Available() bool
 	// Evaluate starts a call. It keeps nothing of c.Message after it returns: all bytes have been copied. c.Done is called exactly once, with the
-	// deadline at the latest, on any goroutine, perhaps before Evaluate returns. Evaluate does not block: what does not fit is ErrOverloaded.
+	// deadline at the latest, on any goroutine, perhaps before Evaluate returns: c may be another stream's then, and its caller's lock must not be held. Evaluate does not
+	// block: what does not fit is ErrOverloaded.
 	Evaluate(c *Call)
+}
+
+// BatchEvaluator is an Evaluator that sends several calls together.
+type BatchEvaluator interface {
+	Evaluator
+	// EvaluateAll starts calls as Evaluate does each of them. It keeps nothing of the slice.
+	EvaluateAll(calls []*Call)
 }
 
 // Call is one run of a chain on a worker. It belongs to the caller, who may use it again after Done.
@@ -27,7 +35,8 @@ type Call struct {
 
 // Completer takes the outcome of a call. r is nil exactly if err is not; it is valid only during Complete, and so are its bytes. Complete does
 // not block: it may run on the goroutine that reads all results of a connection.
-// What it leads to may leave only when the evaluator says that all calls of a batch are completed (workers.Options.AfterBatch), so that they leave together.
+// What it leads to may leave only when the evaluator says that all calls of a batch are completed (workers.Options.AfterBatch), so that they leave together. Of a call that
+// is completed before Evaluate returns, it is the caller of Evaluate who knows the batch.
 type Completer interface {
 	Complete(c *Call, r *workerv1.Result, err error)
 }

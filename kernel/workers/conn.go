@@ -94,6 +94,39 @@ func newConn(s stream, timeout time.Duration, unmatched func()) *conn {
 func (c *conn) submit(call *route.Call) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	err := c.accept(call, time.Since(c.epoch)+c.timeout)
+	if err == nil && c.lean == nil {
+		c.filled.Signal()
+	}
+	return err
+}
+
+// submitAll takes calls as submit does, until one can't be taken or is of a generation that the session does not hold. It returns how many it took.
+func (c *conn) submitAll(s *session, calls []*route.Call) (taken int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	deadline := time.Since(c.epoch) + c.timeout
+	var held uint64
+	for _, call := range calls {
+		if g := call.Message.Generation; g != held || taken == 0 {
+			if !s.holds(g) {
+				break
+			}
+			held = g
+		}
+		if c.accept(call, deadline) != nil {
+			break
+		}
+		taken++
+	}
+	if taken > 0 && c.lean == nil {
+		c.filled.Signal()
+	}
+	return taken
+}
+
+// accept is submit with mu held. The deadline is since epoch.
+func (c *conn) accept(call *route.Call, deadline time.Duration) error {
 	if c.closed {
 		return errConnClosed
 	}
@@ -110,11 +143,8 @@ func (c *conn) submit(call *route.Call) error {
 	c.pending = pending
 	c.sequence++
 	c.free = c.free[:len(c.free)-1]
-	c.enqueue(index, slot{call: call, id: id, deadline: time.Since(c.epoch) + c.timeout})
+	c.enqueue(index, slot{call: call, id: id, deadline: deadline})
 	c.inFlight.Add(1)
-	if c.lean == nil {
-		c.filled.Signal()
-	}
 	return nil
 }
 

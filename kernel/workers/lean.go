@@ -164,16 +164,6 @@ func (s *session) serveLean(ctx context.Context, reg *Registry, connections int,
 	return nil
 }
 
-// Submit is Evaluate that leaves the sending to Flush: for who has several calls at a time.
-func (w *Worker) Submit(c *route.Call) { w.evaluate(c, false) }
-
-// Flush sends the calls that were submitted.
-func (w *Worker) Flush() {
-	for _, c := range *w.open.Load() {
-		c.flush()
-	}
-}
-
 // flush sends what is pending. A stream of grpc-go has a writer that was woken already.
 func (c *conn) flush() {
 	if c.lean != nil {

@@ -2,6 +2,7 @@ package workers
 
 import (
 	"context"
+	"errors"
 	"net"
 	"os"
 	"testing"
@@ -13,22 +14,53 @@ import (
 	"github.com/policy-engine/policy-engine/kernel/route"
 )
 
-// TestFlushAfterDraining: a call that was submitted before the replica began to drain is sent.
-func TestFlushAfterDraining(t *testing.T) {
+// TestEvaluateAll: a batch goes to one connection; what that does not take, of another generation or past its room, is decided call by call, each once.
+func TestEvaluateAll(t *testing.T) {
 	f, path := newFake("w", 1), socketPath(t)
 	f.start(t, path)
-	reg, w := setup(t, func(r *config.WorkerRef) { r.HealthCheck.Interval = time.Hour }, path)
+	reg, w := setup(t, func(r *config.WorkerRef) { r.Connections = 2 }, path)
 	push(t, reg, 1)
+	push(t, reg, 2)
 	ready(t, w)
-	p := newProbe(t, 1)
-	w.Submit(&p.Call)
-	reg.mu.Lock()
-	s := w.replicas[0].session
-	reg.mu.Unlock()
-	reg.setServing(s, false)
-	w.Flush()
-	if _, err := p.wait(); err != nil {
-		t.Error(err)
+	w.EvaluateAll(nil)
+
+	run := func(generations ...uint64) []*probe {
+		probes := make([]*probe, len(generations))
+		calls := make([]*route.Call, len(generations))
+		for i, g := range generations {
+			probes[i] = newProbe(t, g)
+			calls[i] = &probes[i].Call
+		}
+		w.EvaluateAll(calls)
+		return probes
+	}
+	for i, p := range run(1, 2, 1, 7, 2) {
+		_, err := p.wait()
+		if i == 3 && !errors.Is(err, route.ErrUnavailable) {
+			t.Errorf("call of a generation that nobody holds: %v", err)
+		} else if i != 3 && err != nil {
+			t.Errorf("call %d: %v", i, err)
+		}
+	}
+
+	many := make([]uint64, 2*maxInFlight+10)
+	for i := range many {
+		many[i] = 1
+	}
+	refused := 0
+	for i, p := range run(many...) {
+		switch _, err := p.wait(); {
+		case errors.Is(err, route.ErrOverloaded):
+			refused++
+		case err != nil:
+			t.Fatalf("call %d: %v", i, err)
+		}
+		if n := p.count.Load(); n != 1 {
+			t.Fatalf("call %d completed %d times", i, n)
+		}
+	}
+	if refused > len(many)-maxInFlight {
+		t.Errorf("%d of %d calls are refused", refused, len(many))
 	}
 }
 

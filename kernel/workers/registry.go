@@ -26,6 +26,8 @@ type Options struct {
 	Metrics *metrics.Set
 	// Lean has the calls go over our own HTTP/2 rather than grpc-go.
 	Lean bool
+	// Local has the workers that are in this process, by name. Their sockets are not used.
+	Local map[string]Local
 	// AfterBatch is called when calls were completed together. It may be nil.
 	AfterBatch func()
 	// Changed is called when Offers has changed. It must not block.
@@ -67,6 +69,9 @@ func New(refs []config.WorkerRef, o Options) *Registry {
 	}
 	for _, ref := range refs {
 		w := newWorker(ref, o.Metrics)
+		if w.local, w.afterBatch = o.Local[ref.Name], reg.afterBatch; w.local != nil {
+			ref.SocketPaths = []string{localPath}
+		}
 		for _, path := range ref.SocketPaths {
 			w.replicas = append(w.replicas, &replica{worker: w, path: path, connections: ref.Connections, health: ref.HealthCheck, problem: "not connected yet"})
 		}
@@ -87,7 +92,7 @@ func (reg *Registry) Start() {
 	}
 }
 
-// Close ends all connections. Calls under way complete with route.ErrUnavailable.
+// Close ends all connections. Calls under way complete with route.ErrUnavailable; those on local workers end with these.
 func (reg *Registry) Close() {
 	reg.cancel()
 	reg.running.Wait()

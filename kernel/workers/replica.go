@@ -63,10 +63,7 @@ func (r *replica) run(ctx context.Context, reg *Registry) {
 
 // attend connects to the replica and stays until something fails. served says whether the replica took calls.
 func (r *replica) attend(ctx context.Context, reg *Registry) (served bool, err error) {
-	if err := checkSocket(r.path); err != nil {
-		return false, err
-	}
-	s, err := dial(r, r.connections)
+	s, err := r.connect()
 	if err != nil {
 		return false, err
 	}
@@ -81,6 +78,16 @@ func (r *replica) attend(ctx context.Context, reg *Registry) (served bool, err e
 		return false, err
 	}
 	return s.serve(ctx, reg)
+}
+
+func (r *replica) connect() (*session, error) {
+	if local := r.worker.local; local != nil {
+		return newSession(r, direct{local}), nil
+	}
+	if err := checkSocket(r.path); err != nil {
+		return nil, err
+	}
+	return dial(r, r.connections)
 }
 
 // lost logs why a replica is down: at once when it was up, else once per interval.

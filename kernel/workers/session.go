@@ -41,7 +41,7 @@ var errRestarted = errors.New("the worker was restarted")
 type session struct {
 	replica  *replica
 	clients  []*grpc.ClientConn
-	control  workerv1.PolicyWorkerClient
+	control  control
 	conns    []*conn
 	instance uint64
 	version  string
@@ -64,10 +64,15 @@ type session struct {
 	rejected map[uint64][]*workerv1.ConfigError
 }
 
+func newSession(r *replica, c control) *session {
+	s := &session{replica: r, control: c, kick: make(chan struct{}, 1), rejected: make(map[uint64][]*workerv1.ConfigError)}
+	s.held.Store(&[]uint64{})
+	return s
+}
+
 // dial prepares the connections; they are made when they are first used.
 func dial(r *replica, connections int) (*session, error) {
-	s := &session{replica: r, kick: make(chan struct{}, 1), rejected: make(map[uint64][]*workerv1.ConfigError)}
-	s.held.Store(&[]uint64{})
+	s := newSession(r, nil)
 	dialer := func(ctx context.Context, _ string) (net.Conn, error) {
 		if err := checkSocket(r.path); err != nil {
 			return nil, err
@@ -131,6 +136,9 @@ func (s *session) serve(ctx context.Context, reg *Registry) (served bool, err er
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	group, ctx := errgroup.WithContext(ctx)
+	if s.replica.worker.local != nil {
+		return s.attend(ctx, reg, group)
+	}
 	if reg.lean {
 		if err := s.serveLean(ctx, reg, s.replica.connections, group.Go); err != nil {
 			s.hangUp()

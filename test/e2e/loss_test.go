@@ -73,6 +73,7 @@ func eventually(t *testing.T, e *harness.Engine, want int, path string, lines ..
 
 func TestWorkerDownAtStart(t *testing.T) {
 	t.Parallel()
+	harness.NeedWorkerProcesses(t)
 	spec := replicaSpec()
 	spec.Absent = []string{"a1", "a2", "b"}
 	e := harness.StartEngine(t, spec)
@@ -176,6 +177,7 @@ func (l *loader) stop(may ...string) {
 
 func TestWorkerKilled(t *testing.T) {
 	t.Parallel()
+	harness.NeedWorkerProcesses(t)
 	e := harness.StartEngine(t, replicaSpec())
 	eventually(t, e, 200, "/on-a")
 

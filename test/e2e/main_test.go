@@ -18,7 +18,7 @@ const mustNotArrive = harness.MustNotArrive + ": "
 // testWorker is a process of test/e2e/testworker.
 func testWorker(name, worker, suffix string) harness.WorkerSpec {
 	return harness.WorkerSpec{
-		Name: name, Program: "testworker", Env: []string{"TESTWORKER_SUFFIX=" + suffix},
+		Name: name, Program: "testworker", Worker: worker, Env: []string{harness.SuffixVariable + "=" + suffix},
 		Config: fmt.Sprintf("  name: %s\n  socket_path: ${RUN_DIR}/%s.sock\n", worker, name),
 	}
 }
@@ -76,11 +76,14 @@ func checkLogs(t *testing.T, e *harness.Engine, workers []string, secrets ...str
 				t.Errorf("%s: exit status %d after SIGTERM, want 0", name, status)
 			}
 		}
-		component := "worker"
-		if name == "kernel" {
-			component = "kernel"
+		components := []string{"worker"}
+		switch {
+		case p == e.Kernel && harness.OneProcess():
+			components = []string{"kernel", "worker"}
+		case name == "kernel":
+			components = []string{"kernel"}
 		}
-		lines, problems := harness.ParseLog(p.Output(), component)
+		lines, problems := harness.ParseLog(p.Output(), components...)
 		if len(lines) == 0 {
 			t.Errorf("%s: no log", name)
 		}

@@ -59,6 +59,7 @@ func TestMistakes(t *testing.T) {
 	})
 	t.Run("a worker's file", func(t *testing.T) {
 		t.Parallel()
+		harness.NeedWorkerProcesses(t)
 		spec := testWorker("a", "worker-a", "A")
 		spec.Config += "  nonsense: 1\n"
 		e := harness.Prepare(t, harness.Spec{Kernel: twoWorkers, NoEnvoy: true, Workers: []harness.WorkerSpec{spec}})
@@ -72,6 +73,7 @@ func TestMistakes(t *testing.T) {
 // TestSockets: a worker's socket is its owner's alone, and belongs to one worker at a time.
 func TestSockets(t *testing.T) {
 	t.Parallel()
+	harness.NeedWorkerProcesses(t)
 	e := harness.StartEngine(t, harness.Spec{
 		Kernel: twoWorkers + gates, NoEnvoy: true,
 		Workers: []harness.WorkerSpec{testWorker("a", "worker-a", "A"), testWorker("b", "worker-b", "B")},

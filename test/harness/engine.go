@@ -44,6 +44,8 @@ type WorkerSpec struct {
 	// Name is how the test calls the process; replicas of a worker have different ones.
 	Name    string
 	Program string
+	// Worker is the name in the configuration, if it is another one than Name.
+	Worker string
 	// Config is the configuration, indented as below policy_worker; or File is a file.
 	Config string
 	File   string
@@ -166,30 +168,48 @@ func (e *Engine) kernelFile() string {
 	return filepath.Join(e.Dir, "kernel.yaml")
 }
 
-// StartKernel starts the kernel. It may have been started before, and have ended.
+// StartKernel starts the kernel, in the one-process form with the workers in it. It may have been started before, and have ended.
 func (e *Engine) StartKernel() {
 	e.t.Helper()
+	if workers := e.spec.inProcess(); len(workers) > 0 {
+		e.startOneProcess(workers)
+		return
+	}
 	e.Kernel = Start(e.t, "kernel", Program(e.t, "policy-kernel"), e.env, "--config", e.kernelFile())
 }
 
-// StartWorker starts the worker of that name in the spec. It may have been started before, and have ended.
+// StartWorker starts the worker of that name in the spec. It may have been started before, and have ended. One that runs in the kernel's process starts with the kernel.
 func (e *Engine) StartWorker(name string) {
+	e.t.Helper()
+	w := e.workerSpec(name)
+	if e.spec.isInProcess(w) {
+		return
+	}
+	e.workers[name] = Start(e.t, name, Program(e.t, w.Program), slices.Concat(e.env, w.Env), "--config", e.workerFile(w))
+}
+
+func (e *Engine) workerSpec(name string) WorkerSpec {
 	e.t.Helper()
 	i := slices.IndexFunc(e.spec.Workers, func(w WorkerSpec) bool { return w.Name == name })
 	if i < 0 {
 		e.t.Fatalf("the spec has no worker %q", name)
 	}
-	w := e.spec.Workers[i]
-	file := w.File
-	if file == "" {
-		file = filepath.Join(e.Dir, name+".yaml")
-	}
-	e.workers[name] = Start(e.t, name, Program(e.t, w.Program), slices.Concat(e.env, w.Env), "--config", file)
+	return e.spec.Workers[i]
 }
 
-// Worker is the process of that name.
+func (e *Engine) workerFile(w WorkerSpec) string {
+	if w.File != "" {
+		return w.File
+	}
+	return filepath.Join(e.Dir, w.Name+".yaml")
+}
+
+// Worker is the process of that name: the kernel's, if the worker runs in it.
 func (e *Engine) Worker(name string) *Process {
 	e.t.Helper()
+	if e.Kernel != nil && e.spec.isInProcess(e.workerSpec(name)) {
+		return e.Kernel
+	}
 	if e.workers[name] == nil {
 		e.t.Fatalf("worker %q was not started", name)
 	}

@@ -18,8 +18,8 @@ type Line struct {
 	Metadata  map[string]any `json:"metadata"`
 }
 
-// ParseLog reads all lines of an output, and returns what is wrong with any of them.
-func ParseLog(output, component string) (lines []Line, problems []string) {
+// ParseLog reads all lines of an output, and returns what is wrong with any of them. The line's component has to be one of those given.
+func ParseLog(output string, components ...string) (lines []Line, problems []string) {
 	for text := range strings.Lines(output) {
 		text = strings.TrimSuffix(text, "\n")
 		if text == "" {
@@ -47,7 +47,7 @@ func ParseLog(output, component string) (lines []Line, problems []string) {
 		if _, err := time.Parse(time.RFC3339Nano, line.Timestamp); err != nil {
 			problems = append(problems, fmt.Sprintf("timestamp: %v: %.300s", err, text))
 		}
-		if !slices.Contains([]string{"debug", "info", "warn", "error"}, line.Level) || line.Component != component {
+		if !slices.Contains([]string{"debug", "info", "warn", "error"}, line.Level) || !slices.Contains(components, line.Component) {
 			problems = append(problems, fmt.Sprintf("level or component: %.300s", text))
 		}
 		lines = append(lines, line)

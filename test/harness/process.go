@@ -51,6 +51,9 @@ func Start(t testing.TB, name, program string, env []string, args ...string) *Pr
 	return p
 }
 
+// PID is the process's id, also after its end.
+func (p *Process) PID() int { return p.cmd.Process.Pid }
+
 // Signal sends a signal to a process that runs.
 func (p *Process) Signal(s os.Signal) {
 	p.t.Helper()

@@ -36,15 +36,19 @@ type Rule struct {
 // ImportRules is the table of docs/ARCHITECTURE.md. The first rule whose Room matches a package counts.
 var ImportRules = []Rule{
 	{
-		Room: "cmd/...", May: []string{"cmd/...", "kernel", "worker", "config", "policies", "policies/*", "telemetry"},
+		Room: "cmd/...", May: []string{"cmd/...", "engine", "kernel", "worker", "config", "policies", "policies/*", "telemetry"},
 		Reason: "a program only puts rooms together; what it needs of a room's inside belongs into that room's front package",
 	},
 	{
-		Room: "kernel/...", May: []string{"kernel/...", "config", "api/...", "fastpath/...", "telemetry"},
+		Room: "engine", May: []string{"kernel", "kernel/route", "kernel/workers", "worker", "config", "api/...", "policies", "limits", "telemetry"},
+		Reason: "it puts kernel and worker into one process, which is why it may import both; it names no policy",
+	},
+	{
+		Room: "kernel/...", May: []string{"kernel/...", "config", "api/...", "fastpath/...", "limits", "telemetry"},
 		Reason: "the kernel knows workers by their protocol alone, so that a policy can never run, crash or leak in it",
 	},
 	{
-		Room: "worker/...", May: []string{"worker/...", "config", "api/...", "policies", "fastpath/...", "telemetry"},
+		Room: "worker/...", May: []string{"worker/...", "config", "api/...", "policies", "fastpath/...", "limits", "telemetry"},
 		MayInTests: []string{"policies/policytest"},
 		Reason:     "the worker core runs any policy, so it must not know one; and it knows the kernel by the protocol alone",
 	},
@@ -61,15 +65,33 @@ var ImportRules = []Rule{
 		Reason: "the SDK is what authors of policies compile against: what it imports, they all import",
 	},
 	{Room: "config/...", May: []string{"config/..."}, Reason: "configuration is values; a room that acts on them imports it, not the other way round"},
+	{Room: "limits", Reason: "every process uses it, so it is a leaf"},
 	{Room: "telemetry", Reason: "every process uses it, so it is a leaf"},
 	{Room: "api/...", May: []string{"api/..."}, Reason: "the protocols are a leaf: both sides import them"},
 	{Room: "fastpath/...", May: []string{"fastpath/..."}, Reason: "mechanisms of speed are leaves: they know no room's words"},
+	{
+		Room: "bench/engine", MayInTests: []string{"test/harness"},
+		Reason: "it drives the engine as processes; what it links in, it can't measure",
+	},
+	{
+		Room: "bench/hop", MayInTests: []string{"api/...", "bench/engine", "config", "fastpath/...", "kernel/...", "worker/...", "policies", "policies/*"},
+		Reason: "it has both ends of the way to a worker in one process, to measure them",
+	},
 	{Room: "bench/...", May: []string{"fastpath/..."}, Reason: "what the engine is measured against knows nothing of it but the transport"},
+	{
+		Room: "loadtest/partworker", May: []string{"policies", "policies/*", "worker"},
+		Reason: "it is a worker program with some of the standard policies, as cmd/policy-worker-1 is one with all",
+	},
+	{
+		Room: "loadtest/...", May: []string{"loadtest/...", "test/process"},
+		Reason: "what is measured are the programs as users have them; what a measurement links in, it does not measure",
+	},
 	{Room: "deploy/...", Reason: "the demo's upstream stands for a stranger's program"},
 	{
-		Room: "test/e2e/testworker", May: []string{"policies", "policies/*", "worker"},
-		Reason: "it is a worker program with policies made for tests, as cmd/policy-worker-1 is one with the standard policies",
+		Room: "test/e2e/testworker", May: []string{"engine", "policies", "policies/*", "worker"},
+		Reason: "it is a worker program with policies made for tests, as cmd/policy-worker-1 is one with the standard policies; and the one-process form of it",
 	},
+	{Room: "test/process", Reason: "it starts any program, so it knows none"},
 	{
 		Room: "test/...", May: []string{"test/...", "config", "api/...", "fastpath/..."},
 		Reason: "whole-system tests start the programs as processes; what they link in, they can't prove",
@@ -128,7 +150,7 @@ func CheckUnsafe(packages []Package, may []string) []Violation {
 			continue
 		}
 		if slices.Contains(slices.Concat(p.Imports, p.TestImports, p.XTestImports), "unsafe") {
-			found = append(found, Violation{From: from, To: "unsafe", Reason: "fastpath/view has the two functions that need it, with the rule of their validity"})
+			found = append(found, Violation{From: from, To: "unsafe", Reason: "fastpath/view has the two functions that need it, with the rule of their validity, and fastpath/socket the two system calls"})
 		}
 	}
 	return found

@@ -14,7 +14,7 @@ func TestImports(t *testing.T) {
 	for _, v := range CheckImports(ImportRules, packages) {
 		t.Error(v)
 	}
-	for _, v := range CheckUnsafe(packages, []string{"fastpath/view", "api/..."}) {
+	for _, v := range CheckUnsafe(packages, []string{"fastpath/view", "fastpath/socket", "api/..."}) {
 		t.Error(v)
 	}
 	const sdk = "whoever writes a policy compiles and audits all of this"

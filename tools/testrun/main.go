@@ -18,8 +18,8 @@ func main() {
 	timeout := flag.String("timeout", "10m", "per package")
 	parallel := flag.String("p", "2", "packages at the same time")
 	fuzzTime := flag.String("fuzztime", "5s", "per fuzz target; 0 leaves fuzzing out, the seeds run all the same")
-	again := flag.String("again", "", "NAME=VALUE: run the packages of -again-of once more with this variable")
-	againOf := flag.String("again-of", "", "packages, separated by spaces")
+	var again runs
+	flag.Var(&again, "again", "`'NAME=VALUE PACKAGE...'`: run these packages once more with this variable; may be repeated")
 	flag.Parse()
 
 	total := newTally(os.Stdout)
@@ -31,11 +31,11 @@ func main() {
 		}
 	}
 	run(goCommand(append(flags, flag.Args()...)...))
-	if *again != "" {
-		fmt.Println("again with", *again)
-		clear(total.failedInPackage) // Of the first run.
-		test := goCommand(append(flags[:len(flags):len(flags)], strings.Fields(*againOf)...)...)
-		test.Env = append(os.Environ(), *again)
+	for _, more := range again {
+		fmt.Println("again with", more.variable)
+		clear(total.failedInPackage) // Of the run before.
+		test := goCommand(append(flags[:len(flags):len(flags)], more.packages...)...)
+		test.Env = append(os.Environ(), more.variable)
 		run(test)
 	}
 	if *fuzzTime != "0" {
@@ -45,6 +45,28 @@ func main() {
 	if total.failed > 0 || total.passed == 0 {
 		os.Exit(1)
 	}
+}
+
+// runs are the values of -again.
+type runs []struct {
+	variable string
+	packages []string
+}
+
+// String implements flag.Value.
+func (r *runs) String() string { return fmt.Sprint(*r) }
+
+// Set implements flag.Value.
+func (r *runs) Set(value string) error {
+	words := strings.Fields(value)
+	if len(words) < 2 || !strings.Contains(words[0], "=") {
+		return fmt.Errorf("%q; legal is a variable with its value, and packages", value)
+	}
+	*r = append(*r, struct {
+		variable string
+		packages []string
+	}{words[0], words[1:]})
+	return nil
 }
 
 func goCommand(args ...string) *exec.Cmd {

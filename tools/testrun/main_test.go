@@ -67,3 +67,15 @@ func TestTally(t *testing.T) {
 		})
 	}
 }
+
+func TestAgain(t *testing.T) {
+	var r runs
+	for value, legal := range map[string]bool{"A=b ./x ./y": true, "A=b": false, "A ./x": false, "": false} {
+		if err := r.Set(value); (err == nil) != legal {
+			t.Errorf("%q: %v", value, err)
+		}
+	}
+	if len(r) != 1 || r[0].variable != "A=b" || strings.Join(r[0].packages, " ") != "./x ./y" {
+		t.Errorf("got %v", r)
+	}
+}

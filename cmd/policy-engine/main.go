@@ -1,0 +1,33 @@
+// Command policy-engine is kernel and workers in one process: the standard policies in the first worker, those of policy-worker-2 in the second. An engine with policies of
+// one's own is a copy of this file with a line more.
+package main
+
+import (
+	"github.com/policy-engine/policy-engine/engine"
+	"github.com/policy-engine/policy-engine/policies/apikeyauth"
+	"github.com/policy-engine/policy-engine/policies/jwtvalidation"
+	"github.com/policy-engine/policy-engine/policies/modifyheaders"
+	"github.com/policy-engine/policy-engine/policies/ratelimit"
+	"github.com/policy-engine/policy-engine/policies/securityheaders"
+	"github.com/policy-engine/policy-engine/policies/tenantguard"
+)
+
+// version is set by the build.
+var version = "dev"
+
+func main() {
+	engine.Main(
+		version,
+		engine.Policies{
+			apikeyauth.Definition(),
+			jwtvalidation.Definition(),
+			modifyheaders.Definition(),
+			ratelimit.Definition(),
+			ratelimit.HeadersDefinition(),
+			securityheaders.Definition(),
+		},
+		engine.Policies{
+			tenantguard.Definition(),
+		},
+	)
+}

@@ -1,0 +1,37 @@
+package engine
+
+import (
+	workerv1 "github.com/policy-engine/policy-engine/api/worker/v1"
+	"github.com/policy-engine/policy-engine/kernel/route"
+	"github.com/policy-engine/policy-engine/kernel/workers"
+	"github.com/policy-engine/policy-engine/worker"
+)
+
+// local is a worker as the kernel calls it.
+type local struct {
+	workerv1.PolicyWorkerServer
+	core *worker.Embedded
+}
+
+// Evaluate implements workers.Local.
+func (l local) Evaluate(c *route.Call, afterBatch func()) {
+	l.core.Execute(&c.Message, (*call)(c), afterBatch)
+}
+
+// call is a route.Call that takes its result.
+type call route.Call
+
+// Result implements worker.Receiver.
+func (c *call) Result(r *workerv1.Result) {
+	done := (*route.Call)(c)
+	if r == nil {
+		done.Done.Complete(done, nil, route.ErrUnavailable)
+		return
+	}
+	done.Done.Complete(done, r, nil)
+}
+
+var (
+	_ workers.Local   = local{}
+	_ worker.Receiver = (*call)(nil)
+)

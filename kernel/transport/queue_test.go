@@ -1,0 +1,108 @@
+package transport
+
+import (
+	"strings"
+	"testing"
+
+	workerv1 "github.com/policy-engine/policy-engine/api/worker/v1"
+	"github.com/policy-engine/policy-engine/config"
+)
+
+// ping waits until the server has read all that was sent before. Grpc-go takes more than a few for an attack.
+func (p *player) ping() {
+	p.t.Helper()
+	p.must(p.fr.WritePing(false, [8]byte{'q'}))
+	for p.pong = false; !p.pong; {
+		p.read()
+	}
+}
+
+// TestQueuesShareABound: what waits behind calls is bounded for the connection, not only for a stream, and streams that are gone keep nothing, though their calls are
+// still outstanding.
+func TestQueuesShareABound(t *testing.T) {
+	if name() != config.TransportFast {
+		t.Skip("handlers of grpc-go read no message before they need it")
+	}
+	r := newRig(t)
+	const streams, size, most = 16, 3 << 20, 32 << 20
+	body := []byte(strings.Repeat("b", size))
+	p := newPlayer(t, r.listener.Addr().String())
+	defer p.nc.Close()
+	for round := range 3 { // The calls of the rounds before are still outstanding.
+		waiting := map[uint32]bool{}
+		for range streams {
+			id := p.open(&call{fields: requestFields(processMethod)})
+			waiting[id] = true
+			p.do(id, step{data: framed(0, []byte("call"))})
+			p.do(id, step{data: framed(0, body)})
+		}
+		p.ping()
+		for id := range waiting {
+			if o := p.streams[id]; o.ended {
+				delete(waiting, id)
+				if o.status != "8" {
+					t.Errorf("round %d: %v; want RESOURCE_EXHAUSTED", round, o)
+				}
+			}
+		}
+		if n := len(waiting); n != most/size {
+			t.Errorf("round %d: the messages of %d streams wait, want %d", round, n, most/size)
+		}
+		for id := range waiting {
+			p.do(id, step{reset: true})
+		}
+		p.ping()
+	}
+	for range 3 * streams {
+		r.complete(<-r.evaluator.calls, &workerv1.Result{}, nil)
+	}
+	r.expectIdle(3 * streams)
+}
+
+// TestQueueKeepsOrder: messages behind calls are delivered one by one, in their order, whatever was taken out before.
+func TestQueueKeepsOrder(t *testing.T) {
+	r := newRig(t)
+	p := newPlayer(t, r.listener.Addr().String())
+	defer p.nc.Close()
+	id := p.open(&call{fields: requestFields(processMethod)})
+	send := func(messages ...string) {
+		var b []byte
+		for _, m := range messages {
+			b = append(b, framed(0, []byte(m))...)
+		}
+		p.do(id, step{data: b})
+	}
+	answers := 0
+	expect := func(n int) {
+		t.Helper()
+		answers += n
+		p.do(id, step{await: answers})
+	}
+	send("call and answer")
+	for i := range 200 {
+		c := <-r.evaluator.calls
+		send([]string{"wait", "answer", "wait"}[i%3:]...)
+		send("answer", "call and answer", "answer")
+		if name() == config.TransportFast {
+			p.ping() // All of them wait.
+		}
+		r.complete(c, &workerv1.Result{}, nil)
+		expect(2) // Of the call, and behind it.
+		if i%3 < 2 {
+			expect(1)
+		}
+		r.complete(<-r.evaluator.calls, &workerv1.Result{}, nil)
+		expect(2)
+		send("call and answer")
+	}
+	r.complete(<-r.evaluator.calls, &workerv1.Result{}, nil)
+	expect(1)
+	send("finish")
+	for o := p.streams[id]; !o.ended; {
+		p.read()
+	}
+	if o := p.streams[id]; o.status != "0" || o.messages[len(o.messages)-1] != "finished" || len(o.messages) != answers+1 {
+		t.Errorf("%v, %d messages; want %d", o, len(o.messages), answers+1)
+	}
+	r.expectIdle(1)
+}

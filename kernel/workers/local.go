@@ -1,0 +1,61 @@
+package workers
+
+import (
+	"context"
+
+	"google.golang.org/grpc"
+
+	workerv1 "github.com/policy-engine/policy-engine/api/worker/v1"
+	"github.com/policy-engine/policy-engine/kernel/route"
+)
+
+// Local is a worker in the kernel's own process: method calls take the place of its sockets.
+type Local interface {
+	GetWorkerConfig(context.Context, *workerv1.GetWorkerConfigRequest) (*workerv1.GetWorkerConfigResponse, error)
+	HealthCheck(context.Context, *workerv1.HealthCheckRequest) (*workerv1.HealthCheckResponse, error)
+	PushConfig(context.Context, *workerv1.PushConfigRequest) (*workerv1.PushConfigResponse, error)
+	RetireConfig(context.Context, *workerv1.RetireConfigRequest) (*workerv1.RetireConfigResponse, error)
+	GetMetrics(context.Context, *workerv1.GetMetricsRequest) (*workerv1.GetMetricsResponse, error)
+	// Evaluate runs a call as route.Evaluator says. If it completes the call after it has returned, it calls afterBatch then.
+	Evaluate(c *route.Call, afterBatch func())
+}
+
+// localPath is what stands in the place of a local worker's socket.
+const localPath = "in the kernel's process"
+
+// control is what a session asks its replica.
+type control interface {
+	GetWorkerConfig(context.Context, *workerv1.GetWorkerConfigRequest, ...grpc.CallOption) (*workerv1.GetWorkerConfigResponse, error)
+	HealthCheck(context.Context, *workerv1.HealthCheckRequest, ...grpc.CallOption) (*workerv1.HealthCheckResponse, error)
+	PushConfig(context.Context, *workerv1.PushConfigRequest, ...grpc.CallOption) (*workerv1.PushConfigResponse, error)
+	RetireConfig(context.Context, *workerv1.RetireConfigRequest, ...grpc.CallOption) (*workerv1.RetireConfigResponse, error)
+	GetMetrics(context.Context, *workerv1.GetMetricsRequest, ...grpc.CallOption) (*workerv1.GetMetricsResponse, error)
+}
+
+// direct is the control of a local worker.
+type direct struct{ local Local }
+
+func (d direct) GetWorkerConfig(ctx context.Context, q *workerv1.GetWorkerConfigRequest, _ ...grpc.CallOption) (*workerv1.GetWorkerConfigResponse, error) {
+	return d.local.GetWorkerConfig(ctx, q)
+}
+
+func (d direct) HealthCheck(ctx context.Context, q *workerv1.HealthCheckRequest, _ ...grpc.CallOption) (*workerv1.HealthCheckResponse, error) {
+	return d.local.HealthCheck(ctx, q)
+}
+
+func (d direct) PushConfig(ctx context.Context, q *workerv1.PushConfigRequest, _ ...grpc.CallOption) (*workerv1.PushConfigResponse, error) {
+	return d.local.PushConfig(ctx, q)
+}
+
+func (d direct) RetireConfig(ctx context.Context, q *workerv1.RetireConfigRequest, _ ...grpc.CallOption) (*workerv1.RetireConfigResponse, error) {
+	return d.local.RetireConfig(ctx, q)
+}
+
+func (d direct) GetMetrics(ctx context.Context, q *workerv1.GetMetricsRequest, _ ...grpc.CallOption) (*workerv1.GetMetricsResponse, error) {
+	return d.local.GetMetrics(ctx, q)
+}
+
+var (
+	_ control = direct{}
+	_ control = workerv1.PolicyWorkerClient(nil)
+)

@@ -1,0 +1,135 @@
+// Command loadtest measures the engine as its users have it: the built programs, the real Envoy, and a load from outside.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"net"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/policy-engine/policy-engine/loadtest/attack"
+	"github.com/policy-engine/policy-engine/loadtest/compare"
+	"github.com/policy-engine/policy-engine/loadtest/rig"
+	"github.com/policy-engine/policy-engine/loadtest/upstream"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+	context.AfterFunc(ctx, stop) // A second signal ends this process at once, and the others with it.
+	if err := run(ctx, os.Args[1:]); err != nil && !errors.Is(err, flag.ErrHelp) {
+		fmt.Fprintf(os.Stderr, "loadtest: %v\n", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, args []string) error {
+	if len(args) == 0 {
+		return errors.New("a command is missing; legal are attack, compare and upstream")
+	}
+	switch args[0] {
+	case "attack":
+		return runAttack(ctx, args[1:])
+	case "compare":
+		return runCompare(ctx, args[1:])
+	case "upstream":
+		return runUpstream(ctx, args[1:])
+	}
+	return fmt.Errorf("unknown command %q; legal are attack, compare and upstream", args[0])
+}
+
+// places are where things are, below the repository.
+type places struct {
+	programs    rig.Programs
+	credentials string
+	reports     string
+}
+
+func (p *places) flags(f *flag.FlagSet) {
+	f.StringVar(&p.programs.Bin, "bin", "bin", "`folder` of the engine's programs")
+	f.StringVar(&p.programs.Bench, "bench", "build/bench", "`folder` of the programs made for measurements")
+	f.StringVar(&p.programs.Envoy, "envoy", os.Getenv("ENVOY"), "the Envoy to `run`")
+	f.StringVar(&p.credentials, "credentials", "build/loadtest", "`folder` in which keys and tokens are kept")
+	f.StringVar(&p.reports, "reports", "build/reports", "`folder` of the reports")
+}
+
+func runCompare(ctx context.Context, args []string) error {
+	var o compare.Options
+	var p places
+	var rows string
+	f := flag.NewFlagSet("loadtest compare", flag.ContinueOnError)
+	p.flags(f)
+	f.IntVar(&o.Rounds, "rounds", 3, "how often each row is measured")
+	f.DurationVar(&o.Duration, "duration", 4*time.Second, "how long a row is measured in a round")
+	f.IntVar(&o.Connections, "connections", 32, "connections of the load")
+	f.IntVar(&o.Clients, "clients", 1024, "keys and tokens among which requests rotate")
+	f.StringVar(&rows, "rows", "", "names of rows, separated by commas (default: all)")
+	f.BoolVar(&o.Table, "connections-table", true, "measure some rows with 1, 4 and 512 connections too")
+	if err := f.Parse(args); err != nil {
+		return err
+	}
+	o.Rows = list(rows)
+	o.Programs, o.Credentials, o.Reports, o.Out = p.programs, p.credentials, p.reports, os.Stdout
+	return compare.Run(ctx, o)
+}
+
+func runAttack(ctx context.Context, args []string) error {
+	var o attack.Options
+	var p places
+	var chain, form string
+	f := flag.NewFlagSet("loadtest attack", flag.ContinueOnError)
+	p.flags(f)
+	f.IntVar(&o.Rate, "rate", 10_000, "requests a second")
+	f.DurationVar(&o.Duration, "duration", time.Minute, "how long the rate is held")
+	f.IntVar(&o.Clients, "clients", 1024, "keys and tokens among which requests rotate")
+	f.IntVar(&o.Workers, "max-workers", 512, "the most requests under way, and connections")
+	f.StringVar(&chain, "chain", strings.Join(rig.DefaultChain, ","), "policies of each route, separated by commas")
+	f.IntVar(&o.Engine.Routes, "routes", 1, "routes of kernel and Envoy")
+	f.IntVar(&o.Engine.Workers, "workers", 1, "workers among which the policies are divided: 1 or 2")
+	f.StringVar(&form, "form", "two", "two: kernel and workers are processes of their own; one: the one process policy-engine")
+	f.StringVar(&o.Engine.Transport, "transport", "fast", "transport to Envoy: fast or grpc")
+	if err := f.Parse(args); err != nil {
+		return err
+	}
+	switch form {
+	case "two":
+	case "one":
+		o.Engine.OneProcess = true
+	default:
+		return fmt.Errorf("form %q is not legal; legal are two and one", form)
+	}
+	o.Engine.Chain = list(chain)
+	o.Programs, o.Credentials, o.Reports, o.Out = p.programs, p.credentials, p.reports, os.Stdout
+	return attack.Run(ctx, o)
+}
+
+func runUpstream(ctx context.Context, args []string) error {
+	f := flag.NewFlagSet("loadtest upstream", flag.ContinueOnError)
+	address := f.String("listen", "127.0.0.1:0", "`address` to listen on")
+	identity := f.Bool("identity", true, "refuse requests without the identity that their path ends with")
+	if err := f.Parse(args); err != nil {
+		return err
+	}
+	l, err := net.Listen("tcp", *address)
+	if err != nil {
+		return fmt.Errorf("listen: %w", err)
+	}
+	s := &upstream.Server{}
+	if *identity {
+		s.Header = rig.IdentityHeader
+	}
+	return s.Serve(ctx, l)
+}
+
+// list splits at commas.
+func list(text string) []string {
+	if text == "" {
+		return nil
+	}
+	return strings.Split(text, ",")
+}

@@ -1,0 +1,151 @@
+package rig
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/policy-engine/policy-engine/loadtest/credentials"
+)
+
+// object is a mapping of a configuration; JSON is YAML.
+type object = map[string]any
+
+// kernelConfig is the kernel's configuration.
+func (s *Spec) kernelConfig(port, admin int, runDir string) object {
+	var workers []object
+	for i := range s.divide() {
+		workers = append(workers, object{"name": workerName(i), "socket_path": socket(runDir, i)})
+	}
+	all, _ := s.routes()
+	routes := make([]object, len(all))
+	for i, r := range all {
+		routes[i] = object{"route_name": r.name}
+		for key, chain := range s.flows() {
+			routes[i][key] = object{"policy_chain": chain}
+		}
+	}
+	return object{"policy_kernel": object{
+		"server":         object{"address": loopback, "port": port, "transport": s.Transport},
+		"admin":          object{"address": loopback, "port": admin},
+		"workers":        workers,
+		"route_policies": routes,
+	}}
+}
+
+// flows are the chains of a route, those that are not empty.
+func (s *Spec) flows() map[string][]object {
+	flows := make(map[string][]object)
+	identified := false
+	for _, name := range s.Chain {
+		p := policies[name]
+		params := p.params
+		if name == "rateLimit" && !identified {
+			params = object{"requests": limit, "per": "1s", "key": "route"} // Nobody has told whose request it is.
+		}
+		identified = identified || p.identifies
+		entry := object{"policy": name}
+		if len(params) > 0 {
+			entry["params"] = params
+		}
+		key := "request_flow"
+		if p.response {
+			key = "response_flow"
+		}
+		flows[key] = append(flows[key], entry)
+	}
+	return flows
+}
+
+func workerName(i int) string { return fmt.Sprintf("worker-%d", i+1) }
+
+func socket(runDir string, i int) string {
+	return filepath.Join(runDir, "workers", workerName(i)+".sock")
+}
+
+// workerConfig is the configuration of a worker.
+func workerConfig(dir, runDir string, i int) object {
+	return object{"policy_worker": object{
+		"name": workerName(i), "socket_path": socket(runDir, i),
+		"key_stores":  object{"clients": object{"file": filepath.Join(dir, keyFile)}},
+		"jwt_issuers": object{"loadtest": object{"issuer": credentials.Issuer, "jwks_file": filepath.Join(dir, keySetFile)}},
+	}}
+}
+
+const (
+	keyFile    = "api-keys.yaml"
+	keySetFile = "jwks.json"
+)
+
+// writeCredentials writes what workers and Envoy know of the clients.
+func writeCredentials(dir string, c *credentials.Set) error {
+	keys, err := c.KeyFile()
+	if err != nil {
+		return fmt.Errorf("encode the API keys: %w", err)
+	}
+	set, err := c.KeySet()
+	if err != nil {
+		return fmt.Errorf("encode the key set: %w", err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, keyFile), keys, 0o600); err != nil {
+		return fmt.Errorf("write the API keys: %w", err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, keySetFile), set, 0o600); err != nil {
+		return fmt.Errorf("write the key set: %w", err)
+	}
+	return nil
+}
+
+func writeConfig(dir, name string, content object) (string, error) {
+	text, err := json.MarshalIndent(content, "", " ")
+	if err != nil {
+		return "", fmt.Errorf("encode %s: %w", name, err)
+	}
+	path := filepath.Join(dir, name)
+	if err := os.WriteFile(path, text, 0o600); err != nil {
+		return "", fmt.Errorf("write the configuration: %w", err)
+	}
+	return path, nil
+}
+
+// startEngine starts kernel and workers, or the one process that has both.
+func (r *Rig) startEngine() error {
+	kernel, err := writeConfig(r.dir, "kernel.yaml", r.spec.kernelConfig(r.ports.server, r.ports.admin, r.dir))
+	if err != nil {
+		return err
+	}
+	parts := r.spec.divide()
+	var files []string
+	for i := range parts {
+		file, err := writeConfig(r.dir, workerName(i)+".yaml", workerConfig(r.dir, r.dir, i))
+		if err != nil {
+			return err
+		}
+		files = append(files, file)
+	}
+	if r.spec.OneProcess {
+		if err := r.start("engine", r.programs.engine(), nil, "--kernel-config", kernel, "--worker-config", files[0]); err != nil {
+			return err
+		}
+		return r.awaitReady("engine")
+	}
+	for i, part := range parts {
+		program, env := r.programs.worker(), []string(nil)
+		if r.spec.Workers > 1 || r.spec.Profiled {
+			program = r.programs.partWorker()
+			env = append(env, "POLICIES="+strings.Join(part, ","))
+		}
+		if r.spec.Profiled {
+			env = append(env, fmt.Sprintf("PROFILE_ADDRESS=%s:%d", loopback, r.ports.profiles[i]))
+		}
+		if err := r.start(workerName(i), program, env, "--config", files[i]); err != nil {
+			return err
+		}
+	}
+	if err := r.start("kernel", r.programs.kernel(), nil, "--config", kernel); err != nil {
+		return err
+	}
+	return r.awaitReady("kernel")
+}

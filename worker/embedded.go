@@ -1,0 +1,142 @@
+package worker
+
+import (
+	"context"
+	"fmt"
+	"runtime/debug"
+	"sync"
+
+	workerv1 "github.com/policy-engine/policy-engine/api/worker/v1"
+	"github.com/policy-engine/policy-engine/config"
+)
+
+// Embedded is a worker in the process of its caller: what Run serves on a socket are method calls here. It runs until Close.
+type Embedded struct {
+	worker  *worker
+	sources *sources
+	// ctx is of the calls that wait.
+	ctx        context.Context
+	cancel     context.CancelFunc
+	stopExpiry context.CancelFunc
+	expiring   sync.WaitGroup
+}
+
+// Receiver takes the result of a call.
+type Receiver interface {
+	// Result gets the result, which is valid only during the call, and so are its bytes; nil if the worker failed before it had one.
+	Result(*workerv1.Result)
+}
+
+// Embed starts a worker without a socket. An error tells all that is wrong with the files that the configuration names.
+func Embed(cfg *config.Worker, registry *Registry, opts Options) (*Embedded, error) {
+	opts.setDefaults()
+	sources, err := openSources(cfg, opts)
+	if err != nil {
+		return nil, err
+	}
+	b := &Embedded{worker: newWorker(cfg, registry, opts, sources), sources: sources}
+	b.ctx, b.cancel = context.WithCancel(context.Background())
+	var expiry context.Context
+	expiry, b.stopExpiry = context.WithCancel(context.Background())
+	b.expiring.Go(func() { b.worker.expire(expiry) })
+	opts.Log.Info("serving in the kernel's process", "policies", registry.names)
+	return b, nil
+}
+
+// Protocol is the worker's protocol, called directly.
+func (b *Embedded) Protocol() workerv1.PolicyWorkerServer { return b.worker.service }
+
+// Execute runs a call and keeps nothing of it. It runs a chain that does not wait on the caller's goroutine, and has given the result when it returns; then it does not
+// allocate. A chain that waits goes on on a goroutine of its own, which calls later after it has given the result. What does not fit has its refusal at once.
+func (b *Embedded) Execute(call *workerv1.Call, to Receiver, later func()) {
+	e, result, waits := b.begin(call, to)
+	if !waits {
+		deliver(e, result, to)
+		return
+	}
+	go func() {
+		defer later()
+		deliver(e, b.wait(e, to), to)
+	}()
+}
+
+// deliver gives the result; of a refusal there is no execution. What the result leads to may be a call of the same HTTP request, for which there has to be room.
+func deliver(e *execution, result *workerv1.Result, to Receiver) {
+	if e == nil {
+		to.Result(result)
+		return
+	}
+	e.leave()
+	to.Result(result)
+	e.Release()
+}
+
+// begin runs a call until it has a result or waits.
+func (b *Embedded) begin(call *workerv1.Call, to Receiver) (e *execution, result *workerv1.Result, waits bool) {
+	returned := false
+	defer func() {
+		if !returned {
+			b.broke(recover(), e, to)
+			result, waits = nil, false
+		}
+	}()
+	core := b.worker.service.core
+	now := core.settings.Now()
+	e, compiled, why := core.admit(call, now)
+	if e == nil {
+		result = why.result(call)
+	} else if why, ok := e.load(compiled, e.own.copy(call), now); !ok {
+		result = why.result(call)
+	} else if !e.run.Inline(b.ctx) {
+		waits = true
+	} else {
+		result = e.result()
+	}
+	returned = true
+	return e, result, waits
+}
+
+// wait runs the rest of a call.
+func (b *Embedded) wait(e *execution, to Receiver) (result *workerv1.Result) {
+	returned := false
+	defer func() {
+		if !returned {
+			b.broke(recover(), e, to)
+			result = nil
+		}
+	}()
+	e.run.Wait(b.ctx)
+	result = e.result()
+	returned = true
+	return result
+}
+
+// broke notes that a run ended in the middle: by a panic of the core (those of policies are caught where they are called), or because a policy ended the goroutine
+// (runtime.Goexit), and then there is no panic, and nobody else who could give the result. The call has none, which denies the request.
+func (b *Embedded) broke(panicked any, e *execution, to Receiver) {
+	if e != nil {
+		e.broken = true
+	}
+	if panicked != nil {
+		b.worker.opts.Log.Error("panic in the worker core", "panic", fmt.Sprint(panicked), "stack", string(debug.Stack()))
+		return
+	}
+	b.worker.opts.Log.Error("a policy ended the goroutine that it was called on", "stack", string(debug.Stack()))
+	deliver(e, nil, to)
+}
+
+// Close refuses new calls, ends those in flight undecided, closes all instances, and returns when all results are given. Policies that ignore the end of their
+// context are waited for a second.
+func (b *Embedded) Close() {
+	c := b.worker.service.core
+	c.draining.Store(true)
+	b.cancel()
+	b.stopExpiry()
+	b.expiring.Wait()
+	ending, cancel := context.WithTimeout(context.Background(), farewell)
+	defer cancel()
+	c.drain(ending.Done())
+	b.worker.closeInstances()
+	b.sources.close(b.worker.opts.Log)
+	b.worker.opts.Log.Info("stopped")
+}

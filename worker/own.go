@@ -1,0 +1,39 @@
+package worker
+
+import (
+	workerv1 "github.com/policy-engine/policy-engine/api/worker/v1"
+)
+
+// ownCall is a call with bytes of its own: a policy that overruns its timeout goes on reading them when the caller uses its own again.
+type ownCall struct {
+	call  workerv1.Call
+	bytes []byte
+}
+
+// copy makes it a copy of the call. It doesn't allocate once the buffer has grown.
+func (o *ownCall) copy(from *workerv1.Call) *workerv1.Call {
+	if size := len(from.Headers) + len(from.RequestHeaders) + len(from.Context) + len(from.Body); cap(o.bytes) < size || cap(o.bytes) > maxOwn {
+		o.bytes = make([]byte, 0, max(size, minOwn))
+	}
+	o.bytes = o.bytes[:0]
+	c := &o.call
+	c.Id, c.Generation, c.Chain, c.Phase, c.TimeoutUs = from.Id, from.Generation, from.Chain, from.Phase, from.TimeoutUs
+	c.EndOfStream, c.WantContext = from.EndOfStream, from.WantContext
+	c.Headers, c.RequestHeaders = o.add(from.Headers), o.add(from.RequestHeaders)
+	c.Context, c.Body = o.add(from.Context), o.add(from.Body)
+	return c
+}
+
+// add copies b. There is room.
+func (o *ownCall) add(b []byte) []byte {
+	start := len(o.bytes)
+	o.bytes = append(o.bytes, b...)
+	return o.bytes[start:len(o.bytes):len(o.bytes)]
+}
+
+const (
+	// minOwn is the smallest buffer in bytes: most calls fit.
+	minOwn = 2 << 10
+	// maxOwn is the largest buffer that is kept for the next call, in bytes.
+	maxOwn = 64 << 10
+)
