@@ -57,12 +57,19 @@ h2spec: ## Run h2spec, all of its 145 tests of HTTP/2, against the kernel's serv
 
 .PHONY: build-bench
 build-bench: build
-	@CGO_ENABLED=0 go build -trimpath -o build/bench/ ./bench/noop-fast ./bench/noop-grpc ./loadtest ./loadtest/partworker
+	@CGO_ENABLED=0 go build -trimpath -o build/bench/ ./bench/noop-fast ./bench/noop-grpc ./loadtest ./loadtest/partworker ./loadtest/profiledkernel
+
+# What is measured, for loadtest and profile.
+measured = $(if $(DURATION),-duration $(DURATION)) $(if $(CHAIN),-chain "$(CHAIN)") $(if $(ROUTES),-routes $(ROUTES)) \
+	$(if $(WORKERS),-workers $(WORKERS)) $(if $(FORM),-form $(FORM)) $(if $(TRANSPORT),-transport $(TRANSPORT))
 
 .PHONY: loadtest
 loadtest: build-bench ## Hold a rate of requests: RATE=10000 DURATION=60s CHAIN=a,b ROUTES=1 WORKERS=1|2 FORM=two|one TRANSPORT=fast|grpc
-	@ENVOY=$$(tools/fetch.sh envoy) && export ENVOY && exec build/bench/loadtest attack $(if $(RATE),-rate $(RATE)) $(if $(DURATION),-duration $(DURATION)) \
-		$(if $(CHAIN),-chain "$(CHAIN)") $(if $(ROUTES),-routes $(ROUTES)) $(if $(WORKERS),-workers $(WORKERS)) $(if $(FORM),-form $(FORM)) $(if $(TRANSPORT),-transport $(TRANSPORT))
+	@ENVOY=$$(tools/fetch.sh envoy) && export ENVOY && exec build/bench/loadtest attack $(if $(RATE),-rate $(RATE)) $(measured)
+
+.PHONY: profile
+profile: build-bench ## Take CPU, heap and contention profiles under load, and print their top entries: as loadtest, without RATE
+	@ENVOY=$$(tools/fetch.sh envoy) && export ENVOY && exec build/bench/loadtest profile $(measured)
 
 .PHONY: compare
 compare: build-bench ## Measure the engine against what else Envoy can do: ROWS=a,b ROUNDS=3 SECONDS_PER_ROW=4

@@ -15,6 +15,7 @@ import (
 
 	"github.com/policy-engine/policy-engine/loadtest/attack"
 	"github.com/policy-engine/policy-engine/loadtest/compare"
+	"github.com/policy-engine/policy-engine/loadtest/profile"
 	"github.com/policy-engine/policy-engine/loadtest/rig"
 	"github.com/policy-engine/policy-engine/loadtest/upstream"
 )
@@ -30,17 +31,19 @@ func main() {
 
 func run(ctx context.Context, args []string) error {
 	if len(args) == 0 {
-		return errors.New("a command is missing; legal are attack, compare and upstream")
+		return errors.New("a command is missing; legal are attack, compare, profile and upstream")
 	}
 	switch args[0] {
 	case "attack":
 		return runAttack(ctx, args[1:])
 	case "compare":
 		return runCompare(ctx, args[1:])
+	case "profile":
+		return runProfile(ctx, args[1:])
 	case "upstream":
 		return runUpstream(ctx, args[1:])
 	}
-	return fmt.Errorf("unknown command %q; legal are attack, compare and upstream", args[0])
+	return fmt.Errorf("unknown command %q; legal are attack, compare, profile and upstream", args[0])
 }
 
 // places are where things are, below the repository.
@@ -78,34 +81,69 @@ func runCompare(ctx context.Context, args []string) error {
 	return compare.Run(ctx, o)
 }
 
+// engineFlags are those of the engine that is measured.
+type engineFlags struct {
+	spec        rig.Spec
+	chain, form string
+}
+
+func (e *engineFlags) flags(f *flag.FlagSet) {
+	f.StringVar(&e.chain, "chain", strings.Join(rig.DefaultChain, ","), "policies of each route, separated by commas")
+	f.IntVar(&e.spec.Routes, "routes", 1, "routes of kernel and Envoy")
+	f.IntVar(&e.spec.Workers, "workers", 1, "workers among which the policies are divided: 1 or 2")
+	f.StringVar(&e.form, "form", "two", "two: kernel and workers are processes of their own; one: the one process policy-engine")
+	f.StringVar(&e.spec.Transport, "transport", "fast", "transport to Envoy: fast or grpc")
+}
+
+func (e *engineFlags) engine() (rig.Spec, error) {
+	if e.form != "two" && e.form != "one" {
+		return rig.Spec{}, fmt.Errorf("form %q is not legal; legal are two and one", e.form)
+	}
+	e.spec.OneProcess, e.spec.Chain = e.form == "one", list(e.chain)
+	return e.spec, nil
+}
+
 func runAttack(ctx context.Context, args []string) error {
 	var o attack.Options
 	var p places
-	var chain, form string
+	var e engineFlags
 	f := flag.NewFlagSet("loadtest attack", flag.ContinueOnError)
 	p.flags(f)
+	e.flags(f)
 	f.IntVar(&o.Rate, "rate", 10_000, "requests a second")
 	f.DurationVar(&o.Duration, "duration", time.Minute, "how long the rate is held")
 	f.IntVar(&o.Clients, "clients", 1024, "keys and tokens among which requests rotate")
 	f.IntVar(&o.Workers, "max-workers", 512, "the most requests under way, and connections")
-	f.StringVar(&chain, "chain", strings.Join(rig.DefaultChain, ","), "policies of each route, separated by commas")
-	f.IntVar(&o.Engine.Routes, "routes", 1, "routes of kernel and Envoy")
-	f.IntVar(&o.Engine.Workers, "workers", 1, "workers among which the policies are divided: 1 or 2")
-	f.StringVar(&form, "form", "two", "two: kernel and workers are processes of their own; one: the one process policy-engine")
-	f.StringVar(&o.Engine.Transport, "transport", "fast", "transport to Envoy: fast or grpc")
 	if err := f.Parse(args); err != nil {
 		return err
 	}
-	switch form {
-	case "two":
-	case "one":
-		o.Engine.OneProcess = true
-	default:
-		return fmt.Errorf("form %q is not legal; legal are two and one", form)
+	var err error
+	if o.Engine, err = e.engine(); err != nil {
+		return err
 	}
-	o.Engine.Chain = list(chain)
 	o.Programs, o.Credentials, o.Reports, o.Out = p.programs, p.credentials, p.reports, os.Stdout
 	return attack.Run(ctx, o)
+}
+
+func runProfile(ctx context.Context, args []string) error {
+	var o profile.Options
+	var p places
+	var e engineFlags
+	f := flag.NewFlagSet("loadtest profile", flag.ContinueOnError)
+	p.flags(f)
+	e.flags(f)
+	f.DurationVar(&o.Duration, "duration", 10*time.Second, "how long the CPU profile is taken")
+	f.IntVar(&o.Connections, "connections", 32, "connections of the load")
+	f.IntVar(&o.Clients, "clients", 1024, "keys and tokens among which requests rotate")
+	if err := f.Parse(args); err != nil {
+		return err
+	}
+	var err error
+	if o.Engine, err = e.engine(); err != nil {
+		return err
+	}
+	o.Programs, o.Credentials, o.Reports, o.Out = p.programs, p.credentials, p.reports, os.Stdout
+	return profile.Run(ctx, o)
 }
 
 func runUpstream(ctx context.Context, args []string) error {

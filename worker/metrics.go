@@ -21,6 +21,7 @@ type meters struct {
 	set      *metrics.Set
 	policies map[string]*policyMeters
 	refused  [numRefusals]*metrics.Counter
+	stuck    *metrics.Counter // policies that kept a connection
 }
 
 // policyMeters are the handles of one policy.
@@ -44,6 +45,7 @@ func newMeters(r *Registry) *meters {
 		}
 		m.policies[name] = p
 	}
+	m.stuck = m.set.NewCounter("policy_worker_stuck_policies_total")
 	for r := range m.refused {
 		m.refused[r] = m.set.NewCounter(telemetry.Series("policy_worker_policy_failures_total", "policy", noPolicy, "reason", refusal(r).String()))
 	}

@@ -77,7 +77,14 @@ func (s *server) Stop(ctx context.Context) {
 	}
 	_ = s.http2.Drain(ctx) // What is left then is reset.
 	s.cancel()
-	s.http2.Close()
+	closed := make(chan struct{})
+	go func() {
+		defer close(closed)
+		s.http2.Close()
+	}()
+	if !within(farewell, closed) {
+		s.service.env.log.Error("a policy that does not say that it may block did not return; the worker stops without it", "stacks", string(batchStacks()))
+	}
 }
 
 // Open implements h2.Handler.

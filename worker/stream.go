@@ -32,6 +32,7 @@ type stream struct {
 	queue      []queued // batches that have arrived and not run
 	waiting    int      // calls that wait
 	running    bool     // a batch has left the queue, and its results are not sent
+	batches    uint64   // that have left the queue
 	halfClosed bool
 	gone       bool
 
@@ -107,6 +108,7 @@ func (s *stream) runQueued() {
 		q := s.queue[0]
 		s.queue = append(s.queue[:0], s.queue[1:]...)
 		s.running = true
+		s.batches++
 		s.conn.Unlock()
 		s.batch.ResetVT()
 		if err := s.batch.UnmarshalVTUnsafe(q.bytes); err != nil {

@@ -48,6 +48,9 @@ type Options struct {
 	Serving func()
 	// Poison makes a policy panic that uses its request or response after its phase method returned. For tests.
 	Poison bool
+
+	// watchInterval is another than the watchdog's own, for tests.
+	watchInterval time.Duration
 }
 
 type systemClock struct{}
@@ -66,6 +69,9 @@ func (o *Options) setDefaults() {
 	}
 	if o.Serving == nil {
 		o.Serving = func() {}
+	}
+	if o.watchInterval == 0 {
+		o.watchInterval = watchInterval
 	}
 }
 
@@ -139,6 +145,7 @@ func (w *worker) serve(ctx context.Context, l net.Listener) error {
 	expiry, stopExpiry := context.WithCancel(context.Background())
 	var expiring sync.WaitGroup
 	expiring.Go(func() { w.expire(expiry) })
+	expiring.Go(func() { w.server.watch(expiry, w.opts.watchInterval) })
 	var err error
 	select {
 	case err = <-failed:

@@ -123,6 +123,9 @@ func (w *writer) writeBlocking(b []byte) {
 	}
 }
 
+// Abort closes the connection at once; what its receivers are told comes from the goroutine that reads it. The connection is locked.
+func (c *Conn) Abort() { c.writer.abort() }
+
 // abort closes the socket; the read loop notices.
 func (w *writer) abort() {
 	w.broken = true

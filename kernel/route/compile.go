@@ -59,7 +59,7 @@ func (e Errors) Unwrap() []error {
 func Compile(generation uint64, cfg *config.Kernel, offers []Offer) (*Table, map[string][]*workerv1.Chain, error) {
 	c := compiler{chains: make(map[string][]*workerv1.Chain)}
 	c.collectOwners(cfg, offers)
-	routes := make([]*Route, 0, len(cfg.Routes))
+	routes := make([]Route, 0, len(cfg.Routes))
 	names := make(map[string]config.Pos, len(cfg.Routes))
 	for i := range cfg.Routes {
 		in := &cfg.Routes[i]
@@ -68,13 +68,10 @@ func Compile(generation uint64, cfg *config.Kernel, offers []Offer) (*Table, map
 			continue
 		}
 		names[in.Name] = in.Pos
-		routes = append(routes, c.route(i, in))
+		routes = append(routes, c.route(in))
 	}
 	if len(c.errs) > 0 {
 		return nil, nil, c.errs
-	}
-	for i, r := range routes {
-		r.Index = i
 	}
 	return newTable(generation, routes), c.chains, nil
 }
@@ -126,8 +123,8 @@ func (c *compiler) collectOwners(cfg *config.Kernel, offers []Offer) {
 	}
 }
 
-func (c *compiler) route(index int, in *config.Route) *Route {
-	r := &Route{Name: in.Name, Index: index}
+func (c *compiler) route(in *config.Route) Route {
+	r := Route{Name: in.Name}
 	var missing []string
 	r.Request = c.flow(in, &in.Request, false, &missing)
 	r.Response = c.flow(in, &in.Response, true, &missing)

@@ -8,7 +8,8 @@ import (
 type Table struct {
 	generation uint64
 	ready      bool
-	byName     map[string]*Route
+	byName     index
+	all        []Route // one after the other, so that no pointer has to be read to find one
 	routes     []*Route
 
 	// users is the number of streams that hold the table, plus one while it is the store's current one.
@@ -18,11 +19,16 @@ type Table struct {
 	retired func(generation uint64)
 }
 
-func newTable(generation uint64, routes []*Route) *Table {
-	t := &Table{generation: generation, ready: true, routes: routes, byName: make(map[string]*Route, len(routes))}
-	for _, r := range routes {
-		t.byName[r.Name] = r
+// newTable makes a table of routes with different names, which it numbers.
+func newTable(generation uint64, all []Route) *Table {
+	t := &Table{generation: generation, ready: true, all: all, routes: make([]*Route, len(all))}
+	names := make([]string, len(all))
+	for i := range all {
+		all[i].Index = i
+		names[i] = all[i].Name
+		t.routes[i] = &all[i]
 	}
+	t.byName = newIndex(names)
 	return t
 }
 
@@ -34,8 +40,13 @@ func (t *Table) Generation() uint64 { return t.generation }
 func (t *Table) Ready() bool { return t.ready }
 
 // Lookup returns the route of that name, or nil if it is unknown. It does not allocate, keeps no reference to name, and its cost does not depend on the number
-// of routes.
-func (t *Table) Lookup(name string) *Route { return t.byName[name] }
+// of routes, other than by how much of them the processor's caches hold.
+func (t *Table) Lookup(name string) *Route {
+	if i := t.byName.find(name); i >= 0 {
+		return &t.all[i]
+	}
+	return nil
+}
 
 // Routes returns all routes by their index. The caller must not change the slice.
 func (t *Table) Routes() []*Route { return t.routes }
@@ -65,7 +76,7 @@ type Store struct {
 // has released it, on the goroutine of whoever was last. It must not block; nil is legal.
 func NewStore(retired func(generation uint64)) *Store {
 	s := &Store{retired: retired}
-	t := &Table{}
+	t := &Table{byName: newIndex(nil)}
 	t.users.Store(1)
 	t.swapped.Store(true)
 	s.current.Store(t)

@@ -3,8 +3,10 @@ package rig
 import (
 	"encoding/json"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 
 	"github.com/policy-engine/policy-engine/loadtest/credentials"
@@ -138,14 +140,31 @@ func (r *Rig) startEngine() error {
 			env = append(env, "POLICIES="+strings.Join(part, ","))
 		}
 		if r.spec.Profiled {
-			env = append(env, fmt.Sprintf("PROFILE_ADDRESS=%s:%d", loopback, r.ports.profiles[i]))
+			env = append(env, "PROFILE_ADDRESS="+net.JoinHostPort(loopback, strconv.Itoa(r.ports.profiles[i])))
 		}
 		if err := r.start(workerName(i), program, env, "--config", files[i]); err != nil {
 			return err
 		}
 	}
-	if err := r.start("kernel", r.programs.kernel(), nil, "--config", kernel); err != nil {
+	program := r.programs.kernel()
+	if r.spec.Profiled {
+		program = r.programs.profiledKernel()
+	}
+	if err := r.start("kernel", program, nil, "--config", kernel); err != nil {
 		return err
 	}
 	return r.awaitReady("kernel")
+}
+
+// Profiles are the addresses of the processes that have profiles to show, those of a Profiled engine.
+func (r *Rig) Profiles() map[string]string {
+	address := func(port int) string { return net.JoinHostPort(loopback, strconv.Itoa(port)) }
+	if r.spec.OneProcess {
+		return map[string]string{"engine": address(r.ports.admin)}
+	}
+	all := map[string]string{"kernel": address(r.ports.admin)}
+	for i := range r.spec.divide() {
+		all[workerName(i)] = address(r.ports.profiles[i])
+	}
+	return all
 }

@@ -33,10 +33,13 @@ type Programs struct {
 	Envoy string
 }
 
-func (p Programs) engine() string     { return filepath.Join(p.Bin, "policy-engine") }
-func (p Programs) kernel() string     { return filepath.Join(p.Bin, "policy-kernel") }
-func (p Programs) worker() string     { return filepath.Join(p.Bin, "policy-worker-1") }
-func (p Programs) ctl() string        { return filepath.Join(p.Bin, "policyctl") }
+func (p Programs) engine() string { return filepath.Join(p.Bin, "policy-engine") }
+func (p Programs) kernel() string { return filepath.Join(p.Bin, "policy-kernel") }
+func (p Programs) worker() string { return filepath.Join(p.Bin, "policy-worker-1") }
+func (p Programs) ctl() string    { return filepath.Join(p.Bin, "policyctl") }
+func (p Programs) profiledKernel() string {
+	return filepath.Join(p.Bench, "profiledkernel")
+}
 func (p Programs) partWorker() string { return filepath.Join(p.Bench, "partworker") }
 
 // Rig is a system that runs.

@@ -82,6 +82,7 @@ var ImportRules = []Rule{
 		Room: "loadtest/partworker", May: []string{"policies", "policies/*", "worker"},
 		Reason: "it is a worker program with some of the standard policies, as cmd/policy-worker-1 is one with all",
 	},
+	{Room: "loadtest/profiledkernel", May: []string{"kernel"}, Reason: "it is the kernel's program with contention profiles on"},
 	{
 		Room: "loadtest/...", May: []string{"loadtest/...", "test/process"},
 		Reason: "what is measured are the programs as users have them; what a measurement links in, it does not measure",
