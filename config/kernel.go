@@ -16,7 +16,11 @@ func (c *checker) kernel(d *document.Kernel) *Kernel {
 		Routes:             c.routes(d.RoutePolicies),
 		PolicyNotSupported: c.immediateResponse(&d.PolicyNotSupportedResponse),
 		WorkerUnavailable:  c.immediateResponse(&d.WorkerUnavailableResponse),
+		Limits:             Limits{MaxBodySize: int(d.Limits.MaxBodySize), MaxTotalBodySize: int(d.Limits.MaxTotalBodySize)},
 		Observability:      Observability{LogLevel: string(d.Observability.LogLevel)},
+	}
+	if l := &d.Limits; k.Limits.MaxTotalBodySize < k.Limits.MaxBodySize && l.MaxTotalBodySize > 0 {
+		c.fail(l.At("max_total_body_size"), "is less than max_body_size; legal is at least as much")
 	}
 	if len(k.Workers) == 0 && !d.Has("workers") {
 		for i := range k.Routes {

@@ -24,7 +24,16 @@ type Kernel struct {
 	Routes             []Route
 	PolicyNotSupported ImmediateResponse
 	WorkerUnavailable  ImmediateResponse
+	Limits             Limits
 	Observability      Observability
+}
+
+// Limits bound the memory that bodies take, in bytes.
+type Limits struct {
+	// MaxBodySize is the longest body that is held as a whole, and the longest chunk.
+	MaxBodySize int
+	// MaxTotalBodySize is what all bodies and chunks that are held at the same time may take.
+	MaxTotalBodySize int
 }
 
 // Server is where Envoy connects.
@@ -151,6 +160,9 @@ type ProcessingMode string
 const (
 	ProcessingModeAuto        ProcessingMode = "auto"
 	ProcessingModeHeadersOnly ProcessingMode = "headers_only"
+	// ProcessingModeBuffered wants bodies as a whole, ProcessingModeStreaming refuses policies that need them so.
+	ProcessingModeBuffered  ProcessingMode = "buffered_body"
+	ProcessingModeStreaming ProcessingMode = "streaming"
 )
 
 // Worker is worker-config-N.yaml.

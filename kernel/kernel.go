@@ -90,8 +90,10 @@ func build(cfg *config.Kernel, o Options) (*kernel, error) {
 	k.distributor = newDistributor(cfg, k.registry, routes, log, time.Now)
 	settings := &extproc.Settings{
 		Routes: routes, UnknownRoute: cfg.UnknownRoute, PolicyNotSupported: cfg.PolicyNotSupported, WorkerUnavailable: cfg.WorkerUnavailable,
+		MaxBodySize: cfg.Limits.MaxBodySize, Bodies: extproc.NewBudget(cfg.Limits.MaxTotalBodySize),
 		Observer: NewObserver(len(cfg.Routes), k.set, log),
 	}
+	k.set.NewGauge("policy_kernel_body_bytes", func() float64 { return float64(settings.Bodies.Used()) })
 	panics := k.set.NewCounter("policy_kernel_panics_total")
 	var err error
 	k.transport, err = transport.New(transport.Options{

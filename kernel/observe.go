@@ -9,7 +9,6 @@ import (
 	"github.com/VictoriaMetrics/metrics"
 	"go.uber.org/zap"
 
-	workerv1 "github.com/policy-engine/policy-engine/api/worker/v1"
 	"github.com/policy-engine/policy-engine/kernel/extproc"
 	"github.com/policy-engine/policy-engine/kernel/route"
 	"github.com/policy-engine/policy-engine/telemetry"
@@ -91,7 +90,7 @@ func (o *Observer) Decided(d *extproc.Decision) {
 		o.count(&w.tolerated[d.Tolerated], "policy_kernel_tolerated_failures_total", d, w, d.Tolerated)
 		o.complain(&w.tolerated[d.Tolerated], "a failure was tolerated by on_failure", d, w, d.Tolerated)
 	}
-	if isRequest(d) {
+	if d.OfRequest {
 		o.count(&w.requests[d.Status], "policy_kernel_requests_total", d, w, d.Status)
 		w.duration.Update(d.Elapsed.Seconds())
 	} else if d.Status != extproc.StatusAllowed {
@@ -107,11 +106,6 @@ func (o *Observer) Decided(d *extproc.Decision) {
 	if ce := o.log.Check(zap.DebugLevel, "decision"); ce != nil {
 		ce.Write(append(describe(d, w, d.Status), zap.Duration("elapsed", d.Elapsed))...)
 	}
-}
-
-// isRequest reports whether the decision is of the request phase. A message that can't be decoded counts for it if the route was not looked up before.
-func isRequest(d *extproc.Decision) bool {
-	return d.Phase == workerv1.Phase_PHASE_REQUEST_HEADERS || d.Phase == workerv1.Phase_PHASE_UNSPECIFIED && d.Route == nil
 }
 
 // series finds the handles of a decision.

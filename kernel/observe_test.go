@@ -24,7 +24,7 @@ func (*namedEvaluator) Evaluate(*route.Call) {}
 
 // decisions are one of each kind that a test counts.
 func allowed(r *route.Route, worker route.Evaluator) *extproc.Decision {
-	d := &extproc.Decision{Route: r, RouteName: r.Name, Phase: workerv1.Phase_PHASE_REQUEST_HEADERS, Status: extproc.StatusAllowed, Elapsed: 300 * time.Microsecond}
+	d := &extproc.Decision{Route: r, RouteName: r.Name, Phase: workerv1.Phase_PHASE_REQUEST_HEADERS, OfRequest: true, Status: extproc.StatusAllowed, Elapsed: 300 * time.Microsecond}
 	if worker != nil {
 		d.Worker = &route.Segment{Worker: worker}
 	}
@@ -81,7 +81,7 @@ func TestLabelsNeverComeFromARequest(t *testing.T) {
 	set := metrics.NewSet()
 	o := NewObserver(1, set, zap.NewNop())
 	for i := range 100 {
-		o.Decided(&extproc.Decision{RouteName: fmt.Sprint("invented", i), Phase: workerv1.Phase_PHASE_REQUEST_HEADERS, Status: extproc.StatusUnknownRoute})
+		o.Decided(&extproc.Decision{RouteName: fmt.Sprint("invented", i), Phase: workerv1.Phase_PHASE_REQUEST_HEADERS, OfRequest: true, Status: extproc.StatusUnknownRoute})
 	}
 	var b bytes.Buffer
 	set.WritePrometheus(&b)
@@ -100,7 +100,7 @@ func TestWhatCounts(t *testing.T) {
 		d    extproc.Decision
 		want string
 	}{
-		{"malformed first message", extproc.Decision{Status: extproc.StatusMalformedMessage}, `requests_total{route="unknown",worker="none",status="malformed_message"} 1`},
+		{"malformed first message", extproc.Decision{OfRequest: true, Status: extproc.StatusMalformedMessage}, `requests_total{route="unknown",worker="none",status="malformed_message"} 1`},
 		{"malformed later message", extproc.Decision{Route: r, Status: extproc.StatusMalformedMessage}, `response_failures_total{route="a",worker="none",status="malformed_message"} 1`},
 		{"allowed response", extproc.Decision{Route: r, Phase: workerv1.Phase_PHASE_RESPONSE_HEADERS, Status: extproc.StatusAllowed}, ""},
 		{
@@ -108,7 +108,7 @@ func TestWhatCounts(t *testing.T) {
 			extproc.Decision{Route: r, Phase: workerv1.Phase_PHASE_RESPONSE_HEADERS, Status: extproc.StatusAllowed, Tolerated: extproc.StatusWorkerTimeout},
 			`tolerated_failures_total{route="a",worker="none",status="worker_timeout"} 1`,
 		},
-		{"cancelled request", extproc.Decision{Route: r, Phase: workerv1.Phase_PHASE_REQUEST_HEADERS, Status: extproc.StatusCancelled}, `requests_total{route="a",worker="none",status="cancelled"} 1`},
+		{"cancelled request", extproc.Decision{Route: r, Phase: workerv1.Phase_PHASE_REQUEST_HEADERS, OfRequest: true, Status: extproc.StatusCancelled}, `requests_total{route="a",worker="none",status="cancelled"} 1`},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

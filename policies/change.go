@@ -9,6 +9,7 @@ import (
 type Change struct {
 	Kind     ChangeKind
 	Response bool   // of the response, not the request
+	Trailer  bool   // of the trailers, not the headers
 	Name     string // of the header, in lower case
 	Value    []byte // read only; may alias the policy's or the call's memory
 	// Stays is true for a removal that outlives the failure of its policy: see Request.RemoveSpellings.
@@ -28,17 +29,28 @@ const (
 	SetStatus    ChangeKind = 6
 )
 
-// change records c and lays it over the headers. An illegal change is recorded as the error instead.
+var errGone = errors.New("change of the request in a response phase: it has gone upstream")
+
+// change records a change that a policy makes, if the phase allows it. An illegal change is recorded as the error instead.
 func (x *Exchange) change(c Change) {
 	x.check()
-	h := &x.request.headers
 	switch {
-	case c.Response:
-		h = &x.response.headers
-	case x.responding:
-		x.fail(errors.New("change of the request in a response phase: it has gone upstream"))
-		return
+	case x.responding && !c.Response:
+		x.fail(errGone)
+	case c.Trailer && x.stage != stageTrailers:
+		x.fail(errors.New("change of the trailers in another phase than theirs"))
+	case !c.Trailer && x.stage == stageTrailers:
+		x.fail(errors.New("change of the headers in a trailers phase: they have gone"))
+	case !c.Trailer && x.stage == stageChunk:
+		x.fail(errors.New("change of the headers by a policy of chunks: they may have gone"))
+	default:
+		x.lay(&c)
 	}
+}
+
+// lay records c and lays it over the headers or trailers.
+func (x *Exchange) lay(c *Change) {
+	h := x.fieldsOf(c)
 	switch c.Kind {
 	case SetHeader, AppendHeader:
 		if err := checkHeader(c.Name, c.Value); err != nil {
@@ -88,9 +100,9 @@ func (x *Exchange) change(c Change) {
 		x.fail(fmt.Errorf("change of unknown kind %d", c.Kind))
 		return
 	}
-	x.changes = append(x.changes, c)
+	x.changes = append(x.changes, *c)
 	if c.Stays && x.stayed != nil {
-		x.stayed.add(c)
+		x.stayed.add(*c)
 	}
 }
 
@@ -108,6 +120,19 @@ func checkPath(path []byte) error {
 }
 
 func digit(c byte) bool { return '0' <= c && c <= '9' }
+
+// fieldsOf are the headers or trailers that a change is of.
+func (x *Exchange) fieldsOf(c *Change) *headers {
+	switch {
+	case c.Response && c.Trailer:
+		return &x.response.trailers
+	case c.Response:
+		return &x.response.headers
+	case c.Trailer:
+		return &x.request.trailers
+	}
+	return &x.request.headers
+}
 
 func (x *Exchange) fail(err error) {
 	if x.err == nil {

@@ -15,6 +15,7 @@ type Definition struct {
 	version  string
 	phases   []Phase
 	blocking bool
+	bodies   Bodies
 	params   reflect.Type
 	build    func(Env, json.RawMessage) (any, error)
 }
@@ -36,6 +37,7 @@ func Define[C, P any](name, version string, build func(Env, C) (P, error)) Defin
 		version:  version,
 		phases:   phasesOf(zero),
 		blocking: blocking,
+		bodies:   bodiesOf(zero),
 		params:   reflect.TypeFor[C](),
 		build: func(env Env, raw json.RawMessage) (any, error) {
 			params, err := decode[C](raw)
@@ -59,6 +61,9 @@ func (d Definition) Phases() []Phase { return d.phases }
 // MayBlock reports whether instances implement Blocking.
 func (d Definition) MayBlock() bool { return d.blocking }
 
+// Bodies returns what instances need of bodies.
+func (d Definition) Bodies() Bodies { return d.bodies }
+
 // Params returns the type of the parameters, for the schema.
 func (d Definition) Params() reflect.Type { return d.params }
 
@@ -74,6 +79,10 @@ func (d Definition) Check() error {
 		return fmt.Errorf("policy %q: made without Define", d.name)
 	case len(d.phases) == 0:
 		return fmt.Errorf("policy %q: its type has no phase method, such as OnRequestHeaders (a type of Define must be concrete)", d.name)
+	case d.bodies.WholeRequest && d.bodies.RequestChunks:
+		return fmt.Errorf("policy %q: its type has OnRequestBody and OnRequestChunk; legal is one of them", d.name)
+	case d.bodies.WholeResponse && d.bodies.ResponseChunks:
+		return fmt.Errorf("policy %q: its type has OnResponseBody and OnResponseChunk; legal is one of them", d.name)
 	}
 	return nil
 }

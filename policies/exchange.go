@@ -24,6 +24,10 @@ type Exchange struct {
 	earlier     int // how many of changes were made by earlier calls
 	err         error
 	responding  bool // the request has gone upstream
+	stage       stage
+	content     content
+	state       []byte // of the policy that runs
+	trailerMap  []byte // what the trailers were made from
 	poisoned    bool
 	stayed      *stayed // of the last Snapshot, nil without one
 }
@@ -46,6 +50,7 @@ func (x *Exchange) Reset() {
 	x.earlier = 0
 	x.err = nil
 	x.responding, x.poisoned = false, false
+	x.stage, x.content, x.state, x.trailerMap = stageHeaders, content{}, nil, nil
 	x.stayed = nil
 }
 
@@ -70,7 +75,10 @@ func (x *Exchange) Replay(c Change) error {
 	if x.earlier != len(x.changes) {
 		return errors.New("replay after a policy ran")
 	}
-	x.change(c)
+	if x.responding && !c.Response {
+		return errGone
+	}
+	x.lay(&c)
 	x.earlier = len(x.changes)
 	return x.Err()
 }

@@ -19,17 +19,20 @@ type Mark struct {
 	undo        int
 	identity    Identity
 	hasIdentity bool
+	state       []byte
 }
 
 // Mark remembers the state before a policy runs. It does not allocate.
 func (x *Exchange) Mark() Mark {
-	return Mark{len(x.changes), len(x.metadata), len(x.undo), x.identity, x.hasIdentity}
+	return Mark{len(x.changes), len(x.metadata), len(x.undo), x.identity, x.hasIdentity, x.state}
 }
 
 // Rollback undoes all since m but removals that stay: a policy that failed, or runs in shadow, changes nothing. headerMaps are the buffers given to BeginRequest and BeginResponse.
 func (x *Exchange) Rollback(m Mark, requestHeaders, responseHeaders []byte) error {
 	x.err = nil
 	x.identity, x.hasIdentity = m.identity, m.hasIdentity
+	x.state = m.state
+	x.content.undo()
 	for i := len(x.undo) - 1; i >= m.undo; i-- {
 		x.metadata[x.undo[i].index].Value = x.undo[i].value
 	}
@@ -51,13 +54,16 @@ func (x *Exchange) Rollback(m Mark, requestHeaders, responseHeaders []byte) erro
 	if err := x.response.headers.parse(responseHeaders); err != nil {
 		return err
 	}
-	responding := x.responding
-	clear(x.changes[len(kept):])
-	x.changes, x.responding = x.changes[:0], false
-	for _, c := range kept {
-		x.change(c)
+	if x.stage == stageTrailers {
+		if err := x.parseTrailers(); err != nil {
+			return err
+		}
 	}
-	x.responding = responding
+	clear(x.changes[len(kept):])
+	x.changes = x.changes[:0]
+	for _, c := range kept {
+		x.lay(&c)
+	}
 	return x.err
 }
 
@@ -72,6 +78,10 @@ type Snapshot struct {
 	metadata           []Entry
 	changes            []Change
 	earlier            int
+	stage              stage
+	content            content
+	state              []byte
+	trailerMap         []byte
 	stayed             *stayed
 }
 
@@ -109,6 +119,7 @@ func (x *Exchange) Snapshot(m Mark) Snapshot {
 		metadata: metadata[:m.metadata],
 		changes:  x.stay(append([]Change(nil), x.changes[:m.changes]...), m),
 		earlier:  x.earlier,
+		stage:    x.stage, content: x.content.asOffered(), state: m.state, trailerMap: bytes.Clone(x.trailerMap),
 	}
 }
 
@@ -124,12 +135,16 @@ func (s Snapshot) Exchange(requestHeaders, responseHeaders []byte) (*Exchange, e
 			return nil, err
 		}
 	}
-	x.responding = false // The request's changes are to be laid over it, as they were before.
+	x.stage, x.content, x.state, x.trailerMap = s.stage, s.content, s.state, s.trailerMap
+	if s.stage == stageTrailers {
+		if err := x.parseTrailers(); err != nil {
+			return nil, err
+		}
+	}
 	for _, c := range append(s.changes, s.stayed.all()...) {
 		c.Name, c.Value = strings.Clone(c.Name), bytes.Clone(c.Value)
-		x.change(c)
+		x.lay(&c)
 	}
-	x.responding = s.responding
 	x.earlier = s.earlier
 	x.metadata = s.metadata
 	x.identity, x.hasIdentity = s.identity, s.hasIdentity

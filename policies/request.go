@@ -14,11 +14,13 @@ import (
 type Request struct {
 	x           *Exchange
 	headers     headers
+	trailers    headers
 	endOfStream bool
 }
 
 func (r *Request) reset() {
 	r.headers.reset()
+	r.trailers.reset()
 	r.endOfStream = false
 }
 

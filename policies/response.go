@@ -12,11 +12,13 @@ import (
 type Response struct {
 	x           *Exchange
 	headers     headers
+	trailers    headers
 	endOfStream bool
 }
 
 func (r *Response) reset() {
 	r.headers.reset()
+	r.trailers.reset()
 	r.endOfStream = false
 }
 

@@ -12,7 +12,7 @@ type ownCall struct {
 
 // copy makes it a copy of the call. It doesn't allocate once the buffer has grown.
 func (o *ownCall) copy(from *workerv1.Call) *workerv1.Call {
-	if size := len(from.Headers) + len(from.RequestHeaders) + len(from.Context) + len(from.Body); cap(o.bytes) < size || cap(o.bytes) > maxOwn {
+	if size := len(from.Headers) + len(from.RequestHeaders) + len(from.Context) + len(from.Body) + len(from.Trailers); cap(o.bytes) < size || cap(o.bytes) > maxOwn {
 		o.bytes = make([]byte, 0, max(size, minOwn))
 	}
 	o.bytes = o.bytes[:0]
@@ -20,7 +20,8 @@ func (o *ownCall) copy(from *workerv1.Call) *workerv1.Call {
 	c.Id, c.Generation, c.Chain, c.Phase, c.TimeoutUs = from.Id, from.Generation, from.Chain, from.Phase, from.TimeoutUs
 	c.EndOfStream, c.WantContext = from.EndOfStream, from.WantContext
 	c.Headers, c.RequestHeaders = o.add(from.Headers), o.add(from.RequestHeaders)
-	c.Context, c.Body = o.add(from.Context), o.add(from.Body)
+	c.Context, c.Body, c.Trailers = o.add(from.Context), o.add(from.Body), o.add(from.Trailers)
+	c.WholeBody, c.NoBody, c.Limit = from.WholeBody, from.NoBody, from.Limit
 	return c
 }
 

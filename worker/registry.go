@@ -74,7 +74,12 @@ func describe(d policies.Definition) (*workerv1.PolicyDescriptor, error) {
 	if err != nil {
 		return nil, err
 	}
-	out := &workerv1.PolicyDescriptor{Name: d.Name(), Version: d.Version(), ParamsSchema: schema}
+	bodies := d.Bodies()
+	out := &workerv1.PolicyDescriptor{
+		Name: d.Name(), Version: d.Version(), ParamsSchema: schema,
+		NeedsWholeRequestBody: bodies.WholeRequest, NeedsWholeResponseBody: bodies.WholeResponse,
+		DecodesBodies: bodies.Decoded, ReadsBodiesOnly: bodies.ReadOnly,
+	}
 	for _, p := range d.Phases() {
 		out.Phases = append(out.Phases, workerv1.Phase(p))
 	}

@@ -110,17 +110,18 @@ func (s *service) RetireConfig(ctx context.Context, req *workerv1.RetireConfigRe
 
 // ExecuteRequest implements the protocol.
 func (s *service) ExecuteRequest(ctx context.Context, call *workerv1.Call) (*workerv1.Result, error) {
-	return s.execute(ctx, call, workerv1.Phase_PHASE_REQUEST_HEADERS)
+	return s.execute(ctx, call, false)
 }
 
 // ExecuteResponse implements the protocol.
 func (s *service) ExecuteResponse(ctx context.Context, call *workerv1.Call) (*workerv1.Result, error) {
-	return s.execute(ctx, call, workerv1.Phase_PHASE_RESPONSE_HEADERS)
+	return s.execute(ctx, call, true)
 }
 
-func (s *service) execute(ctx context.Context, call *workerv1.Call, phase workerv1.Phase) (*workerv1.Result, error) {
-	if call.GetPhase() != phase {
-		return nil, status.Errorf(codes.InvalidArgument, "phase %v; legal is %v", call.GetPhase(), phase)
+func (s *service) execute(ctx context.Context, call *workerv1.Call, response bool) (*workerv1.Result, error) {
+	phase := call.GetPhase()
+	if phase < workerv1.Phase_PHASE_REQUEST_HEADERS || phase > workerv1.Phase_PHASE_RESPONSE_TRAILERS || (phase >= workerv1.Phase_PHASE_RESPONSE_HEADERS) != response {
+		return nil, status.Errorf(codes.InvalidArgument, "phase %v; legal are those of the method's flow", phase)
 	}
 	e, why := s.core.start(call, s.core.settings.Now())
 	if e == nil {

@@ -298,7 +298,7 @@ func TestRefusals(t *testing.T) {
 			}
 		})
 	}
-	for name, phase := range map[string]workerv1.Phase{"none": 0, "body": 2, "response": 4} {
+	for name, phase := range map[string]workerv1.Phase{"none": 0, "response": 4, "beyond the last": 7} {
 		t.Run("phase "+name, func(t *testing.T) {
 			call := requestCall(1, 5, 1)
 			call.Phase = phase

@@ -16,10 +16,10 @@ func (v *validation) checkPolicies(known catalogue) {
 	for i := range v.kernel.Routes {
 		r := &v.kernel.Routes[i]
 		for j := range r.Request.Chain {
-			v.checkPolicy(known, world, r.Name, "request", policies.PhaseRequestHeaders, &r.Request.Chain[j])
+			v.checkPolicy(known, world, r.Name, "request", &r.Request.Chain[j])
 		}
 		for j := range r.Response.Chain {
-			v.checkPolicy(known, world, r.Name, "response", policies.PhaseResponseHeaders, &r.Response.Chain[j])
+			v.checkPolicy(known, world, r.Name, "response", &r.Response.Chain[j])
 		}
 	}
 	if err := world.close(); err != nil {
@@ -27,7 +27,7 @@ func (v *validation) checkPolicies(known catalogue) {
 	}
 }
 
-func (v *validation) checkPolicy(known catalogue, world *dryWorld, route, flow string, phase policies.Phase, p *config.Policy) {
+func (v *validation) checkPolicy(known catalogue, world *dryWorld, route, flow string, p *config.Policy) {
 	pos := p.Pos
 	pos.Path += ".policy"
 	d, ok := known[p.Name]
@@ -37,7 +37,7 @@ func (v *validation) checkPolicy(known catalogue, world *dryWorld, route, flow s
 	case !ok:
 		v.fail(pos, "no worker that comes with the engine offers %q; legal are %s, or those named by --assume-policy", p.Name, known.names())
 		return
-	case !slices.Contains(d.Phases(), phase):
+	case !slices.ContainsFunc(d.Phases(), func(p policies.Phase) bool { return p.IsResponse() == (flow == "response") }):
 		v.fail(pos, "policy %q takes no part in the %s flow; its phases are %v", p.Name, flow, d.Phases())
 		return
 	}

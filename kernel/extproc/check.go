@@ -39,6 +39,8 @@ var (
 	errImmediate     = errors.New("immediate response missing, or out of place")
 	errImmediateBody = errors.New("body of an immediate response too large")
 	errGRPCStatus    = errors.New("gRPC status is not from 0 to 16")
+	errPosition      = errors.New("position is not that of the policy")
+	errBody          = errors.New("body out of place, or too large")
 	errContextLost   = errors.New("context is empty, but was not before")
 )
 
@@ -53,6 +55,8 @@ func checkResult(phase workerv1.Phase, segment *route.Segment, r *workerv1.Resul
 		return errContext
 	case r.Policy != "" && policyOf(segment, r.Policy) == "":
 		return errPolicy
+	case r.Position != 0 && !at(segment, r.Position-1, r.Policy):
+		return errPosition
 	case !legalReason(r.Reason):
 		return errReason
 	case len(r.Subject) > maxSubject || !utf8.ValidString(r.Subject):
@@ -70,7 +74,7 @@ func checkResult(phase workerv1.Phase, segment *route.Segment, r *workerv1.Resul
 		if r.Immediate != nil {
 			return errImmediate
 		}
-		if r.Failure < workerv1.Result_FAILURE_POLICY_ERROR || r.Failure > workerv1.Result_FAILURE_RESULT_TOO_LARGE {
+		if r.Failure < workerv1.Result_FAILURE_POLICY_ERROR || r.Failure > workerv1.Result_FAILURE_BODY_TOO_LARGE {
 			return errFailure
 		}
 		return nil
@@ -87,6 +91,16 @@ func policyOf(segment *route.Segment, name string) string {
 		}
 	}
 	return ""
+}
+
+// at reports whether the policy of that name stands at that place in the segment's chain.
+func at(segment *route.Segment, index uint32, name string) bool {
+	for i := range segment.Policies {
+		if p := &segment.Policies[i]; p.Index == int(index) {
+			return p.Name == name
+		}
+	}
+	return false
 }
 
 func legalReason(reason string) bool {
@@ -124,17 +138,17 @@ func checkMutation(phase workerv1.Phase, m *workerv1.Mutation) error {
 	case workerv1.Mutation_KIND_REMOVE_HEADER:
 		return checkHeader(m.Name, "")
 	case workerv1.Mutation_KIND_SET_PATH:
-		if response || m.Name != "" {
+		if isTrailers(phase) || response || m.Name != "" {
 			return errMutationKind
 		}
 		return checkPath(m.Value)
 	case workerv1.Mutation_KIND_SET_METHOD:
-		if response || m.Name != "" {
+		if isTrailers(phase) || response || m.Name != "" {
 			return errMutationKind
 		}
 		return checkMethod(m.Value)
 	case workerv1.Mutation_KIND_SET_STATUS:
-		if !response || m.Name != "" {
+		if isTrailers(phase) || !response || m.Name != "" {
 			return errMutationKind
 		}
 		return checkStatus(m.Value)

@@ -130,7 +130,7 @@ func TestCheckResult(t *testing.T) {
 		{"one more", ok(func(r *workerv1.Result) { r.Mutations = many(101, 1) }), errMutationCount},
 		{"continue with a response", ok(func(r *workerv1.Result) { r.Immediate = &workerv1.ImmediateResponse{Status: 403} }), errImmediate},
 		{"failed without a failure", ok(func(r *workerv1.Result) { r.Outcome = workerv1.Result_OUTCOME_FAILED }), errFailure},
-		{"failed with an unknown failure", ok(func(r *workerv1.Result) { r.Outcome, r.Failure = workerv1.Result_OUTCOME_FAILED, 11 }), errFailure},
+		{"failed with an unknown failure", ok(func(r *workerv1.Result) { r.Outcome, r.Failure = workerv1.Result_OUTCOME_FAILED, 13 }), errFailure},
 		{"failed", ok(func(r *workerv1.Result) {
 			r.Outcome, r.Failure = workerv1.Result_OUTCOME_FAILED, workerv1.Result_FAILURE_DRAINING
 		}), nil},
@@ -229,7 +229,7 @@ func FuzzCheckResult(f *testing.F) {
 		var c changes
 		c.add(r.Mutations)
 		answer := new(extprocv3.ProcessingResponse)
-		if err := proto.Unmarshal(appendHeadersAnswer(nil, phase, &c), answer); err != nil {
+		if err := proto.Unmarshal((&Machine{phase: phase, changes: c}).appendHeadersAnswer(nil), answer); err != nil {
 			t.Fatalf("%v: %v", r, err)
 		}
 		mutation := answer.GetRequestHeaders().GetResponse().GetHeaderMutation()

@@ -29,6 +29,8 @@ const (
 	StatusIllegalResult
 	// StatusTooLarge: a worker refused the message for its size.
 	StatusTooLarge
+	// StatusBodyCoding: a body can't be decoded for a policy that wants it decoded.
+	StatusBodyCoding
 	// StatusMalformedMessage: what Envoy sent, or the order of it, is against the protocol.
 	StatusMalformedMessage
 	// StatusUnsupportedMode: Envoy's filter runs in a mode in which policies could not be enforced.
@@ -44,7 +46,7 @@ var statusNames = [...]string{
 	StatusNone: "none", StatusAllowed: "allowed", StatusDenied: "denied", StatusResponded: "responded", StatusUnknownRoute: "unknown_route",
 	StatusPolicyNotSupported: "policy_not_supported", StatusWorkerUnavailable: "worker_unavailable", StatusWorkerTimeout: "worker_timeout",
 	StatusWorkerOverloaded: "worker_overloaded", StatusPolicyError: "policy_error", StatusPolicyPanic: "policy_panic", StatusPolicyTimeout: "policy_timeout",
-	StatusIllegalResult: "illegal_result", StatusTooLarge: "too_large", StatusMalformedMessage: "malformed_message",
+	StatusIllegalResult: "illegal_result", StatusTooLarge: "too_large", StatusBodyCoding: "body_coding", StatusMalformedMessage: "malformed_message",
 	StatusUnsupportedMode: "unsupported_mode", StatusCancelled: "cancelled", StatusDraining: "draining", StatusInternal: "internal",
 }
 
@@ -74,6 +76,8 @@ type Decision struct {
 	// Phase is PHASE_UNSPECIFIED if the message could not be decoded.
 	Phase  workerv1.Phase
 	Status Status
+	// OfRequest is true for the one decision that lets a request go upstream or refuses it.
+	OfRequest bool
 	// Tolerated is the last failure that an on_failure of continue or skip_remaining let pass in this phase; StatusNone if there was none.
 	Tolerated Status
 	// Worker is the segment whose worker decided, or was called last; nil when none was called.

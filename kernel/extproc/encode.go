@@ -3,10 +3,12 @@ package extproc
 import (
 	"encoding/binary"
 	"math"
+	"strconv"
 
 	"google.golang.org/protobuf/encoding/protowire"
 
 	workerv1 "github.com/policy-engine/policy-engine/api/worker/v1"
+	"github.com/policy-engine/policy-engine/kernel/route"
 )
 
 // fieldOfPhase gives the field of ProcessingResponse that answers a phase.
@@ -54,31 +56,135 @@ func appendEmptyAnswer(dst []byte, phase workerv1.Phase) []byte {
 	return shut(dst, start)
 }
 
-// appendHeadersAnswer appends the fields of a ProcessingResponse that answer a header phase with changes.
-func appendHeadersAnswer(dst []byte, phase workerv1.Phase, c *changes) []byte {
-	dst, answer := open(dst, fieldOfPhase[phase])
-	if len(c.list) > 0 {
+// appendHeadersAnswer appends the fields of a ProcessingResponse that answer a header phase with changes, and what is asked of Envoy next.
+func (m *Machine) appendHeadersAnswer(dst []byte) []byte {
+	dst, answer := open(dst, fieldOfPhase[m.phase])
+	d := m.direction(m.phase)
+	// A streamed body may change its length, and Envoy drops the header itself only where its own configuration says STREAMED.
+	dropLength := d.mode == route.BodyStreamed && d.hasLength && m.plan().ReplacesBody
+	if len(m.changes.list) > 0 || dropLength {
 		var common, mutation int
 		dst, common = open(dst, 1) // HeadersResponse.response
-		if c.method {
-			// Envoy lets :method be set only by an answer of status CONTINUE_AND_REPLACE (mutation_utils.cc); without a body mutation that replaces nothing else
-			// (processor_state.cc, handleHeaderContinueAndReplace).
-			dst = appendUint(dst, 1, 1)
-		}
+		dst = m.appendReplace(dst)
 		dst, mutation = open(dst, 2) // CommonResponse.header_mutation
-		dst = c.append(dst)
+		dst = m.changes.append(dst)
+		if dropLength {
+			dst = appendBytes(dst, 2, "content-length")
+		}
 		dst = shut(dst, mutation)
+		dst = shut(dst, common)
+	}
+	return m.appendModeOverride(shut(dst, answer))
+}
+
+// appendReplace appends the CommonResponse.status that :method needs. Envoy lets it be set only by an answer of status CONTINUE_AND_REPLACE (mutation_utils.cc); without a
+// body mutation that replaces nothing else (processor_state.cc, handleHeaderContinueAndReplace), and in a body answer it has no other effect.
+func (m *Machine) appendReplace(dst []byte) []byte {
+	if m.changes.method {
+		dst = appendUint(dst, 1, 1)
+	}
+	return dst
+}
+
+// appendBodyAnswer appends the ProcessingResponse that answers a body message.
+func (m *Machine) appendBodyAnswer(dst []byte) []byte {
+	dst, answer := open(dst, fieldOfPhase[m.phase])
+	if len(m.changes.list) > 0 || m.body.replaced {
+		var common int
+		dst, common = open(dst, 1) // BodyResponse.response
+		dst = m.appendReplace(dst)
+		// Of a buffered body, Envoy keeps the content-length, and refuses a body of another length (processor_state.cc, validateContentLength).
+		setLength := m.body.replaced && m.body.whole && m.direction(m.phase).hasLength
+		if len(m.changes.list) > 0 || setLength {
+			var mutation int
+			dst, mutation = open(dst, 2)
+			dst = m.changes.append(dst)
+			if setLength {
+				dst = appendSetHeader(dst, "content-length", strconv.Itoa(len(m.body.bytes)), false)
+			}
+			dst = shut(dst, mutation)
+		}
+		if m.body.replaced {
+			var mutation int
+			dst, mutation = open(dst, 3) // CommonResponse.body_mutation
+			dst = appendBytes(dst, 1, m.body.bytes)
+			dst = shut(dst, mutation)
+		}
 		dst = shut(dst, common)
 	}
 	return shut(dst, answer)
 }
 
-// appendModeOverride appends ProcessingResponse.mode_override: response headers are sent, whatever the filter's own configuration says. Header and trailer modes of
-// DEFAULT change nothing, body modes always count (ext_proc.cc, effectiveModeOverride): NONE, as no policy wants a body.
-func appendModeOverride(dst []byte) []byte {
+// appendTrailersAnswer appends the ProcessingResponse that answers a trailers message.
+func (m *Machine) appendTrailersAnswer(dst []byte) []byte {
+	dst, answer := open(dst, fieldOfPhase[m.phase])
+	if len(m.changes.list) > 0 {
+		var mutation int
+		dst, mutation = open(dst, 1) // TrailersResponse.header_mutation
+		dst = m.changes.append(dst)
+		dst = shut(dst, mutation)
+	}
+	return shut(dst, answer)
+}
+
+// The values of ProcessingMode's fields.
+const (
+	modeSend     = 1
+	modeStreamed = 1
+	modeBuffered = 2
+)
+
+// appendModeOverride appends ProcessingResponse.mode_override, if Envoy has to be told something: which messages are wanted, whatever the filter's own configuration
+// says. Header and trailer modes of DEFAULT change nothing, body modes always count, of both directions (ext_proc.cc, effectiveModeOverride). Trailers
+// are wanted with every body, as they are its end where there are some.
+func (m *Machine) appendModeOverride(dst []byte) []byte {
+	if m.route == nil {
+		return dst
+	}
+	want := asked{request: m.request.mode, requestTrailers: m.request.mode != route.BodyNone || m.wanted.has(requestTrailers)}
+	switch {
+	case !m.wanted.has(responseHeaders):
+	case m.phase == responseHeaders:
+		want.response = m.response.mode
+		want.responseTrailers = want.response != route.BodyNone || m.wanted.has(responseTrailers)
+	default:
+		want.responseHeaders = true
+		want.response = m.route.Response.BodyMode
+		want.responseTrailers = want.response != route.BodyNone || len(m.route.Response.Trailers) > 0
+	}
+	if m.phase == responseHeaders {
+		// Of the request, what was asked stays.
+		want.responseHeaders, want.request, want.requestTrailers = m.asked.responseHeaders, m.asked.request, m.asked.requestTrailers
+		// Fast path: all is as it was asked for with the request.
+		if want == m.asked || m.endOfStream {
+			return dst
+		}
+	} else if m.asked = want; want == (asked{}) {
+		return dst
+	}
 	dst, start := open(dst, 9)
-	dst = appendUint(dst, 2, 1) // response_header_mode: SEND
+	if want.responseHeaders {
+		dst = appendUint(dst, 2, modeSend)
+	}
+	dst = appendBodyMode(dst, 3, want.request)
+	dst = appendBodyMode(dst, 4, want.response)
+	if want.requestTrailers {
+		dst = appendUint(dst, 5, modeSend)
+	}
+	if want.responseTrailers {
+		dst = appendUint(dst, 6, modeSend)
+	}
 	return shut(dst, start)
+}
+
+func appendBodyMode(dst []byte, num protowire.Number, mode route.BodyMode) []byte {
+	switch mode {
+	case route.BodyStreamed:
+		return appendUint(dst, num, modeStreamed)
+	case route.BodyBuffered:
+		return appendUint(dst, num, modeBuffered)
+	}
+	return dst // NONE, the default.
 }
 
 // appendSetHeader appends a HeaderMutation.set_headers. The value goes into raw_value: Envoy reads no other. `append` is always given, as its

@@ -52,11 +52,14 @@ func (m *Machine) requestHeaders(now Instant) Effect {
 	case m.route.Undiscovered:
 		return m.respond(StatusWorkerUnavailable, &m.settings.WorkerUnavailable, now)
 	}
-	if down := firstDown(&m.route.Request, &m.route.Response); down != nil {
+	if down := firstDown(m.route); down != nil {
 		m.segment = down
 		return m.respond(StatusWorkerUnavailable, &m.settings.WorkerUnavailable, now)
 	}
-	if len(m.route.Response.Segments) > 0 {
+	if m.streamedAhead && m.route.Bodies {
+		return m.refuse(&unsupportedMode, now) // Envoy ignores mode_override in this mode.
+	}
+	if !m.route.Response.Empty() {
 		m.wanted.add(responseHeaders)
 	}
 	return m.advance(now)
@@ -74,12 +77,29 @@ func (m *Machine) responseHeaders(now Instant) Effect {
 }
 
 // firstDown returns a segment that holds the request up: its worker is unavailable, and a policy of it must not be missed.
-func firstDown(plans ...*route.Plan) *route.Segment {
-	for _, p := range plans {
-		for i := range p.Segments {
-			if s := &p.Segments[i]; s.HoldsUp && !s.Worker.Available() {
-				return s
-			}
+func firstDown(r *route.Route) *route.Segment {
+	if s := down(r.Request.Headers); s != nil {
+		return s
+	}
+	if s := down(r.Response.Headers); s != nil {
+		return s
+	}
+	// Fast path.
+	if !r.Bodies {
+		return nil
+	}
+	for _, segments := range [...][]route.Segment{r.Request.Body, r.Request.Trailers, r.Response.Body, r.Response.Trailers} {
+		if s := down(segments); s != nil {
+			return s
+		}
+	}
+	return nil
+}
+
+func down(segments []route.Segment) *route.Segment {
+	for i := range segments {
+		if s := &segments[i]; s.HoldsUp && !s.Worker.Available() {
+			return s
 		}
 	}
 	return nil
@@ -94,49 +114,88 @@ func firstValue(fields []headermap.Field, name string) []byte {
 	return nil
 }
 
-// plan is what the phase under way runs.
+// plan is what the flow of the phase under way runs.
 func (m *Machine) plan() *route.Plan {
-	if m.phase == requestHeaders {
+	if m.phase < responseHeaders {
 		return &m.route.Request
 	}
 	return &m.route.Response
 }
 
-// advance calls the next segment, or lets the phase pass when all have run.
-func (m *Machine) advance(now Instant) Effect {
-	segments := m.plan().Segments
-	if m.next >= len(segments) {
-		return m.pass(StatusAllowed, now)
+// segments are the calls of the stage under way.
+func (m *Machine) segments() []route.Segment {
+	switch p := m.plan(); m.stage {
+	case requestHeaders, responseHeaders:
+		return p.Headers
+	case requestBody, responseBody:
+		return p.Body
+	default:
+		return p.Trailers
 	}
-	m.segment = &segments[m.next]
-	m.next++
-	m.contextExpected = m.next < len(segments) || m.phase == requestHeaders && len(m.route.Response.Segments) > 0
-	m.calling = true
+}
 
-	c := &m.call.Message
+// advance calls the next segment, or goes on to the next stage when all have run.
+func (m *Machine) advance(now Instant) Effect {
+	segments := m.segments()
+	for m.next < len(segments) {
+		s := &segments[m.next]
+		m.next++
+		limit, runs := m.limitOf(s)
+		if !runs {
+			continue
+		}
+		m.segment = s
+		m.contextExpected = m.next < len(segments) || m.contextNeededLater()
+		m.calling = true
+		m.fill(&m.call.Message, limit)
+		return Effect{Kind: KindCall, Call: &m.call, Worker: s.Worker}
+	}
+	return m.nextStage(now)
+}
+
+// fill makes the call of the segment.
+func (m *Machine) fill(c *workerv1.Call, limit uint32) {
 	c.Id = 0
 	c.Generation = m.table.Generation()
 	c.Chain = m.segment.Chain
-	c.Phase = m.phase
+	c.Phase = m.stage
 	c.TimeoutUs = uint64((m.segment.Timeout + time.Microsecond - 1) / time.Microsecond) // Rounded up: 0 is no limit.
 	c.Headers, c.RequestHeaders = m.requestMap, nil
-	if m.phase == responseHeaders {
+	if m.stage >= responseHeaders {
 		c.Headers, c.RequestHeaders = m.responseMap, m.requestMap
 	}
 	c.EndOfStream = m.endOfStream
 	c.Context = m.context
 	c.WantContext = m.contextExpected
-	return Effect{Kind: KindCall, Call: &m.call, Worker: m.segment.Worker}
+	c.Limit = limit
+	c.Body, c.WholeBody, c.NoBody, c.Trailers = nil, false, false, nil
+	switch {
+	case isBody(m.stage):
+		c.Body, c.WholeBody, c.NoBody, c.EndOfStream = m.body.bytes, m.body.whole, m.body.none, m.body.last
+	case isTrailers(m.stage):
+		c.Trailers, c.EndOfStream = m.trailerMap, true
+	}
 }
 
 // pass lets the phase pass with the changes made. It is called only when every policy of the flow had its say, or there is none.
 func (m *Machine) pass(status Status, now Instant) Effect {
-	m.answered.add(m.phase)
-	m.out = appendHeadersAnswer(m.out[:0], m.phase, &m.changes)
-	if m.phase == requestHeaders && m.wanted.has(responseHeaders) {
-		m.out = appendModeOverride(m.out)
+	switch {
+	case isBody(m.phase):
+		return m.passBody(status, now)
+	case isTrailers(m.phase):
+		return m.passTrailers(status, now)
+	case m.route != nil:
+		if refused, because := m.openBody(); refused {
+			return m.refuse(because, now)
+		}
 	}
-	m.decide(status, now)
+	m.answered.add(m.phase)
+	m.out = m.appendHeadersAnswer(m.out[:0])
+	if m.phase != requestHeaders || !m.wanted.has(requestBody) {
+		m.decide(status, now)
+	} else {
+		m.undecided = true
+	}
 	return m.answer()
 }
 
@@ -168,10 +227,13 @@ func (m *Machine) Complete(c *route.Call, r *workerv1.Result, err error, now Ins
 		return m.failedInWorker(r, now)
 	case workerv1.Result_OUTCOME_SKIP_REMAINING:
 		m.policy, m.reason = policyOf(m.segment, r.Policy), r.Reason
-		m.next = len(m.plan().Segments)
+		m.skipAfter(m.segment, int(r.Position)-1)
 	}
 	// The outcome is CONTINUE or SKIP_REMAINING: the check lets no other through.
 	m.changes.add(r.Mutations)
+	if isBody(m.stage) {
+		m.takeBody(r)
+	}
 	if m.contextExpected {
 		m.context = append(m.context[:0], r.Context...)
 	}
@@ -180,11 +242,14 @@ func (m *Machine) Complete(c *route.Call, r *workerv1.Result, err error, now Ins
 
 // check checks a result in itself and against what the flow has gathered.
 func (m *Machine) check(r *workerv1.Result) error {
-	if err := checkResult(m.phase, m.segment, r); err != nil {
+	if err := checkResult(m.stage, m.segment, r); err != nil {
 		return err
 	}
 	if r.Outcome != workerv1.Result_OUTCOME_CONTINUE && r.Outcome != workerv1.Result_OUTCOME_SKIP_REMAINING {
 		return nil
+	}
+	if err := m.checkBody(r); err != nil {
+		return err
 	}
 	if !m.changes.fits(r.Mutations) {
 		return errMutationCount
@@ -205,6 +270,9 @@ func (m *Machine) check(r *workerv1.Result) error {
 
 // failed applies the on_failure of each policy of the segment, in their order, to a call of which nothing came.
 func (m *Machine) failed(f *refusal, now Instant) Effect {
+	if f.final || isBody(m.stage) && !m.loseSegment() {
+		return m.refuse(f, now)
+	}
 	for i := range m.segment.Policies {
 		p := &m.segment.Policies[i]
 		switch p.OnFailure {
@@ -213,7 +281,7 @@ func (m *Machine) failed(f *refusal, now Instant) Effect {
 		case workerv1.OnFailure_ON_FAILURE_SKIP_REMAINING:
 			m.tolerated = f.decision
 			m.policy = p.Name
-			m.next = len(m.plan().Segments)
+			m.skipAfter(m.segment, p.Index)
 			return m.advance(now)
 		default:
 			m.policy = p.Name
@@ -249,10 +317,20 @@ func (m *Machine) failureOf(f workerv1.Result_Failure) *refusal {
 	case workerv1.Result_FAILURE_OVERLOADED:
 		return &workerOverloaded
 	case workerv1.Result_FAILURE_TOO_LARGE:
-		if m.phase == responseHeaders {
+		switch {
+		case isBody(m.stage):
+			return m.bodyTooLarge()
+		case m.stage >= responseHeaders:
 			return &responseTooLarge
 		}
 		return &requestTooLarge
+	case workerv1.Result_FAILURE_BODY_TOO_LARGE:
+		return m.bodyTooLarge()
+	case workerv1.Result_FAILURE_BODY_CODING:
+		if m.stage >= responseHeaders {
+			return &responseCoding
+		}
+		return &requestCoding
 	default: // RESULT_TOO_LARGE, MALFORMED_CALL
 		return &illegalResult
 	}

@@ -33,8 +33,18 @@ type Machine struct {
 	// streamedAhead: Envoy sends body chunks without waiting for the answer to the headers.
 	streamedAhead bool
 
-	// The phase under way; 0 between two. What follows is of that phase.
-	phase     workerv1.Phase
+	// request and response are what is known of the two directions.
+	request, response direction
+	// undecided: the request's headers were let pass, and the decision on it waits for its body.
+	undecided bool
+	// asked is what Envoy was asked for with the request.
+	asked asked
+
+	// The phase under way, which is that of the message to be answered; 0 between two. What follows is of that phase.
+	phase workerv1.Phase
+	// stage is the phase that the workers run for it: the phase itself, or that of a body which has no message of its own.
+	stage     workerv1.Phase
+	body      body
 	since     Instant
 	next      int            // the index in the plan of the segment to call next
 	segment   *route.Segment // the one called last
@@ -52,6 +62,7 @@ type Machine struct {
 	name            []byte
 	requestMap      []byte
 	responseMap     []byte
+	trailerMap      []byte
 	requestID       []byte // of requestMap
 	context         []byte
 	subject         []byte
@@ -80,13 +91,15 @@ func (m *Machine) Open(routeName string, _ Instant) {
 	m.wanted, m.seen, m.answered = 0, 0, 0
 	m.wanted.add(requestHeaders)
 	m.requestDone, m.responseDone, m.streamedAhead = false, false, false
+	m.request, m.response, m.undecided = direction{}, direction{}, false
+	m.asked = asked{}
 	m.context, m.subject, m.requestID = m.context[:0], m.subject[:0], nil
 	m.begin(0, 0)
 }
 
 // begin makes p the phase under way.
 func (m *Machine) begin(p workerv1.Phase, now Instant) {
-	m.phase, m.since = p, now
+	m.phase, m.stage, m.since = p, p, now
 	m.next, m.segment, m.tolerated = 0, nil, StatusNone
 	m.policy, m.reason = "", ""
 	m.changes.reset()
@@ -124,6 +137,10 @@ func (m *Machine) message(phase workerv1.Phase, err error, now Instant) Effect {
 		return m.requestHeaders(now)
 	case phase == responseHeaders && m.wanted.has(phase):
 		return m.responseHeaders(now)
+	case isBody(phase) && m.direction(phase).mode != route.BodyNone:
+		return m.bodyMessage(now)
+	case isTrailers(phase) && (m.direction(phase).mode != route.BodyNone || m.wanted.has(phase)):
+		return m.trailersMessage(now)
 	default:
 		// No policy wants it, but Envoy waits for an answer. The request was allowed already, or this message would have been out of order.
 		m.out = appendEmptyAnswer(m.out[:0], phase)
@@ -135,6 +152,9 @@ func (m *Machine) message(phase workerv1.Phase, err error, now Instant) Effect {
 func (m *Machine) inOrder(p workerv1.Phase) bool {
 	if !m.answered.has(requestHeaders) {
 		return p == requestHeaders && m.seen == 0
+	}
+	if isBody(p) && m.direction(p).bodyDone {
+		return false // The whole body came before, or its end.
 	}
 	switch p {
 	case requestBody, requestTrailers:
@@ -162,7 +182,7 @@ func (m *Machine) HalfClose(now Instant) Effect {
 	if !m.opened || m.ended {
 		return Effect{}
 	}
-	if m.phase != 0 {
+	if m.pending(now) {
 		m.decide(StatusCancelled, now)
 	}
 	return m.close(codes.Canceled, "the stream was ended before every phase was answered")
@@ -173,7 +193,7 @@ func (m *Machine) Drain(now Instant) Effect {
 	if !m.opened || m.ended {
 		return Effect{}
 	}
-	if m.phase == 0 && m.seen != 0 {
+	if !m.pending(now) && m.seen != 0 {
 		m.begin(responseHeaders, now) // The phase that is refused.
 	}
 	if m.phase != 0 {
@@ -187,10 +207,18 @@ func (m *Machine) Abort(now Instant) {
 	if !m.opened || m.ended {
 		return
 	}
-	if m.phase != 0 {
+	if m.pending(now) {
 		m.decide(StatusCancelled, now)
 	}
 	m.ended, m.phase = true, 0
+}
+
+// pending reports whether a phase is under way, or the decision on a request waits for its body, which is then the phase under way.
+func (m *Machine) pending(now Instant) bool {
+	if m.phase == 0 && m.undecided {
+		m.begin(requestBody, now)
+	}
+	return m.phase != 0
 }
 
 // Close releases the table. It is legal only with no call outstanding: its outcome would reach the machine's next stream.
@@ -201,19 +229,20 @@ func (m *Machine) Close() {
 	if m.calling {
 		panic("extproc: Close with a call outstanding")
 	}
+	m.release()
 	m.table.Release()
 	m.opened, m.ended = false, true
 	m.table, m.route, m.segment, m.routeName = nil, nil, nil, ""
 	m.requestID = nil
 	clear(m.fields)
-	for _, b := range []*[]byte{&m.name, &m.requestMap, &m.responseMap, &m.context, &m.subject, &m.out, &m.changes.arena} {
+	for _, b := range []*[]byte{&m.name, &m.requestMap, &m.responseMap, &m.trailerMap, &m.body.bytes, &m.context, &m.subject, &m.out, &m.changes.arena} {
 		if cap(*b) > maxKept {
 			*b = nil
 		}
 	}
 	m.changes.reset()
 	c := &m.call.Message
-	c.Headers, c.RequestHeaders, c.Context = nil, nil, nil
+	c.Headers, c.RequestHeaders, c.Context, c.Body, c.Trailers = nil, nil, nil, nil, nil
 }
 
 // answer gives m.out, and ends the stream if that was all that the route wants.
@@ -253,13 +282,30 @@ func (m *Machine) broken(message string, now Instant) Effect {
 
 // decide tells the observer how the phase under way ended.
 func (m *Machine) decide(status Status, now Instant) {
+	ofRequest := m.decidesRequest(status)
 	if o := m.settings.Observer; o != nil {
 		m.decision = Decision{
 			Route: m.route, RouteName: m.routeName, Phase: m.phase, Status: status, Tolerated: m.tolerated, Worker: m.segment,
 			Policy: m.policy, Reason: m.reason, RequestID: m.requestID, Elapsed: elapsed(m.since, now),
+			OfRequest: ofRequest,
 		}
 		o.Decided(&m.decision)
 		m.decision = Decision{}
 	}
 	m.policy, m.reason = "", ""
+	m.undecided = m.undecided && !ofRequest
+}
+
+// decidesRequest reports whether a decision is the one on the request: each has one, which waits for the body if a policy wants that.
+func (m *Machine) decidesRequest(status Status) bool {
+	switch m.phase {
+	case 0:
+		return m.route == nil
+	case requestHeaders:
+		return true
+	case requestBody, requestTrailers:
+		return m.undecided && (status != StatusAllowed || m.body.last)
+	default:
+		return m.undecided && status != StatusAllowed
+	}
 }

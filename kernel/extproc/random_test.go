@@ -118,7 +118,7 @@ func (o *model) check(e Effect) {
 			o.t.Fatalf("a call while ended=%v, calling=%v", o.ended, o.calling)
 		}
 		o.calling, o.w.call = true, e.Call
-		s := &o.plan().Segments[o.segment]
+		s := &o.plan().Headers[o.segment]
 		if c := &e.Call.Message; c.Chain != s.Chain || e.Worker != s.Worker || c.Phase != o.phase {
 			o.t.Fatalf("call of chain %d in %v, should be %d in %v", c.Chain, c.Phase, s.Chain, o.phase)
 		}
@@ -158,7 +158,7 @@ func (o *model) checkAnswer(e Effect) {
 		o.t.Fatalf("%v was let through; allowed %v, answered %v", phase, o.allowed, o.answered)
 	}
 	o.answered[phase] = true
-	wanted := o.route != nil && len(o.route.Response.Segments) > 0
+	wanted := o.route != nil && len(o.route.Response.Headers) > 0
 	if done := o.answered[requestHeaders] && (!wanted || o.answered[responseHeaders]); done != (e.Kind == KindFinish) {
 		o.t.Fatalf("%v with answered %v, response wanted %v", e.Kind, o.answered, wanted)
 	}
@@ -189,28 +189,28 @@ func (o *model) arrive(phase workerv1.Phase) {
 			return
 		}
 		for _, p := range []route.Plan{o.route.Request, o.route.Response} {
-			for _, s := range p.Segments {
+			for _, s := range p.Headers {
 				if s.HoldsUp && !s.Worker.Available() {
 					return
 				}
 			}
 		}
-		o.allowed[phase] = len(o.route.Request.Segments) == 0
+		o.allowed[phase] = len(o.route.Request.Headers) == 0
 	case phase == responseHeaders && o.phase == requestHeaders && o.answered[requestHeaders]:
 		o.phase, o.segment = phase, 0
-		o.allowed[phase] = len(o.route.Response.Segments) == 0
+		o.allowed[phase] = len(o.route.Response.Headers) == 0
 	}
 }
 
 // complete delivers the outcome of the call that is outstanding.
 func (o *model) complete(out *outcome) {
-	s := &o.plan().Segments[o.segment]
+	s := &o.plan().Headers[o.segment]
 	r, err := out.result(o.phase, s.Policies[0].Name)
 	o.calling = false
 	verdict := out.of(s)
 	if !o.ended {
 		o.segment++
-		last := o.segment == len(o.plan().Segments)
+		last := o.segment == len(o.plan().Headers)
 		o.allowed[o.phase] = verdict == skipsRest || verdict == goesOn && last
 		if verdict == goesOn && !last {
 			defer func() {

@@ -17,6 +17,8 @@ type refusal struct {
 	body       []byte
 	retryAfter string
 	decision   Status
+	// final: no on_failure lets it pass. It is the message that is at fault, not a policy.
+	final bool
 }
 
 func newRefusal(decision Status, status int, message, code string) refusal {
@@ -27,21 +29,31 @@ func newRefusal(decision Status, status int, message, code string) refusal {
 }
 
 var (
-	unknownRoute      = newRefusal(StatusUnknownRoute, http.StatusInternalServerError, "no policies are configured for this route", "UNKNOWN_ROUTE")
-	malformedRequest  = newRefusal(StatusMalformedMessage, http.StatusBadRequest, "malformed request", "MALFORMED_MESSAGE")
-	malformedResponse = newRefusal(StatusMalformedMessage, http.StatusBadGateway, "malformed response", "MALFORMED_MESSAGE")
-	unsupportedMode   = newRefusal(StatusUnsupportedMode, http.StatusInternalServerError, "policies can not be enforced", "UNSUPPORTED_MODE")
-	workerTimeout     = newRefusal(StatusWorkerTimeout, http.StatusGatewayTimeout, "policy worker timeout", "WORKER_TIMEOUT")
-	workerOverloaded  = retry(newRefusal(StatusWorkerOverloaded, http.StatusServiceUnavailable, "policy worker overloaded", "WORKER_OVERLOADED"))
-	illegalResult     = newRefusal(StatusIllegalResult, http.StatusInternalServerError, "policy failed", "POLICY_FAILED")
-	policyError       = newRefusal(StatusPolicyError, http.StatusInternalServerError, "policy failed", "POLICY_FAILED")
-	policyPanic       = newRefusal(StatusPolicyPanic, http.StatusInternalServerError, "policy failed", "POLICY_FAILED")
-	policyTimeout     = newRefusal(StatusPolicyTimeout, http.StatusInternalServerError, "policy timeout", "POLICY_TIMEOUT")
-	requestTooLarge   = newRefusal(StatusTooLarge, http.StatusRequestHeaderFieldsTooLarge, "request headers too large", "REQUEST_TOO_LARGE")
-	responseTooLarge  = newRefusal(StatusTooLarge, http.StatusBadGateway, "response headers too large", "RESPONSE_TOO_LARGE")
+	unknownRoute         = newRefusal(StatusUnknownRoute, http.StatusInternalServerError, "no policies are configured for this route", "UNKNOWN_ROUTE")
+	malformedRequest     = newRefusal(StatusMalformedMessage, http.StatusBadRequest, "malformed request", "MALFORMED_MESSAGE")
+	malformedResponse    = newRefusal(StatusMalformedMessage, http.StatusBadGateway, "malformed response", "MALFORMED_MESSAGE")
+	unsupportedMode      = newRefusal(StatusUnsupportedMode, http.StatusInternalServerError, "policies can not be enforced", "UNSUPPORTED_MODE")
+	workerTimeout        = newRefusal(StatusWorkerTimeout, http.StatusGatewayTimeout, "policy worker timeout", "WORKER_TIMEOUT")
+	workerOverloaded     = retry(newRefusal(StatusWorkerOverloaded, http.StatusServiceUnavailable, "policy worker overloaded", "WORKER_OVERLOADED"))
+	illegalResult        = newRefusal(StatusIllegalResult, http.StatusInternalServerError, "policy failed", "POLICY_FAILED")
+	policyError          = newRefusal(StatusPolicyError, http.StatusInternalServerError, "policy failed", "POLICY_FAILED")
+	policyPanic          = newRefusal(StatusPolicyPanic, http.StatusInternalServerError, "policy failed", "POLICY_FAILED")
+	policyTimeout        = newRefusal(StatusPolicyTimeout, http.StatusInternalServerError, "policy timeout", "POLICY_TIMEOUT")
+	requestTooLarge      = newRefusal(StatusTooLarge, http.StatusRequestHeaderFieldsTooLarge, "request headers too large", "REQUEST_TOO_LARGE")
+	responseTooLarge     = newRefusal(StatusTooLarge, http.StatusBadGateway, "response headers too large", "RESPONSE_TOO_LARGE")
+	requestBodyTooLarge  = always(newRefusal(StatusTooLarge, http.StatusRequestEntityTooLarge, "request body too large", "REQUEST_TOO_LARGE"))
+	responseBodyTooLarge = always(newRefusal(StatusTooLarge, http.StatusBadGateway, "response body too large", "RESPONSE_TOO_LARGE"))
+	requestCoding        = always(newRefusal(StatusBodyCoding, http.StatusUnsupportedMediaType, "request body can not be decoded", "BODY_CODING"))
+	responseCoding       = always(newRefusal(StatusBodyCoding, http.StatusBadGateway, "response body can not be decoded", "BODY_CODING"))
+	upgradeRefused       = newRefusal(StatusUnsupportedMode, http.StatusForbidden, "this route takes no upgrades", "UPGRADE_REFUSED")
 	// workerUnavailable stands for the configured response.
 	workerUnavailable = refusal{decision: StatusWorkerUnavailable}
 )
+
+func always(r refusal) refusal {
+	r.final = true
+	return r
+}
 
 // retry asks the client to come back in a second.
 func retry(r refusal) refusal {

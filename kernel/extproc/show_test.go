@@ -34,8 +34,19 @@ func (w *world) show(e Effect) string {
 func showCall(e Effect) string {
 	c := &e.Call.Message
 	s := fmt.Sprintf("call %s chain=%d generation=%d %s timeout=%dus%s", e.Worker.Name(), c.Chain, c.Generation, phaseName(c.Phase), c.TimeoutUs, showMap(c.Headers))
-	if c.EndOfStream {
-		s += " end_of_stream"
+	if isBody(c.Phase) {
+		s += fmt.Sprintf(" body=%q", c.Body)
+	}
+	if isTrailers(c.Phase) {
+		s += " trailers:" + showMap(c.Trailers)
+	}
+	for _, flag := range []struct {
+		name string
+		on   bool
+	}{{"whole_body", c.WholeBody}, {"no_body", c.NoBody}, {"end_of_stream", c.EndOfStream}, {fmt.Sprintf("limit=%d", c.Limit), c.Limit > 0}} {
+		if flag.on {
+			s += " " + flag.name
+		}
 	}
 	if len(c.RequestHeaders) > 0 {
 		s += " request_headers:" + showMap(c.RequestHeaders)
@@ -69,10 +80,16 @@ func showAnswer(r *extprocv3.ProcessingResponse) string {
 		if c.GetStatus() != extprocv3.CommonResponse_CONTINUE {
 			fmt.Fprintf(&s, " %v", c.GetStatus())
 		}
-		if c.GetBodyMutation() != nil || c.GetClearRouteCache() || c.GetTrailers() != nil {
+		if c.GetClearRouteCache() || c.GetTrailers() != nil {
 			s.WriteString(" UNEXPECTED")
 		}
 		showMutation(&s, c.GetHeaderMutation())
+		if b := c.GetBodyMutation(); b != nil {
+			if _, ok := b.Mutation.(*extprocv3.BodyMutation_Body); !ok || strings.HasSuffix(name, "headers") {
+				s.WriteString(" UNEXPECTED")
+			}
+			fmt.Fprintf(&s, " body=%q", b.GetBody())
+		}
 	}
 	switch a := r.Response.(type) {
 	case *extprocv3.ProcessingResponse_RequestHeaders:

@@ -21,7 +21,7 @@ var rewrite = flag.Bool("rewrite", false, "write what the machine does into test
 //
 // Set-up, one per line, before the first event (see world.setUp):
 //
-//	worker w1 auth limit          a worker and its policies; also: worker w1 down auth, worker w1 undiscovered
+//	worker w1 auth limit@hb       a worker and its policies, with their phases (see descriptorOf); also: worker w1 down auth, worker w1 undiscovered
 //	route orders request auth limit:continue response audit
 //	unknown_route continue
 //	no_table                      nothing was ever compiled

@@ -92,7 +92,7 @@ func envoyMessage(kind string, args []string) ([]byte, error) {
 	return append(msg, also...), nil
 }
 
-// parseResult reads "OUTCOME word…": set:n=v append:n=v remove:n path:v method:v status:v context=v subject=v policy=v reason=v failure=NAME phase=NAME, and for
+// parseResult reads "OUTCOME word…": set:n=v append:n=v remove:n path:v method:v status:v context=v subject=v policy=v reason=v failure=NAME phase=NAME replace=BODY position=N holding, and for
 // immediate responses http=STATUS header:n=v body=v grpc=N.
 func parseResult(args []string) (*workerv1.Result, error) {
 	r := &workerv1.Result{Outcome: workerv1.Result_Outcome(workerv1.Result_Outcome_value["OUTCOME_"+args[0]])}
@@ -106,6 +106,10 @@ func parseResult(args []string) (*workerv1.Result, error) {
 		return r.Immediate
 	}
 	for _, arg := range args[1:] {
+		if arg == "holding" {
+			r.Holding = true
+			continue
+		}
 		i := strings.IndexAny(arg, ":=")
 		if i < 0 {
 			return nil, fmt.Errorf("unknown word %q", arg)
@@ -152,6 +156,13 @@ func parseResult(args []string) (*workerv1.Result, error) {
 			answer().Headers = append(answer().Headers, &workerv1.Header{Name: name, Value: []byte(unquote(text))})
 		case "body=":
 			answer().Body = []byte(value)
+		case "replace=": // The body; "stray=" is one that is not said to replace anything.
+			r.Body, r.BodyReplaced = []byte(value), true
+		case "stray=":
+			r.Body = []byte(value)
+		case "position=":
+			position, _ := strconv.Atoi(value)
+			r.Position = uint32(position)
 		case "grpc=":
 			status, _ := strconv.Atoi(value)
 			answer().GrpcStatus = proto.Uint32(uint32(status))

@@ -29,6 +29,7 @@ type world struct {
 	kernel    config.Kernel
 	workers   []*worker
 	noTable   bool
+	bodies    *Budget
 	store     *route.Store
 	retired   int
 	now       Instant
@@ -41,7 +42,7 @@ type world struct {
 }
 
 func newWorld() *world {
-	return &world{kernel: config.Kernel{UnknownRoute: config.UnknownRouteDeny}}
+	return &world{kernel: config.Kernel{UnknownRoute: config.UnknownRouteDeny}, bodies: NewBudget(2 * maxTestBody)}
 }
 
 func (w *world) setUp(line []string) error {
@@ -69,6 +70,8 @@ func (w *world) setUp(line []string) error {
 				flow = &r.Request
 			case "response":
 				flow = &r.Response
+			case "buffered_body", "streaming", "headers_only":
+				flow.Mode = config.ProcessingMode(p)
 			default:
 				name, onFailure, _ := strings.Cut(p, ":")
 				flow.Chain = append(flow.Chain, config.Policy{Name: name, OnFailure: config.OnFailure(onFailure)})
@@ -85,6 +88,30 @@ func (w *world) setUp(line []string) error {
 	return nil
 }
 
+// maxTestBody is Settings.MaxBodySize of tests, in bytes.
+const maxTestBody = 64
+
+// descriptorOf reads "name" of a policy of the header phases, or "name@LETTERS" with its phases in both directions: h headers, b the whole body, c chunks, t
+// trailers; d: it wants bodies decoded, r: it only reads them.
+func descriptorOf(word string) *workerv1.PolicyDescriptor {
+	name, letters, ok := strings.Cut(word, "@")
+	if !ok {
+		letters = "h"
+	}
+	d := &workerv1.PolicyDescriptor{Name: name}
+	for _, direction := range []workerv1.Phase{requestHeaders, responseHeaders} {
+		for i, phases := range []string{"h", "bc", "t"} {
+			if strings.ContainsAny(letters, phases) {
+				d.Phases = append(d.Phases, direction+workerv1.Phase(i))
+			}
+		}
+	}
+	d.NeedsWholeRequestBody = strings.Contains(letters, "b")
+	d.NeedsWholeResponseBody = d.NeedsWholeRequestBody
+	d.DecodesBodies, d.ReadsBodiesOnly = strings.Contains(letters, "d"), strings.Contains(letters, "r")
+	return d
+}
+
 func (w *world) settings(t interface{ Fatal(...any) }) *Settings {
 	w.store = route.NewStore(func(uint64) { w.retired++ })
 	if !w.noTable {
@@ -92,7 +119,7 @@ func (w *world) settings(t interface{ Fatal(...any) }) *Settings {
 		for _, wk := range w.workers {
 			o := route.Offer{Worker: wk, Timeout: 500 * time.Millisecond, Discovered: !wk.undiscovd}
 			for _, p := range wk.policies {
-				o.Policies = append(o.Policies, &workerv1.PolicyDescriptor{Name: p, Phases: []workerv1.Phase{requestHeaders, responseHeaders}})
+				o.Policies = append(o.Policies, descriptorOf(p))
 			}
 			offers = append(offers, o)
 		}
@@ -104,7 +131,7 @@ func (w *world) settings(t interface{ Fatal(...any) }) *Settings {
 	}
 	jsonType := config.Header{Name: "content-type", Value: "application/json"}
 	return &Settings{
-		Routes: w.store, UnknownRoute: w.kernel.UnknownRoute, Observer: w,
+		MaxBodySize: maxTestBody, Bodies: w.bodies, Routes: w.store, UnknownRoute: w.kernel.UnknownRoute, Observer: w,
 		PolicyNotSupported: config.ImmediateResponse{Status: 500, Headers: []config.Header{jsonType}, Body: []byte(`{"code":"POLICY_NOT_SUPPORTED"}`)},
 		WorkerUnavailable: config.ImmediateResponse{
 			Status: 503, Headers: []config.Header{{Name: "retry-after", Value: "30"}, jsonType}, Body: []byte(`{"code":"WORKER_UNAVAILABLE"}`),
@@ -114,6 +141,9 @@ func (w *world) settings(t interface{ Fatal(...any) }) *Settings {
 
 // checkReleased replaces the table: nobody must hold it any more.
 func (w *world) checkReleased(t interface{ Errorf(string, ...any) }) {
+	if used := w.bodies.Used(); used != 0 {
+		t.Errorf("%d bytes of bodies are still counted", used)
+	}
 	if w.store == nil || w.noTable {
 		return
 	}
@@ -141,6 +171,9 @@ func (w *world) Decided(d *Decision) {
 		if kv[1] != "" {
 			s += " " + kv[0] + "=" + kv[1]
 		}
+	}
+	if d.OfRequest != (d.Phase == requestHeaders) {
+		s += fmt.Sprintf(" of_request=%v", d.OfRequest)
 	}
 	if d.Tolerated != StatusNone {
 		s += " tolerated=" + d.Tolerated.String()

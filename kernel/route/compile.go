@@ -126,9 +126,10 @@ func (c *compiler) collectOwners(cfg *config.Kernel, offers []Offer) {
 func (c *compiler) route(in *config.Route) Route {
 	r := Route{Name: in.Name}
 	var missing []string
-	r.Request.Segments = c.flow(in, in.Request.Chain, false, &missing)
-	r.Response.Segments = c.flow(in, in.Response.Chain, true, &missing)
+	r.Request = c.flow(in, &in.Request, false, &missing)
+	r.Response = c.flow(in, &in.Response, true, &missing)
 	if len(missing) == 0 {
+		r.Bodies = len(r.Request.Body)+len(r.Request.Trailers)+len(r.Response.Body)+len(r.Response.Trailers) > 0
 		return r
 	}
 	r.Request, r.Response = Plan{}, Plan{}
@@ -141,12 +142,13 @@ func (c *compiler) route(in *config.Route) Route {
 }
 
 // flow cuts a chain into segments: consecutive policies of one worker are one call. Policies that nobody offers are added to missing, once each.
-func (c *compiler) flow(in *config.Route, chain []config.Policy, response bool, missing *[]string) []Segment {
-	var segments []Segment
+func (c *compiler) flow(in *config.Route, flow *config.Flow, response bool, missing *[]string) Plan {
+	var plan Plan
 	var last *workerv1.Chain
 	var lastOffer *Offer
-	for i := range chain {
-		p := &chain[i]
+	position := -1
+	for i := range flow.Chain {
+		p := &flow.Chain[i]
 		owner, ok := c.owners[p.Name]
 		if !ok {
 			if !slices.Contains(*missing, p.Name) {
@@ -158,17 +160,18 @@ func (c *compiler) flow(in *config.Route, chain []config.Policy, response bool, 
 		if owner.offer != lastOffer {
 			lastOffer = owner.offer
 			last = c.newChain(owner.offer.Worker.Name(), in.Name, response)
-			segments = append(segments, Segment{Worker: owner.offer.Worker, Chain: last.Id, Timeout: owner.offer.Timeout})
+			position++
 		}
 		onFailure := onFailure(p.OnFailure)
 		last.Policies = append(last.Policies, &workerv1.PolicyInstance{
 			Name: p.Name, Params: p.Params, OnFailure: onFailure, TimeoutUs: microseconds(p.Timeout), Path: p.Pos.Path,
 		})
-		s := &segments[len(segments)-1]
-		s.Policies = append(s.Policies, PolicyRef{Name: p.Name, OnFailure: onFailure})
-		s.HoldsUp = s.HoldsUp || onFailure == workerv1.OnFailure_ON_FAILURE_DENY
+		s := Segment{Worker: owner.offer.Worker, Chain: last.Id, Position: position, Timeout: owner.offer.Timeout}
+		plan.add(s, PolicyRef{Name: p.Name, Index: len(last.Policies) - 1, OnFailure: onFailure}, owner.descriptor, response)
+		c.checkMode(flow.Mode, p, owner.descriptor, response)
 	}
-	return segments
+	c.applyMode(flow, &plan, response, in)
+	return plan
 }
 
 func (c *compiler) newChain(worker, route string, response bool) *workerv1.Chain {
@@ -180,19 +183,17 @@ func (c *compiler) newChain(worker, route string, response bool) *workerv1.Chain
 
 // checkPhases refuses a policy that would not run where it stands, and one that would run only in part.
 func (c *compiler) checkPhases(p *config.Policy, d *workerv1.PolicyDescriptor, response bool) {
-	flow, headers := "request_flow", workerv1.Phase_PHASE_REQUEST_HEADERS
+	flow := "request_flow"
 	if response {
-		flow, headers = "response_flow", workerv1.Phase_PHASE_RESPONSE_HEADERS
+		flow = "response_flow"
 	}
 	takesPart := false
 	for _, phase := range d.Phases {
-		if (phase >= workerv1.Phase_PHASE_RESPONSE_HEADERS) != response {
+		if phase < workerv1.Phase_PHASE_REQUEST_HEADERS || phase > workerv1.Phase_PHASE_RESPONSE_TRAILERS {
+			c.fail(p.Pos, "policy %q needs phase %d, which this kernel does not know", p.Name, phase)
 			continue
 		}
-		takesPart = true
-		if phase != headers {
-			c.fail(p.Pos, "policy %q needs %s, which this kernel does not send to policies; legal are policies of the header phases", p.Name, phase)
-		}
+		takesPart = takesPart || (phase >= workerv1.Phase_PHASE_RESPONSE_HEADERS) == response
 	}
 	if !takesPart {
 		c.fail(p.Pos, "policy %q takes no part in the %s; the phases that it has are %v", p.Name, flow, d.Phases)

@@ -54,7 +54,7 @@ func kernelOf(workers []string, routes ...config.Route) *config.Kernel {
 // show prints a plan as "worker#chain(policy policy)+", the plus for HoldsUp.
 func show(p Plan) string {
 	var b strings.Builder
-	for i, s := range p.Segments {
+	for i, s := range p.Headers {
 		if i > 0 {
 			b.WriteByte(' ')
 		}
@@ -106,7 +106,7 @@ func TestCompilePlans(t *testing.T) {
 			if table.Generation() != 7 || !table.Ready() {
 				t.Errorf("generation %d, ready %v", table.Generation(), table.Ready())
 			}
-			for _, s := range append(r.Request.Segments, r.Response.Segments...) {
+			for _, s := range append(r.Request.Headers, r.Response.Headers...) {
 				if s.Timeout != 500*time.Millisecond {
 					t.Errorf("segment timeout %v", s.Timeout)
 				}
@@ -172,7 +172,7 @@ func TestCompileMissingPolicies(t *testing.T) {
 			if !reflect.DeepEqual(r.Unsupported, tc.unsupported) || r.Undiscovered != tc.undiscovered {
 				t.Errorf("unsupported %v, undiscovered %v; want %v, %v", r.Unsupported, r.Undiscovered, tc.unsupported, tc.undiscovered)
 			}
-			if len(r.Request.Segments)+len(r.Response.Segments) != 0 {
+			if len(r.Request.Headers)+len(r.Response.Headers) != 0 {
 				t.Errorf("plans %q and %q: a route is never enforced in part", show(r.Request), show(r.Response))
 			}
 			if len(tc.offers) > 0 && len(chains["w1"]) != 1 {
@@ -207,8 +207,8 @@ func TestCompileErrors(t *testing.T) {
 		},
 		{
 			"a policy that would run in part", kernelOf([]string{"w1"}, config.Route{Name: "r", Request: chainOf("q", "p")}),
-			headersOnly(workerv1.Phase_PHASE_REQUEST_HEADERS, workerv1.Phase_PHASE_REQUEST_BODY),
-			[]string{`k.yaml:10: q.policy_chain[0]: policy "p" needs PHASE_REQUEST_BODY, which this kernel does not send to policies; legal are policies of the header phases`},
+			headersOnly(workerv1.Phase_PHASE_REQUEST_HEADERS, 7),
+			[]string{`k.yaml:10: q.policy_chain[0]: policy "p" needs phase 7, which this kernel does not know`},
 		},
 		{
 			"two owners", kernelOf([]string{"w1", "w2"}),
@@ -271,8 +271,8 @@ func TestSegmenting(t *testing.T) {
 		}
 		check := func(in config.Route, flow config.Flow, plan Plan, response bool) {
 			k := 0
-			for i, s := range plan.Segments {
-				if i > 0 && plan.Segments[i-1].Worker == s.Worker {
+			for i, s := range plan.Headers {
+				if i > 0 && plan.Headers[i-1].Worker == s.Worker {
 					t.Fatalf("neighbours of one worker: %s", show(plan))
 				}
 				c := pushed[s.Chain]

@@ -14,21 +14,51 @@ type Route struct {
 	Index int
 	// Request and Response are the plans of the two flows.
 	Request, Response Plan
+	// Bodies is true if a policy of either flow takes part in a body or in trailers.
+	Bodies bool
 	// Unsupported names the policies that no worker offers; with any, every request is refused (policy_not_supported_response).
 	Unsupported []string
 	// Undiscovered is true if a policy has no known worker, and a configured worker has not told its policies yet: requests are refused as worker_unavailable.
 	Undiscovered bool
 }
 
-// Plan is what one flow runs: one call after the other.
+// Plan is what one flow runs: in each phase, one call after the other.
 type Plan struct {
-	Segments []Segment
+	// Headers, Body and Trailers are the calls of the phases. A chain is in those phases only that one of its policies takes part in.
+	Headers, Body, Trailers []Segment
+	// BodyMode is what is asked of Envoy for a body: the least that the policies need, or what the configuration demands.
+	BodyMode BodyMode
+	// CodedBodyMode is the same for a body with a content coding.
+	CodedBodyMode BodyMode
+	// ReplacesBody is true if a policy may replace a body, in whole or in part.
+	ReplacesBody bool
 }
 
-// Segment is consecutive policies of one worker: one call.
+// Empty reports whether the flow runs nothing.
+func (p *Plan) Empty() bool { return len(p.Headers)+len(p.Body)+len(p.Trailers) == 0 }
+
+// BodyMode is in what form a flow's body comes. More is asked for by a greater value.
+type BodyMode uint8
+
+// The modes.
+const (
+	// BodyNone: no policy takes part in the body.
+	BodyNone BodyMode = iota
+	// BodyStreamed: chunk by chunk.
+	BodyStreamed
+	// BodyBuffered: as a whole.
+	BodyBuffered
+)
+
+func (m BodyMode) String() string { return [...]string{"none", "streamed", "buffered"}[m] }
+
+// Segment is consecutive policies of one worker: one call in one phase.
 type Segment struct {
-	Worker   Evaluator
-	Chain    uint32
+	Worker Evaluator
+	Chain  uint32
+	// Position is the chain's place in its flow, from 0.
+	Position int
+	// Policies are those that take part in the phase.
 	Policies []PolicyRef
 	// HoldsUp is true if a request must not start while the worker is unavailable: one of the policies has on_failure deny.
 	HoldsUp bool
@@ -38,6 +68,8 @@ type Segment struct {
 
 // PolicyRef is a policy in a segment.
 type PolicyRef struct {
-	Name      string
+	Name string
+	// Index is the policy's place in its chain, from 0.
+	Index     int
 	OnFailure workerv1.OnFailure
 }

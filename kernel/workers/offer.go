@@ -47,6 +47,7 @@ func (w *Worker) offer() offer {
 func (o offer) equal(p offer) bool {
 	return o.discovered == p.discovered && slices.EqualFunc(o.policies, p.policies, func(a, b *workerv1.PolicyDescriptor) bool {
 		return a.Name == b.Name && slices.Equal(a.Phases, b.Phases) &&
-			a.NeedsWholeRequestBody == b.NeedsWholeRequestBody && a.NeedsWholeResponseBody == b.NeedsWholeResponseBody
+			a.NeedsWholeRequestBody == b.NeedsWholeRequestBody && a.NeedsWholeResponseBody == b.NeedsWholeResponseBody &&
+			a.DecodesBodies == b.DecodesBodies && a.ReadsBodiesOnly == b.ReadsBodiesOnly
 	})
 }

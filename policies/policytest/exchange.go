@@ -95,6 +95,10 @@ type Exchange struct {
 	changes  []policies.Change
 	identity *policies.Identity
 	metadata []policies.Entry
+	keeps    map[any]*keeping
+	// passed and replaced are of the last body or chunk.
+	passed   string
+	replaced bool
 }
 
 // NewExchange begins an exchange.
@@ -118,7 +122,7 @@ func (e *Exchange) begin(t testing.TB) (x *policies.Exchange, request, response 
 	}
 	check(x.BeginRequest(or(e.request.Route, "route"), request, !e.request.Body))
 	for _, c := range e.changes {
-		if !c.Response {
+		if !c.Response && !c.Trailer {
 			check(x.Replay(c))
 		}
 	}
@@ -126,7 +130,7 @@ func (e *Exchange) begin(t testing.TB) (x *policies.Exchange, request, response 
 		response = e.response.HeaderMap()
 		check(x.BeginResponse(response, !e.response.Body))
 		for _, c := range e.changes {
-			if c.Response {
+			if c.Response && !c.Trailer {
 				check(x.Replay(c))
 			}
 		}

@@ -28,8 +28,11 @@ type Result struct {
 	Panic any
 	// Changes are the changes that the policy made, in order.
 	Changes []policies.Change
-	// Headers are the headers after the run: those of the response in a response phase, else those of the request.
+	// Headers are the headers after the run: those of the response in a response phase, else those of the request; in a trailers phase, the trailers.
 	Headers []policies.Header
+	// Body is, in a body phase, what goes on: the body, or of a chunk what the policy does not hold back. Replaced says that it is the policy's.
+	Body     string
+	Replaced bool
 	// Identity is who makes the request, after the run; nil if nobody knows.
 	Identity *policies.Identity
 	// Metadata is all metadata after the run.
@@ -116,9 +119,9 @@ func (e *Exchange) OnRequestHeaders(t testing.TB, policy any) *Result {
 	if e.response != nil {
 		t.Fatal("policytest: OnRequestHeaders after Respond: the request has gone upstream")
 	}
-	return e.run(t, func(ctx context.Context, x *policies.Exchange) (policies.Verdict, error) {
+	return e.run(t, policy, nil, func(ctx context.Context, x *policies.Exchange) (policies.Verdict, error) {
 		return p.OnRequestHeaders(ctx, x.Request())
-	})
+	}, nil)
 }
 
 // OnResponseHeaders runs the policy's phase method of that name.
@@ -131,16 +134,23 @@ func (e *Exchange) OnResponseHeaders(t testing.TB, policy any) *Result {
 	if e.response == nil {
 		t.Fatal("policytest: OnResponseHeaders before Respond")
 	}
-	return e.run(t, func(ctx context.Context, x *policies.Exchange) (policies.Verdict, error) {
+	return e.run(t, policy, nil, func(ctx context.Context, x *policies.Exchange) (policies.Verdict, error) {
 		return p.OnResponseHeaders(ctx, x.Response())
-	})
+	}, nil)
 }
 
 type phase func(context.Context, *policies.Exchange) (policies.Verdict, error)
 
-func (e *Exchange) run(t testing.TB, call phase) *Result {
+// run runs a phase method. prepare makes the phase out of the headers, after reads what the run left; they may be nil.
+func (e *Exchange) run(t testing.TB, policy any, prepare func(*policies.Exchange), call phase, after func(*policies.Exchange)) *Result {
 	t.Helper()
 	x, request, response := e.begin(t)
+	if prepare != nil {
+		prepare(x)
+	}
+	keeps := e.of(policy)
+	state := append([]byte(nil), keeps.state...)
+	x.GiveState(state)
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	r := &Result{}
@@ -155,10 +165,17 @@ func (e *Exchange) run(t testing.TB, call phase) *Result {
 		t.Errorf("policytest: the phase method took longer than %v", patience)
 	}
 	r.read(x, e.response != nil)
+	if after != nil {
+		after(x)
+	}
+	if r.Err == nil {
+		keeps.state = append([]byte(nil), x.State()...)
+	}
 	before := outlives(x, r.Verdict)
 	x.Poison()
 	overwrite(request)
 	overwrite(response)
+	overwrite(state)
 	if after := outlives(x, r.Verdict); !reflect.DeepEqual(before, after) {
 		t.Errorf("the identity, the metadata or the verdict points to bytes of the request; copy them with string(b):\nduring the call %v\nafter it        %v", before, after)
 	}

@@ -31,8 +31,40 @@ func Send(t testing.TB, address, method, target string, lines ...string) *Respon
 	return r
 }
 
+// SendBody is Send with a body. Its length is announced unless lines have another framing, "Transfer-Encoding: chunked": then it goes as two chunks.
+func SendBody(t testing.TB, address, method, target, body string, lines ...string) *Response {
+	t.Helper()
+	r, err := TrySend(address, method, target, append([]string{"\x00" + body}, lines...)...)
+	if err != nil {
+		t.Fatalf("%s %s: %v", method, target, err)
+	}
+	return r
+}
+
+// framed gives the header lines and the bytes of a body, which is a first line that begins with a zero byte.
+func framed(lines []string) ([]string, string) {
+	if len(lines) == 0 || !strings.HasPrefix(lines[0], "\x00") {
+		return lines, ""
+	}
+	body, rest := lines[0][1:], lines[1:]
+	for _, line := range rest {
+		if strings.EqualFold(line, "transfer-encoding: chunked") {
+			half := len(body) / 2
+			framed := ""
+			for _, chunk := range []string{body[:half], body[half:]} {
+				if chunk != "" {
+					framed += fmt.Sprintf("%x\r\n%s\r\n", len(chunk), chunk)
+				}
+			}
+			return rest, framed + "0\r\n\r\n"
+		}
+	}
+	return append([]string{fmt.Sprintf("Content-Length: %d", len(body))}, rest...), body
+}
+
 // TrySend is Send for requests that may fail.
 func TrySend(address, method, target string, lines ...string) (*Response, error) {
+	lines, payload := framed(lines)
 	conn, err := net.DialTimeout("tcp", address, 5*time.Second)
 	if err != nil {
 		return nil, err
@@ -42,8 +74,8 @@ func TrySend(address, method, target string, lines ...string) (*Response, error)
 		return nil, err
 	}
 	head := fmt.Sprintf("%s %s HTTP/1.1\r\nHost: e2e.example\r\nConnection: close\r\n%s\r\n", method, target, joinLines(lines))
-	if _, err := io.WriteString(conn, head); err != nil {
-		return nil, err
+	if _, err := io.WriteString(conn, head+payload); err != nil && payload == "" {
+		return nil, err // A body that is refused early may not be taken: there is an answer all the same.
 	}
 	resp, err := http.ReadResponse(bufio.NewReader(conn), &http.Request{Method: method})
 	if err != nil {

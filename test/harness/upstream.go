@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"strconv"
@@ -27,6 +28,9 @@ type Received struct {
 	Path   string      `json:"path"`
 	Host   string      `json:"host"`
 	Header http.Header `json:"header"`
+	// Body is what arrived of the body, Trailer what came after it.
+	Body    string      `json:"body,omitempty"`
+	Trailer http.Header `json:"trailer,omitempty"`
 }
 
 // Upstream records what arrives.
@@ -66,6 +70,13 @@ func StartUpstream(t testing.TB, handler http.Handler) *Upstream {
 
 func (u *Upstream) serve(w http.ResponseWriter, r *http.Request) {
 	got := Received{Method: r.Method, Path: r.RequestURI, Host: r.Host, Header: r.Header}
+	if u.handler == nil {
+		body, err := io.ReadAll(r.Body)
+		if err != nil {
+			return // The client, or a policy, has broken the request off.
+		}
+		got.Body, got.Trailer = string(body), r.Trailer
+	}
 	u.mu.Lock()
 	u.received = append(u.received, got)
 	u.mu.Unlock()

@@ -32,10 +32,13 @@ func rescue(v *policies.Verdict, err *error) {
 // call runs the step's phase method.
 func (s *step) call(ctx context.Context, x *policies.Exchange) (v policies.Verdict, err error) {
 	defer rescue(&v, &err)
-	if s.request != nil {
+	switch {
+	case s.request != nil:
 		return s.request.OnRequestHeaders(ctx, x.Request())
+	case s.response != nil:
+		return s.response.OnResponseHeaders(ctx, x.Response())
 	}
-	return s.response.OnResponseHeaders(ctx, x.Response())
+	return s.run(ctx, x)
 }
 
 // attempt is a run of a policy on a goroutine of its own.

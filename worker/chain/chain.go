@@ -113,22 +113,30 @@ func (c Cause) failure() workerv1.Result_Failure {
 type Chain struct {
 	route    string
 	response bool
-	// steps has the policies that take part in the flow's header phase, in order.
-	steps []step
+	// headers, body and trailers have the policies that take part in the phases of the flow, in order.
+	headers, body, trailers []step
+	// whole: a policy wants the body as a whole.
+	whole bool
 }
 
-// step is a policy in the chain's phase. Exactly one of request and response is set.
+// step is a policy in a phase.
 type step struct {
-	policy    string
-	request   policies.RequestHeaders
-	response  policies.ResponseHeaders
-	blocking  bool
-	onFailure workerv1.OnFailure
-	timeout   time.Duration
-	observer  Observer
+	policy string
+	// index is the policy's place in the chain.
+	index int
+	// request or response is set in a header phase, the busiest ones, and run in all others.
+	request  policies.RequestHeaders
+	response policies.ResponseHeaders
+	run      method
+	// chunk: run takes chunks; readOnly: it must not replace a body; decoded: it wants bodies without their content coding.
+	chunk, readOnly, decoded bool
+	blocking                 bool
+	onFailure                workerv1.OnFailure
+	timeout                  time.Duration
+	observer                 Observer
 }
 
-// Compile makes a chain of a route's request flow, or of its response flow. Policies without a method for the flow's phase are left out.
+// Compile makes a chain of a route's request flow, or of its response flow. Policies without a method for the flow's phases are left out.
 func Compile(route string, response bool, list []Policy) (*Chain, error) {
 	c := &Chain{route: route, response: response}
 	for i, p := range list {
@@ -143,25 +151,56 @@ func Compile(route string, response bool, list []Policy) (*Chain, error) {
 		if p.Timeout < 0 {
 			return nil, fmt.Errorf("compile chain of route %q: policy %d (%q) has the negative timeout %v", route, i, p.Name, p.Timeout)
 		}
-		s := step{policy: p.Name, onFailure: p.OnFailure, timeout: p.Timeout, observer: p.Observer}
+		s := step{policy: p.Name, index: i, onFailure: p.OnFailure, timeout: p.Timeout, observer: p.Observer}
 		_, s.blocking = p.Instance.(policies.Blocking)
-		takesPart := false
-		if response {
-			s.response, takesPart = p.Instance.(policies.ResponseHeaders)
-		} else {
-			s.request, takesPart = p.Instance.(policies.RequestHeaders)
-		}
-		if takesPart {
-			c.steps = append(c.steps, s)
-		}
+		_, s.readOnly = p.Instance.(policies.ReadOnlyBodies)
+		_, s.decoded = p.Instance.(policies.DecodedBodies)
+		c.headers = appendHeaders(c.headers, s, p.Instance, response)
+		methods := methodsOf(p.Instance, response)
+		c.body = appendStep(c.body, s, methods.body)
+		c.whole = c.whole || methods.body != nil
+		s.chunk = true
+		c.body = appendStep(c.body, s, methods.chunk)
+		s.chunk = false
+		c.trailers = appendStep(c.trailers, s, methods.trailers)
 	}
 	return c, nil
 }
 
-// Phase returns the phase in which the chain runs.
-func (c *Chain) Phase() workerv1.Phase {
-	if c.response {
-		return workerv1.Phase_PHASE_RESPONSE_HEADERS
+func appendHeaders(steps []step, s step, instance any, response bool) []step {
+	takesPart := false
+	if response {
+		s.response, takesPart = instance.(policies.ResponseHeaders)
+	} else {
+		s.request, takesPart = instance.(policies.RequestHeaders)
 	}
-	return workerv1.Phase_PHASE_REQUEST_HEADERS
+	if !takesPart {
+		return steps
+	}
+	return append(steps, s)
+}
+
+func appendStep(steps []step, s step, m method) []step {
+	if m == nil {
+		return steps
+	}
+	s.run = m
+	return append(steps, s)
+}
+
+// steps are the policies that take part in a phase; ok is false for a phase of the other flow.
+func (c *Chain) steps(phase workerv1.Phase) (steps []step, ok bool) {
+	if c.response != (phase >= workerv1.Phase_PHASE_RESPONSE_HEADERS) {
+		return nil, false
+	}
+	switch phase {
+	case workerv1.Phase_PHASE_REQUEST_HEADERS, workerv1.Phase_PHASE_RESPONSE_HEADERS:
+		return c.headers, true
+	case workerv1.Phase_PHASE_REQUEST_BODY, workerv1.Phase_PHASE_RESPONSE_BODY:
+		return c.body, true
+	case workerv1.Phase_PHASE_REQUEST_TRAILERS, workerv1.Phase_PHASE_RESPONSE_TRAILERS:
+		return c.trailers, true
+	default:
+		return nil, false
+	}
 }

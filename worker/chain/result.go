@@ -19,7 +19,7 @@ const maxKept = 64 << 10
 
 func (e *encoding) reset() {
 	e.result.ResetVT()
-	e.result.Context = nil
+	e.result.Context, e.result.Body = nil, nil
 	clear(e.immediate.Headers)
 	e.immediate.Reset()
 	e.context.ResetVT()
@@ -37,7 +37,8 @@ func (e *encoding) reset() {
 // Result is the outcome of a run that has ended. It aliases the run and the call's bytes, and is valid until Reset.
 func (r *Run) Result() *workerv1.Result {
 	o, out := &r.outcome, &r.out.result
-	out.Id, out.Phase, out.Outcome = r.id, r.chain.Phase(), o.result
+	out.Id, out.Phase, out.Outcome = r.id, r.phase, o.result
+	out.Position = uint32(o.position)
 	out.Policy, out.Reason, out.Failure = o.policy, o.reason, o.failure
 	if who, ok := r.x.Identity(); ok {
 		out.Subject = who.Subject
@@ -47,11 +48,11 @@ func (r *Run) Result() *workerv1.Result {
 	case workerv1.Result_OUTCOME_IMMEDIATE:
 		fits = r.encodeImmediate()
 	case workerv1.Result_OUTCOME_CONTINUE, workerv1.Result_OUTCOME_SKIP_REMAINING:
-		fits = r.encodeChanges() && (!r.wantContext || r.encodeContext())
+		fits = r.encodeChanges() && r.encodeBody() && (!r.wantContext || r.encodeContext())
 	}
 	if !fits {
 		r.out.reset()
-		out.Id, out.Phase = r.id, r.chain.Phase()
+		out.Id, out.Phase = r.id, r.phase
 		out.Outcome, out.Failure = workerv1.Result_OUTCOME_FAILED, workerv1.Result_FAILURE_RESULT_TOO_LARGE
 		out.Reason = "result_too_large"
 	}
@@ -88,6 +89,14 @@ func (r *Run) encodeChanges() bool {
 	return size <= r.settings.Limits.MaxStateSize
 }
 
+// encodeBody fills in what takes the place of the body, and tells whether it is within the limits.
+func (r *Run) encodeBody() bool {
+	if r.body.replaced {
+		r.out.result.Body, r.out.result.BodyReplaced = r.body.bytes, true
+	}
+	return len(r.body.bytes) <= r.settings.Limits.MaxBodySize
+}
+
 // encodeContext fills in what later calls need, and tells whether it is within the limits.
 func (r *Run) encodeContext() bool {
 	c := &r.out.context
@@ -106,12 +115,18 @@ func (r *Run) encodeContext() bool {
 		e.Key, e.Value = m.Key, m.Value
 	}
 	for _, change := range r.x.AllChanges() {
-		if change.Response {
-			c.ResponseMutations = appendMutation(c.ResponseMutations, change)
-		} else {
-			c.RequestMutations = appendMutation(c.RequestMutations, change)
+		list := &c.RequestMutations
+		switch {
+		case change.Response && change.Trailer:
+			list = &c.ResponseTrailerMutations
+		case change.Response:
+			list = &c.ResponseMutations
+		case change.Trailer:
+			list = &c.RequestTrailerMutations
 		}
+		*list = appendMutation(*list, change)
 	}
+	r.encodeStates()
 	size := c.SizeVT()
 	if size > r.settings.Limits.MaxStateSize {
 		return false
@@ -125,6 +140,20 @@ func (r *Run) encodeContext() bool {
 	}
 	r.out.result.Context = r.out.bytes
 	return true
+}
+
+// encodeStates fills in what the policies keep.
+func (r *Run) encodeStates() {
+	c := &r.out.context
+	for _, st := range r.states {
+		if len(st.State) == 0 && len(st.Held) == 0 && !st.Out {
+			continue
+		}
+		var e *workerv1.PolicyState
+		c.States, e = extend(c.States)
+		e.Chain, e.Policy, e.State, e.Held, e.Out = st.Chain, st.Policy, st.State, st.Held, st.Out
+		r.out.result.Holding = r.out.result.Holding || len(st.Held) > 0
+	}
 }
 
 func appendMutation(list []*workerv1.Mutation, c policies.Change) []*workerv1.Mutation {

@@ -38,6 +38,10 @@ type Holder interface {
 type Run struct {
 	settings *Settings
 	chain    *Chain
+	phase    workerv1.Phase
+	chainID  uint32
+	steps    []step // of the phase
+	stop     int    // in steps: from here on nothing runs
 	holder   Holder
 	x        *policies.Exchange
 	// The header maps that x aliases.
@@ -47,12 +51,14 @@ type Run struct {
 	wantContext     bool
 	deadline        time.Time // of the caller; zero if it has no limit
 
-	next      int       // in chain.steps: the step that runs now or is to run next
+	next      int       // in steps: the step that runs now or is to run next
 	began     time.Time // when that step began
 	mark      policies.Mark
 	awaiting  func(context.Context) (policies.Verdict, error)
 	abandoned bool
 	outcome   outcome
+	body      body
+	states    []*workerv1.PolicyState
 
 	in  workerv1.Context
 	out encoding
@@ -65,6 +71,8 @@ type outcome struct {
 	policy  string
 	reason  string
 	failure workerv1.Result_Failure
+	// position is the index of the policy in the chain, and one more.
+	position int
 }
 
 // NewRun makes a run.
@@ -75,7 +83,9 @@ func NewRun(s *Settings) *Run {
 // Reset lets go of all that belongs to the call.
 func (r *Run) Reset() {
 	r.x.Reset()
-	r.chain, r.holder = nil, nil
+	r.chain, r.holder, r.steps = nil, nil, nil
+	r.phase, r.chainID, r.stop = 0, 0, 0
+	r.body, r.states = body{}, nil
 	r.requestHeaders, r.responseHeaders = nil, nil
 	r.id, r.wantContext = 0, false
 	r.deadline, r.began = time.Time{}, time.Time{}
@@ -91,15 +101,14 @@ func (r *Run) Abandoned() bool { return r.abandoned }
 
 // Inline runs policies until the chain has ended, which it reports, or until one has to wait.
 func (r *Run) Inline(ctx context.Context) (ended bool) {
-	for r.next < len(r.chain.steps) {
-		s := &r.chain.steps[r.next]
+	for r.next < r.stop {
+		s := &r.steps[r.next]
 		if s.blocking || r.awaiting != nil {
 			return false
 		}
-		if r.overdue(s) {
+		if r.overdue(s) || !r.ready(s) {
 			continue
 		}
-		r.begin()
 		v, err := s.call(ctx, r.x)
 		if r.mustAwait(v, err) {
 			return false
@@ -113,7 +122,7 @@ func (r *Run) Inline(ctx context.Context) (ended bool) {
 // Wait runs the rest of the chain after Inline, waiting where policies wait. When ctx ends, so does the chain, undecided.
 func (r *Run) Wait(ctx context.Context) {
 	for !r.Inline(ctx) {
-		s := &r.chain.steps[r.next]
+		s := &r.steps[r.next]
 		switch {
 		case ctx.Err() != nil:
 			r.cancel(s)
@@ -122,19 +131,24 @@ func (r *Run) Wait(ctx context.Context) {
 			r.awaiting = nil
 			r.wait(ctx, s, fn)
 		case r.overdue(s):
-		default:
-			r.begin()
+		case r.ready(s):
 			r.wait(ctx, s, nil)
 		}
 	}
 }
 
-// begin prepares for the run of the next step.
-func (r *Run) begin() {
+// ready prepares for the run of the next step. It is false, and the step passed over, if there is nothing for it to do.
+func (r *Run) ready(s *step) bool {
+	if r.body.on && !r.offer(s) {
+		r.next++
+		return false
+	}
+	r.giveState(s)
 	r.mark = r.x.Mark()
 	if r.settings.Poison {
 		r.x.Revive()
 	}
+	return true
 }
 
 // overdue fails a step that has no time left to begin: the caller's patience has ended.
@@ -193,19 +207,23 @@ func (r *Run) settle(s *step, v policies.Verdict, err error, late bool) {
 		return
 	}
 	r.next++
+	r.keepState(s)
+	if r.body.on {
+		r.passed(s)
+	}
 	switch {
 	case v.IsContinue():
 		s.observer.Ran(StatusContinue, elapsed)
 	case v.IsSkipRemaining():
 		s.observer.Ran(StatusSkipRemaining, elapsed)
-		r.end(outcome{result: workerv1.Result_OUTCOME_SKIP_REMAINING, policy: s.policy, reason: v.Reason()})
+		r.end(outcome{result: workerv1.Result_OUTCOME_SKIP_REMAINING, policy: s.policy, reason: v.Reason(), position: s.index + 1})
 	default:
 		status := StatusRespond
 		if v.IsDeny() {
 			status = StatusDeny
 		}
 		s.observer.Ran(status, elapsed)
-		r.end(outcome{result: workerv1.Result_OUTCOME_IMMEDIATE, verdict: v, policy: s.policy, reason: v.Reason()})
+		r.end(outcome{result: workerv1.Result_OUTCOME_IMMEDIATE, verdict: v, policy: s.policy, reason: v.Reason(), position: s.index + 1})
 	}
 	if r.settings.Poison {
 		r.x.Poison()
@@ -227,7 +245,13 @@ func (r *Run) judge(v policies.Verdict, err error, late bool, elapsed time.Durat
 	case r.x.Err() != nil:
 		return CauseIllegalChange, r.x.Err()
 	}
-	return CauseIllegalVerdict, checkVerdict(v)
+	if err := checkVerdict(v); err != nil {
+		return CauseIllegalVerdict, err
+	}
+	if r.body.on {
+		return CauseIllegalChange, r.checkBody()
+	}
+	return 0, nil
 }
 
 // fail undoes what the step changed and does what onFailure says.
@@ -241,12 +265,15 @@ func (r *Run) fail(s *step, cause Cause, err error, elapsed time.Duration, onFai
 	}
 	s.observer.Failed(f)
 	s.observer.Ran(cause.status(), elapsed)
+	if r.body.on {
+		r.dropOut(s)
+	}
 	switch {
 	case undone == nil && onFailure == workerv1.OnFailure_ON_FAILURE_CONTINUE:
 	case undone == nil && onFailure == workerv1.OnFailure_ON_FAILURE_SKIP_REMAINING:
-		r.end(outcome{result: workerv1.Result_OUTCOME_SKIP_REMAINING, policy: s.policy, reason: cause.String()})
+		r.end(outcome{result: workerv1.Result_OUTCOME_SKIP_REMAINING, policy: s.policy, reason: cause.String(), position: s.index + 1})
 	default:
-		r.end(outcome{result: workerv1.Result_OUTCOME_FAILED, policy: s.policy, reason: cause.String(), failure: cause.failure()})
+		r.end(outcome{result: workerv1.Result_OUTCOME_FAILED, policy: s.policy, reason: cause.String(), failure: cause.failure(), position: s.index + 1})
 	}
 	if r.settings.Poison {
 		r.x.Poison()
@@ -263,12 +290,16 @@ func (r *Run) cancel(s *step) {
 // end ends the chain before its last step.
 func (r *Run) end(o outcome) {
 	r.outcome = o
-	r.next = len(r.chain.steps)
+	if o.result == workerv1.Result_OUTCOME_SKIP_REMAINING {
+		r.flush()
+	}
+	r.next, r.stop = len(r.steps), len(r.steps)
 }
 
 // finish notes that all steps ran, unless one of them ended the chain.
 func (r *Run) finish() {
 	if r.outcome.result == workerv1.Result_OUTCOME_UNSPECIFIED {
+		r.flush() // Of the steps that the call wants left out.
 		r.outcome.result = workerv1.Result_OUTCOME_CONTINUE
 	}
 }

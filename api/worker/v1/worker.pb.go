@@ -249,7 +249,7 @@ func (x Mutation_Kind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Mutation_Kind.Descriptor instead.
 func (Mutation_Kind) EnumDescriptor() ([]byte, []int) {
-	return file_worker_v1_worker_proto_rawDescGZIP(), []int{18, 0}
+	return file_worker_v1_worker_proto_rawDescGZIP(), []int{19, 0}
 }
 
 type Result_Outcome int32
@@ -309,7 +309,7 @@ func (x Result_Outcome) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Result_Outcome.Descriptor instead.
 func (Result_Outcome) EnumDescriptor() ([]byte, []int) {
-	return file_worker_v1_worker_proto_rawDescGZIP(), []int{21, 0}
+	return file_worker_v1_worker_proto_rawDescGZIP(), []int{22, 0}
 }
 
 type Result_Failure int32
@@ -329,6 +329,11 @@ const (
 	Result_FAILURE_DRAINING           Result_Failure = 9
 	// A policy or the chain produced more context or changes than the limits allow.
 	Result_FAILURE_RESULT_TOO_LARGE Result_Failure = 10
+	// A body that a policy wants to see without its content coding is malformed, or coded in a way that the worker does not know. No on_failure
+	// lets it pass.
+	Result_FAILURE_BODY_CODING Result_Failure = 11
+	// A body is longer than the worker's limit once its content coding is undone. No on_failure lets it pass.
+	Result_FAILURE_BODY_TOO_LARGE Result_Failure = 12
 )
 
 // Enum value maps for Result_Failure.
@@ -345,6 +350,8 @@ var (
 		8:  "FAILURE_MALFORMED_CALL",
 		9:  "FAILURE_DRAINING",
 		10: "FAILURE_RESULT_TOO_LARGE",
+		11: "FAILURE_BODY_CODING",
+		12: "FAILURE_BODY_TOO_LARGE",
 	}
 	Result_Failure_value = map[string]int32{
 		"FAILURE_UNSPECIFIED":        0,
@@ -358,6 +365,8 @@ var (
 		"FAILURE_MALFORMED_CALL":     8,
 		"FAILURE_DRAINING":           9,
 		"FAILURE_RESULT_TOO_LARGE":   10,
+		"FAILURE_BODY_CODING":        11,
+		"FAILURE_BODY_TOO_LARGE":     12,
 	}
 )
 
@@ -385,7 +394,7 @@ func (x Result_Failure) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Result_Failure.Descriptor instead.
 func (Result_Failure) EnumDescriptor() ([]byte, []int) {
-	return file_worker_v1_worker_proto_rawDescGZIP(), []int{21, 1}
+	return file_worker_v1_worker_proto_rawDescGZIP(), []int{22, 1}
 }
 
 type GetWorkerConfigRequest struct {
@@ -505,9 +514,13 @@ type PolicyDescriptor struct {
 	NeedsWholeRequestBody  bool `protobuf:"varint,4,opt,name=needs_whole_request_body,json=needsWholeRequestBody,proto3" json:"needs_whole_request_body,omitempty"`
 	NeedsWholeResponseBody bool `protobuf:"varint,5,opt,name=needs_whole_response_body,json=needsWholeResponseBody,proto3" json:"needs_whole_response_body,omitempty"`
 	// A JSON Schema (draft 2020-12) of the parameters.
-	ParamsSchema  []byte `protobuf:"bytes,6,opt,name=params_schema,json=paramsSchema,proto3" json:"params_schema,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	ParamsSchema []byte `protobuf:"bytes,6,opt,name=params_schema,json=paramsSchema,proto3" json:"params_schema,omitempty"`
+	// Whether the policy sees bodies with their content coding (gzip, deflate, br) undone. A coded body then has to come as a whole.
+	DecodesBodies bool `protobuf:"varint,7,opt,name=decodes_bodies,json=decodesBodies,proto3" json:"decodes_bodies,omitempty"`
+	// Whether the policy never replaces a body, in whole or in part.
+	ReadsBodiesOnly bool `protobuf:"varint,8,opt,name=reads_bodies_only,json=readsBodiesOnly,proto3" json:"reads_bodies_only,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *PolicyDescriptor) Reset() {
@@ -580,6 +593,20 @@ func (x *PolicyDescriptor) GetParamsSchema() []byte {
 		return x.ParamsSchema
 	}
 	return nil
+}
+
+func (x *PolicyDescriptor) GetDecodesBodies() bool {
+	if x != nil {
+		return x.DecodesBodies
+	}
+	return false
+}
+
+func (x *PolicyDescriptor) GetReadsBodiesOnly() bool {
+	if x != nil {
+		return x.ReadsBodiesOnly
+	}
+	return false
 }
 
 type HealthCheckRequest struct {
@@ -1194,18 +1221,28 @@ type Call struct {
 	Phase      Phase  `protobuf:"varint,4,opt,name=phase,proto3,enum=policyengine.worker.v1.Phase" json:"phase,omitempty"`
 	// The caller's patience in microseconds; 0 means without limit.
 	TimeoutUs uint64 `protobuf:"varint,5,opt,name=timeout_us,json=timeoutUs,proto3" json:"timeout_us,omitempty"`
-	// The envoy.config.core.v3.HeaderMap of this phase as Envoy sent it.
+	// The envoy.config.core.v3.HeaderMap of the flow's direction as Envoy sent it, in every phase of the flow.
 	Headers []byte `protobuf:"bytes,6,opt,name=headers,proto3" json:"headers,omitempty"`
-	// No body follows.
+	// In header phases: no body follows. In body phases: the body ends with this call; exactly one call of a body has it.
 	EndOfStream bool `protobuf:"varint,7,opt,name=end_of_stream,json=endOfStream,proto3" json:"end_of_stream,omitempty"`
 	// In response phases: the HeaderMap of the request as Envoy sent it.
 	RequestHeaders []byte `protobuf:"bytes,8,opt,name=request_headers,json=requestHeaders,proto3" json:"request_headers,omitempty"`
-	// The Result.context of the call before, in this phase or an earlier one; empty for the first.
+	// The Result.context of the call before, of this HTTP request, in this phase or an earlier one; empty for the first.
 	Context []byte `protobuf:"bytes,9,opt,name=context,proto3" json:"context,omitempty"`
 	// Whether a later call will need the context. When false, Result.context stays empty.
 	WantContext bool `protobuf:"varint,10,opt,name=want_context,json=wantContext,proto3" json:"want_context,omitempty"`
-	// In body phases.
-	Body          []byte `protobuf:"bytes,11,opt,name=body,proto3" json:"body,omitempty"`
+	// In body phases: the body, or the next chunk of it, as the calls before left it.
+	Body []byte `protobuf:"bytes,11,opt,name=body,proto3" json:"body,omitempty"`
+	// In body phases: body is all of it. Without this, it is a chunk.
+	WholeBody bool `protobuf:"varint,12,opt,name=whole_body,json=wholeBody,proto3" json:"whole_body,omitempty"`
+	// In body phases: the message has no body (its headers ended the stream, or nothing but trailers followed them). The phase runs on an
+	// empty body that can't be replaced.
+	NoBody bool `protobuf:"varint,13,opt,name=no_body,json=noBody,proto3" json:"no_body,omitempty"`
+	// In trailer phases: the HeaderMap of the trailers as Envoy sent it.
+	Trailers []byte `protobuf:"bytes,14,opt,name=trailers,proto3" json:"trailers,omitempty"`
+	// Only so many of the chain's policies run, and one more is given here; 0 means all. Of those that don't run, bytes of a body
+	// that they hold back are passed on.
+	Limit         uint32 `protobuf:"varint,15,opt,name=limit,proto3" json:"limit,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1317,16 +1354,47 @@ func (x *Call) GetBody() []byte {
 	return nil
 }
 
+func (x *Call) GetWholeBody() bool {
+	if x != nil {
+		return x.WholeBody
+	}
+	return false
+}
+
+func (x *Call) GetNoBody() bool {
+	if x != nil {
+		return x.NoBody
+	}
+	return false
+}
+
+func (x *Call) GetTrailers() []byte {
+	if x != nil {
+		return x.Trailers
+	}
+	return nil
+}
+
+func (x *Call) GetLimit() uint32 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
+}
+
 // What the kernel carries from call to call without looking inside: the encoding of this message.
 type Context struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
 	Identity *Identity              `protobuf:"bytes,1,opt,name=identity,proto3" json:"identity,omitempty"`
 	Metadata []*Entry               `protobuf:"bytes,2,rep,name=metadata,proto3" json:"metadata,omitempty"`
 	// What all earlier calls of this HTTP request changed, in order.
-	RequestMutations  []*Mutation `protobuf:"bytes,3,rep,name=request_mutations,json=requestMutations,proto3" json:"request_mutations,omitempty"`
-	ResponseMutations []*Mutation `protobuf:"bytes,4,rep,name=response_mutations,json=responseMutations,proto3" json:"response_mutations,omitempty"`
-	unknownFields     protoimpl.UnknownFields
-	sizeCache         protoimpl.SizeCache
+	RequestMutations         []*Mutation    `protobuf:"bytes,3,rep,name=request_mutations,json=requestMutations,proto3" json:"request_mutations,omitempty"`
+	ResponseMutations        []*Mutation    `protobuf:"bytes,4,rep,name=response_mutations,json=responseMutations,proto3" json:"response_mutations,omitempty"`
+	RequestTrailerMutations  []*Mutation    `protobuf:"bytes,5,rep,name=request_trailer_mutations,json=requestTrailerMutations,proto3" json:"request_trailer_mutations,omitempty"`
+	ResponseTrailerMutations []*Mutation    `protobuf:"bytes,6,rep,name=response_trailer_mutations,json=responseTrailerMutations,proto3" json:"response_trailer_mutations,omitempty"`
+	States                   []*PolicyState `protobuf:"bytes,7,rep,name=states,proto3" json:"states,omitempty"`
+	unknownFields            protoimpl.UnknownFields
+	sizeCache                protoimpl.SizeCache
 }
 
 func (x *Context) Reset() {
@@ -1387,6 +1455,108 @@ func (x *Context) GetResponseMutations() []*Mutation {
 	return nil
 }
 
+func (x *Context) GetRequestTrailerMutations() []*Mutation {
+	if x != nil {
+		return x.RequestTrailerMutations
+	}
+	return nil
+}
+
+func (x *Context) GetResponseTrailerMutations() []*Mutation {
+	if x != nil {
+		return x.ResponseTrailerMutations
+	}
+	return nil
+}
+
+func (x *Context) GetStates() []*PolicyState {
+	if x != nil {
+		return x.States
+	}
+	return nil
+}
+
+// What a policy keeps from call to call of one HTTP request.
+type PolicyState struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Where the policy stands: the chain's id, and the index of the policy in it.
+	Chain  uint32 `protobuf:"varint,1,opt,name=chain,proto3" json:"chain,omitempty"`
+	Policy uint32 `protobuf:"varint,2,opt,name=policy,proto3" json:"policy,omitempty"`
+	// The policy's own.
+	State []byte `protobuf:"bytes,3,opt,name=state,proto3" json:"state,omitempty"`
+	// Bytes of the body that it holds back, to see them again in front of the next chunk.
+	Held []byte `protobuf:"bytes,4,opt,name=held,proto3" json:"held,omitempty"`
+	// It has failed on a chunk of this body, and its on_failure let the body go on without it.
+	Out           bool `protobuf:"varint,5,opt,name=out,proto3" json:"out,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PolicyState) Reset() {
+	*x = PolicyState{}
+	mi := &file_worker_v1_worker_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PolicyState) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PolicyState) ProtoMessage() {}
+
+func (x *PolicyState) ProtoReflect() protoreflect.Message {
+	mi := &file_worker_v1_worker_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PolicyState.ProtoReflect.Descriptor instead.
+func (*PolicyState) Descriptor() ([]byte, []int) {
+	return file_worker_v1_worker_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *PolicyState) GetChain() uint32 {
+	if x != nil {
+		return x.Chain
+	}
+	return 0
+}
+
+func (x *PolicyState) GetPolicy() uint32 {
+	if x != nil {
+		return x.Policy
+	}
+	return 0
+}
+
+func (x *PolicyState) GetState() []byte {
+	if x != nil {
+		return x.State
+	}
+	return nil
+}
+
+func (x *PolicyState) GetHeld() []byte {
+	if x != nil {
+		return x.Held
+	}
+	return nil
+}
+
+func (x *PolicyState) GetOut() bool {
+	if x != nil {
+		return x.Out
+	}
+	return false
+}
+
 type Entry struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Key           string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
@@ -1397,7 +1567,7 @@ type Entry struct {
 
 func (x *Entry) Reset() {
 	*x = Entry{}
-	mi := &file_worker_v1_worker_proto_msgTypes[16]
+	mi := &file_worker_v1_worker_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1409,7 +1579,7 @@ func (x *Entry) String() string {
 func (*Entry) ProtoMessage() {}
 
 func (x *Entry) ProtoReflect() protoreflect.Message {
-	mi := &file_worker_v1_worker_proto_msgTypes[16]
+	mi := &file_worker_v1_worker_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1422,7 +1592,7 @@ func (x *Entry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Entry.ProtoReflect.Descriptor instead.
 func (*Entry) Descriptor() ([]byte, []int) {
-	return file_worker_v1_worker_proto_rawDescGZIP(), []int{16}
+	return file_worker_v1_worker_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Entry) GetKey() string {
@@ -1454,7 +1624,7 @@ type Identity struct {
 
 func (x *Identity) Reset() {
 	*x = Identity{}
-	mi := &file_worker_v1_worker_proto_msgTypes[17]
+	mi := &file_worker_v1_worker_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1466,7 +1636,7 @@ func (x *Identity) String() string {
 func (*Identity) ProtoMessage() {}
 
 func (x *Identity) ProtoReflect() protoreflect.Message {
-	mi := &file_worker_v1_worker_proto_msgTypes[17]
+	mi := &file_worker_v1_worker_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1479,7 +1649,7 @@ func (x *Identity) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Identity.ProtoReflect.Descriptor instead.
 func (*Identity) Descriptor() ([]byte, []int) {
-	return file_worker_v1_worker_proto_rawDescGZIP(), []int{17}
+	return file_worker_v1_worker_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Identity) GetSubject() string {
@@ -1529,7 +1699,7 @@ type Mutation struct {
 
 func (x *Mutation) Reset() {
 	*x = Mutation{}
-	mi := &file_worker_v1_worker_proto_msgTypes[18]
+	mi := &file_worker_v1_worker_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1541,7 +1711,7 @@ func (x *Mutation) String() string {
 func (*Mutation) ProtoMessage() {}
 
 func (x *Mutation) ProtoReflect() protoreflect.Message {
-	mi := &file_worker_v1_worker_proto_msgTypes[18]
+	mi := &file_worker_v1_worker_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1554,7 +1724,7 @@ func (x *Mutation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Mutation.ProtoReflect.Descriptor instead.
 func (*Mutation) Descriptor() ([]byte, []int) {
-	return file_worker_v1_worker_proto_rawDescGZIP(), []int{18}
+	return file_worker_v1_worker_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Mutation) GetKind() Mutation_Kind {
@@ -1592,7 +1762,7 @@ type ImmediateResponse struct {
 
 func (x *ImmediateResponse) Reset() {
 	*x = ImmediateResponse{}
-	mi := &file_worker_v1_worker_proto_msgTypes[19]
+	mi := &file_worker_v1_worker_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1604,7 +1774,7 @@ func (x *ImmediateResponse) String() string {
 func (*ImmediateResponse) ProtoMessage() {}
 
 func (x *ImmediateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_worker_v1_worker_proto_msgTypes[19]
+	mi := &file_worker_v1_worker_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1617,7 +1787,7 @@ func (x *ImmediateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImmediateResponse.ProtoReflect.Descriptor instead.
 func (*ImmediateResponse) Descriptor() ([]byte, []int) {
-	return file_worker_v1_worker_proto_rawDescGZIP(), []int{19}
+	return file_worker_v1_worker_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ImmediateResponse) GetStatus() uint32 {
@@ -1658,7 +1828,7 @@ type Header struct {
 
 func (x *Header) Reset() {
 	*x = Header{}
-	mi := &file_worker_v1_worker_proto_msgTypes[20]
+	mi := &file_worker_v1_worker_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1670,7 +1840,7 @@ func (x *Header) String() string {
 func (*Header) ProtoMessage() {}
 
 func (x *Header) ProtoReflect() protoreflect.Message {
-	mi := &file_worker_v1_worker_proto_msgTypes[20]
+	mi := &file_worker_v1_worker_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1683,7 +1853,7 @@ func (x *Header) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Header.ProtoReflect.Descriptor instead.
 func (*Header) Descriptor() ([]byte, []int) {
-	return file_worker_v1_worker_proto_rawDescGZIP(), []int{20}
+	return file_worker_v1_worker_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Header) GetName() string {
@@ -1720,14 +1890,21 @@ type Result struct {
 	// The subject of the identity after this call, for dynamic metadata.
 	Subject string `protobuf:"bytes,9,opt,name=subject,proto3" json:"subject,omitempty"`
 	// With FAILED.
-	Failure       Result_Failure `protobuf:"varint,10,opt,name=failure,proto3,enum=policyengine.worker.v1.Result_Failure" json:"failure,omitempty"`
+	Failure Result_Failure `protobuf:"varint,10,opt,name=failure,proto3,enum=policyengine.worker.v1.Result_Failure" json:"failure,omitempty"`
+	// With CONTINUE and SKIP_REMAINING in a body phase, if body_replaced: what takes the place of Call.body.
+	Body         []byte `protobuf:"bytes,11,opt,name=body,proto3" json:"body,omitempty"`
+	BodyReplaced bool   `protobuf:"varint,12,opt,name=body_replaced,json=bodyReplaced,proto3" json:"body_replaced,omitempty"`
+	// The index of the policy that ended the chain, and one more; 0 if none did.
+	Position uint32 `protobuf:"varint,13,opt,name=position,proto3" json:"position,omitempty"`
+	// The context holds bytes of the body back: it must not be lost.
+	Holding       bool `protobuf:"varint,14,opt,name=holding,proto3" json:"holding,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Result) Reset() {
 	*x = Result{}
-	mi := &file_worker_v1_worker_proto_msgTypes[21]
+	mi := &file_worker_v1_worker_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1739,7 +1916,7 @@ func (x *Result) String() string {
 func (*Result) ProtoMessage() {}
 
 func (x *Result) ProtoReflect() protoreflect.Message {
-	mi := &file_worker_v1_worker_proto_msgTypes[21]
+	mi := &file_worker_v1_worker_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1752,7 +1929,7 @@ func (x *Result) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Result.ProtoReflect.Descriptor instead.
 func (*Result) Descriptor() ([]byte, []int) {
-	return file_worker_v1_worker_proto_rawDescGZIP(), []int{21}
+	return file_worker_v1_worker_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Result) GetId() uint64 {
@@ -1825,6 +2002,34 @@ func (x *Result) GetFailure() Result_Failure {
 	return Result_FAILURE_UNSPECIFIED
 }
 
+func (x *Result) GetBody() []byte {
+	if x != nil {
+		return x.Body
+	}
+	return nil
+}
+
+func (x *Result) GetBodyReplaced() bool {
+	if x != nil {
+		return x.BodyReplaced
+	}
+	return false
+}
+
+func (x *Result) GetPosition() uint32 {
+	if x != nil {
+		return x.Position
+	}
+	return 0
+}
+
+func (x *Result) GetHolding() bool {
+	if x != nil {
+		return x.Holding
+	}
+	return false
+}
+
 type GetMetricsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -1833,7 +2038,7 @@ type GetMetricsRequest struct {
 
 func (x *GetMetricsRequest) Reset() {
 	*x = GetMetricsRequest{}
-	mi := &file_worker_v1_worker_proto_msgTypes[22]
+	mi := &file_worker_v1_worker_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1845,7 +2050,7 @@ func (x *GetMetricsRequest) String() string {
 func (*GetMetricsRequest) ProtoMessage() {}
 
 func (x *GetMetricsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_worker_v1_worker_proto_msgTypes[22]
+	mi := &file_worker_v1_worker_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1858,7 +2063,7 @@ func (x *GetMetricsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetMetricsRequest.ProtoReflect.Descriptor instead.
 func (*GetMetricsRequest) Descriptor() ([]byte, []int) {
-	return file_worker_v1_worker_proto_rawDescGZIP(), []int{22}
+	return file_worker_v1_worker_proto_rawDescGZIP(), []int{23}
 }
 
 type GetMetricsResponse struct {
@@ -1871,7 +2076,7 @@ type GetMetricsResponse struct {
 
 func (x *GetMetricsResponse) Reset() {
 	*x = GetMetricsResponse{}
-	mi := &file_worker_v1_worker_proto_msgTypes[23]
+	mi := &file_worker_v1_worker_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1883,7 +2088,7 @@ func (x *GetMetricsResponse) String() string {
 func (*GetMetricsResponse) ProtoMessage() {}
 
 func (x *GetMetricsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_worker_v1_worker_proto_msgTypes[23]
+	mi := &file_worker_v1_worker_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1896,7 +2101,7 @@ func (x *GetMetricsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetMetricsResponse.ProtoReflect.Descriptor instead.
 func (*GetMetricsResponse) Descriptor() ([]byte, []int) {
-	return file_worker_v1_worker_proto_rawDescGZIP(), []int{23}
+	return file_worker_v1_worker_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *GetMetricsResponse) GetText() []byte {
@@ -1917,14 +2122,16 @@ const file_worker_v1_worker_proto_rawDesc = "" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x12D\n" +
 	"\bpolicies\x18\x03 \x03(\v2(.policyengine.worker.v1.PolicyDescriptorR\bpolicies\x12\x1f\n" +
 	"\vinstance_id\x18\x04 \x01(\x04R\n" +
-	"instanceId\"\x90\x02\n" +
+	"instanceId\"\xe3\x02\n" +
 	"\x10PolicyDescriptor\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x125\n" +
 	"\x06phases\x18\x03 \x03(\x0e2\x1d.policyengine.worker.v1.PhaseR\x06phases\x127\n" +
 	"\x18needs_whole_request_body\x18\x04 \x01(\bR\x15needsWholeRequestBody\x129\n" +
 	"\x19needs_whole_response_body\x18\x05 \x01(\bR\x16needsWholeResponseBody\x12#\n" +
-	"\rparams_schema\x18\x06 \x01(\fR\fparamsSchema\"1\n" +
+	"\rparams_schema\x18\x06 \x01(\fR\fparamsSchema\x12%\n" +
+	"\x0edecodes_bodies\x18\a \x01(\bR\rdecodesBodies\x12*\n" +
+	"\x11reads_bodies_only\x18\b \x01(\bR\x0freadsBodiesOnly\"1\n" +
 	"\x12HealthCheckRequest\x12\x1b\n" +
 	"\tkernel_id\x18\x01 \x01(\x04R\bkernelId\"\x8f\x02\n" +
 	"\x13HealthCheckResponse\x12J\n" +
@@ -1971,7 +2178,7 @@ const file_worker_v1_worker_proto_rawDesc = "" +
 	"\tCallBatch\x122\n" +
 	"\x05calls\x18\x01 \x03(\v2\x1c.policyengine.worker.v1.CallR\x05calls\"G\n" +
 	"\vResultBatch\x128\n" +
-	"\aresults\x18\x01 \x03(\v2\x1e.policyengine.worker.v1.ResultR\aresults\"\xd8\x02\n" +
+	"\aresults\x18\x01 \x03(\v2\x1e.policyengine.worker.v1.ResultR\aresults\"\xc2\x03\n" +
 	"\x04Call\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x1e\n" +
 	"\n" +
@@ -1987,12 +2194,26 @@ const file_worker_v1_worker_proto_rawDesc = "" +
 	"\acontext\x18\t \x01(\fR\acontext\x12!\n" +
 	"\fwant_context\x18\n" +
 	" \x01(\bR\vwantContext\x12\x12\n" +
-	"\x04body\x18\v \x01(\fR\x04body\"\xa2\x02\n" +
+	"\x04body\x18\v \x01(\fR\x04body\x12\x1d\n" +
+	"\n" +
+	"whole_body\x18\f \x01(\bR\twholeBody\x12\x17\n" +
+	"\ano_body\x18\r \x01(\bR\x06noBody\x12\x1a\n" +
+	"\btrailers\x18\x0e \x01(\fR\btrailers\x12\x14\n" +
+	"\x05limit\x18\x0f \x01(\rR\x05limit\"\x9d\x04\n" +
 	"\aContext\x12<\n" +
 	"\bidentity\x18\x01 \x01(\v2 .policyengine.worker.v1.IdentityR\bidentity\x129\n" +
 	"\bmetadata\x18\x02 \x03(\v2\x1d.policyengine.worker.v1.EntryR\bmetadata\x12M\n" +
 	"\x11request_mutations\x18\x03 \x03(\v2 .policyengine.worker.v1.MutationR\x10requestMutations\x12O\n" +
-	"\x12response_mutations\x18\x04 \x03(\v2 .policyengine.worker.v1.MutationR\x11responseMutations\"/\n" +
+	"\x12response_mutations\x18\x04 \x03(\v2 .policyengine.worker.v1.MutationR\x11responseMutations\x12\\\n" +
+	"\x19request_trailer_mutations\x18\x05 \x03(\v2 .policyengine.worker.v1.MutationR\x17requestTrailerMutations\x12^\n" +
+	"\x1aresponse_trailer_mutations\x18\x06 \x03(\v2 .policyengine.worker.v1.MutationR\x18responseTrailerMutations\x12;\n" +
+	"\x06states\x18\a \x03(\v2#.policyengine.worker.v1.PolicyStateR\x06states\"w\n" +
+	"\vPolicyState\x12\x14\n" +
+	"\x05chain\x18\x01 \x01(\rR\x05chain\x12\x16\n" +
+	"\x06policy\x18\x02 \x01(\rR\x06policy\x12\x14\n" +
+	"\x05state\x18\x03 \x01(\fR\x05state\x12\x12\n" +
+	"\x04held\x18\x04 \x01(\fR\x04held\x12\x10\n" +
+	"\x03out\x18\x05 \x01(\bR\x03out\"/\n" +
 	"\x05Entry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value\"\xa3\x01\n" +
@@ -2023,7 +2244,7 @@ const file_worker_v1_worker_proto_rawDesc = "" +
 	"\f_grpc_status\"2\n" +
 	"\x06Header\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\fR\x05value\"\xee\x06\n" +
+	"\x05value\x18\x02 \x01(\fR\x05value\"\x92\b\n" +
 	"\x06Result\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x123\n" +
 	"\x05phase\x18\x02 \x01(\x0e2\x1d.policyengine.worker.v1.PhaseR\x05phase\x12@\n" +
@@ -2035,13 +2256,17 @@ const file_worker_v1_worker_proto_rawDesc = "" +
 	"\x06reason\x18\b \x01(\tR\x06reason\x12\x18\n" +
 	"\asubject\x18\t \x01(\tR\asubject\x12@\n" +
 	"\afailure\x18\n" +
-	" \x01(\x0e2&.policyengine.worker.v1.Result.FailureR\afailure\"\x7f\n" +
+	" \x01(\x0e2&.policyengine.worker.v1.Result.FailureR\afailure\x12\x12\n" +
+	"\x04body\x18\v \x01(\fR\x04body\x12#\n" +
+	"\rbody_replaced\x18\f \x01(\bR\fbodyReplaced\x12\x1a\n" +
+	"\bposition\x18\r \x01(\rR\bposition\x12\x18\n" +
+	"\aholding\x18\x0e \x01(\bR\aholding\"\x7f\n" +
 	"\aOutcome\x12\x17\n" +
 	"\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x14\n" +
 	"\x10OUTCOME_CONTINUE\x10\x01\x12\x15\n" +
 	"\x11OUTCOME_IMMEDIATE\x10\x02\x12\x1a\n" +
 	"\x16OUTCOME_SKIP_REMAINING\x10\x03\x12\x12\n" +
-	"\x0eOUTCOME_FAILED\x10\x04\"\xac\x02\n" +
+	"\x0eOUTCOME_FAILED\x10\x04\"\xe1\x02\n" +
 	"\aFailure\x12\x17\n" +
 	"\x13FAILURE_UNSPECIFIED\x10\x00\x12\x18\n" +
 	"\x14FAILURE_POLICY_ERROR\x10\x01\x12\x18\n" +
@@ -2054,7 +2279,9 @@ const file_worker_v1_worker_proto_rawDesc = "" +
 	"\x16FAILURE_MALFORMED_CALL\x10\b\x12\x14\n" +
 	"\x10FAILURE_DRAINING\x10\t\x12\x1c\n" +
 	"\x18FAILURE_RESULT_TOO_LARGE\x10\n" +
-	"\"\x13\n" +
+	"\x12\x17\n" +
+	"\x13FAILURE_BODY_CODING\x10\v\x12\x1a\n" +
+	"\x16FAILURE_BODY_TOO_LARGE\x10\f\"\x13\n" +
 	"\x11GetMetricsRequest\"(\n" +
 	"\x12GetMetricsResponse\x12\x12\n" +
 	"\x04text\x18\x01 \x01(\fR\x04text*\xbf\x01\n" +
@@ -2095,7 +2322,7 @@ func file_worker_v1_worker_proto_rawDescGZIP() []byte {
 }
 
 var file_worker_v1_worker_proto_enumTypes = make([]protoimpl.EnumInfo, 6)
-var file_worker_v1_worker_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
+var file_worker_v1_worker_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
 var file_worker_v1_worker_proto_goTypes = []any{
 	(Phase)(0),                      // 0: policyengine.worker.v1.Phase
 	(OnFailure)(0),                  // 1: policyengine.worker.v1.OnFailure
@@ -2119,14 +2346,15 @@ var file_worker_v1_worker_proto_goTypes = []any{
 	(*ResultBatch)(nil),             // 19: policyengine.worker.v1.ResultBatch
 	(*Call)(nil),                    // 20: policyengine.worker.v1.Call
 	(*Context)(nil),                 // 21: policyengine.worker.v1.Context
-	(*Entry)(nil),                   // 22: policyengine.worker.v1.Entry
-	(*Identity)(nil),                // 23: policyengine.worker.v1.Identity
-	(*Mutation)(nil),                // 24: policyengine.worker.v1.Mutation
-	(*ImmediateResponse)(nil),       // 25: policyengine.worker.v1.ImmediateResponse
-	(*Header)(nil),                  // 26: policyengine.worker.v1.Header
-	(*Result)(nil),                  // 27: policyengine.worker.v1.Result
-	(*GetMetricsRequest)(nil),       // 28: policyengine.worker.v1.GetMetricsRequest
-	(*GetMetricsResponse)(nil),      // 29: policyengine.worker.v1.GetMetricsResponse
+	(*PolicyState)(nil),             // 22: policyengine.worker.v1.PolicyState
+	(*Entry)(nil),                   // 23: policyengine.worker.v1.Entry
+	(*Identity)(nil),                // 24: policyengine.worker.v1.Identity
+	(*Mutation)(nil),                // 25: policyengine.worker.v1.Mutation
+	(*ImmediateResponse)(nil),       // 26: policyengine.worker.v1.ImmediateResponse
+	(*Header)(nil),                  // 27: policyengine.worker.v1.Header
+	(*Result)(nil),                  // 28: policyengine.worker.v1.Result
+	(*GetMetricsRequest)(nil),       // 29: policyengine.worker.v1.GetMetricsRequest
+	(*GetMetricsResponse)(nil),      // 30: policyengine.worker.v1.GetMetricsResponse
 }
 var file_worker_v1_worker_proto_depIdxs = []int32{
 	8,  // 0: policyengine.worker.v1.GetWorkerConfigResponse.policies:type_name -> policyengine.worker.v1.PolicyDescriptor
@@ -2137,41 +2365,44 @@ var file_worker_v1_worker_proto_depIdxs = []int32{
 	1,  // 5: policyengine.worker.v1.PolicyInstance.on_failure:type_name -> policyengine.worker.v1.OnFailure
 	15, // 6: policyengine.worker.v1.PushConfigResponse.errors:type_name -> policyengine.worker.v1.ConfigError
 	20, // 7: policyengine.worker.v1.CallBatch.calls:type_name -> policyengine.worker.v1.Call
-	27, // 8: policyengine.worker.v1.ResultBatch.results:type_name -> policyengine.worker.v1.Result
+	28, // 8: policyengine.worker.v1.ResultBatch.results:type_name -> policyengine.worker.v1.Result
 	0,  // 9: policyengine.worker.v1.Call.phase:type_name -> policyengine.worker.v1.Phase
-	23, // 10: policyengine.worker.v1.Context.identity:type_name -> policyengine.worker.v1.Identity
-	22, // 11: policyengine.worker.v1.Context.metadata:type_name -> policyengine.worker.v1.Entry
-	24, // 12: policyengine.worker.v1.Context.request_mutations:type_name -> policyengine.worker.v1.Mutation
-	24, // 13: policyengine.worker.v1.Context.response_mutations:type_name -> policyengine.worker.v1.Mutation
-	22, // 14: policyengine.worker.v1.Identity.claims:type_name -> policyengine.worker.v1.Entry
-	3,  // 15: policyengine.worker.v1.Mutation.kind:type_name -> policyengine.worker.v1.Mutation.Kind
-	26, // 16: policyengine.worker.v1.ImmediateResponse.headers:type_name -> policyengine.worker.v1.Header
-	0,  // 17: policyengine.worker.v1.Result.phase:type_name -> policyengine.worker.v1.Phase
-	4,  // 18: policyengine.worker.v1.Result.outcome:type_name -> policyengine.worker.v1.Result.Outcome
-	24, // 19: policyengine.worker.v1.Result.mutations:type_name -> policyengine.worker.v1.Mutation
-	25, // 20: policyengine.worker.v1.Result.immediate:type_name -> policyengine.worker.v1.ImmediateResponse
-	5,  // 21: policyengine.worker.v1.Result.failure:type_name -> policyengine.worker.v1.Result.Failure
-	6,  // 22: policyengine.worker.v1.PolicyWorker.GetWorkerConfig:input_type -> policyengine.worker.v1.GetWorkerConfigRequest
-	9,  // 23: policyengine.worker.v1.PolicyWorker.HealthCheck:input_type -> policyengine.worker.v1.HealthCheckRequest
-	11, // 24: policyengine.worker.v1.PolicyWorker.PushConfig:input_type -> policyengine.worker.v1.PushConfigRequest
-	16, // 25: policyengine.worker.v1.PolicyWorker.RetireConfig:input_type -> policyengine.worker.v1.RetireConfigRequest
-	20, // 26: policyengine.worker.v1.PolicyWorker.ExecuteRequest:input_type -> policyengine.worker.v1.Call
-	20, // 27: policyengine.worker.v1.PolicyWorker.ExecuteResponse:input_type -> policyengine.worker.v1.Call
-	18, // 28: policyengine.worker.v1.PolicyWorker.Execute:input_type -> policyengine.worker.v1.CallBatch
-	28, // 29: policyengine.worker.v1.PolicyWorker.GetMetrics:input_type -> policyengine.worker.v1.GetMetricsRequest
-	7,  // 30: policyengine.worker.v1.PolicyWorker.GetWorkerConfig:output_type -> policyengine.worker.v1.GetWorkerConfigResponse
-	10, // 31: policyengine.worker.v1.PolicyWorker.HealthCheck:output_type -> policyengine.worker.v1.HealthCheckResponse
-	14, // 32: policyengine.worker.v1.PolicyWorker.PushConfig:output_type -> policyengine.worker.v1.PushConfigResponse
-	17, // 33: policyengine.worker.v1.PolicyWorker.RetireConfig:output_type -> policyengine.worker.v1.RetireConfigResponse
-	27, // 34: policyengine.worker.v1.PolicyWorker.ExecuteRequest:output_type -> policyengine.worker.v1.Result
-	27, // 35: policyengine.worker.v1.PolicyWorker.ExecuteResponse:output_type -> policyengine.worker.v1.Result
-	19, // 36: policyengine.worker.v1.PolicyWorker.Execute:output_type -> policyengine.worker.v1.ResultBatch
-	29, // 37: policyengine.worker.v1.PolicyWorker.GetMetrics:output_type -> policyengine.worker.v1.GetMetricsResponse
-	30, // [30:38] is the sub-list for method output_type
-	22, // [22:30] is the sub-list for method input_type
-	22, // [22:22] is the sub-list for extension type_name
-	22, // [22:22] is the sub-list for extension extendee
-	0,  // [0:22] is the sub-list for field type_name
+	24, // 10: policyengine.worker.v1.Context.identity:type_name -> policyengine.worker.v1.Identity
+	23, // 11: policyengine.worker.v1.Context.metadata:type_name -> policyengine.worker.v1.Entry
+	25, // 12: policyengine.worker.v1.Context.request_mutations:type_name -> policyengine.worker.v1.Mutation
+	25, // 13: policyengine.worker.v1.Context.response_mutations:type_name -> policyengine.worker.v1.Mutation
+	25, // 14: policyengine.worker.v1.Context.request_trailer_mutations:type_name -> policyengine.worker.v1.Mutation
+	25, // 15: policyengine.worker.v1.Context.response_trailer_mutations:type_name -> policyengine.worker.v1.Mutation
+	22, // 16: policyengine.worker.v1.Context.states:type_name -> policyengine.worker.v1.PolicyState
+	23, // 17: policyengine.worker.v1.Identity.claims:type_name -> policyengine.worker.v1.Entry
+	3,  // 18: policyengine.worker.v1.Mutation.kind:type_name -> policyengine.worker.v1.Mutation.Kind
+	27, // 19: policyengine.worker.v1.ImmediateResponse.headers:type_name -> policyengine.worker.v1.Header
+	0,  // 20: policyengine.worker.v1.Result.phase:type_name -> policyengine.worker.v1.Phase
+	4,  // 21: policyengine.worker.v1.Result.outcome:type_name -> policyengine.worker.v1.Result.Outcome
+	25, // 22: policyengine.worker.v1.Result.mutations:type_name -> policyengine.worker.v1.Mutation
+	26, // 23: policyengine.worker.v1.Result.immediate:type_name -> policyengine.worker.v1.ImmediateResponse
+	5,  // 24: policyengine.worker.v1.Result.failure:type_name -> policyengine.worker.v1.Result.Failure
+	6,  // 25: policyengine.worker.v1.PolicyWorker.GetWorkerConfig:input_type -> policyengine.worker.v1.GetWorkerConfigRequest
+	9,  // 26: policyengine.worker.v1.PolicyWorker.HealthCheck:input_type -> policyengine.worker.v1.HealthCheckRequest
+	11, // 27: policyengine.worker.v1.PolicyWorker.PushConfig:input_type -> policyengine.worker.v1.PushConfigRequest
+	16, // 28: policyengine.worker.v1.PolicyWorker.RetireConfig:input_type -> policyengine.worker.v1.RetireConfigRequest
+	20, // 29: policyengine.worker.v1.PolicyWorker.ExecuteRequest:input_type -> policyengine.worker.v1.Call
+	20, // 30: policyengine.worker.v1.PolicyWorker.ExecuteResponse:input_type -> policyengine.worker.v1.Call
+	18, // 31: policyengine.worker.v1.PolicyWorker.Execute:input_type -> policyengine.worker.v1.CallBatch
+	29, // 32: policyengine.worker.v1.PolicyWorker.GetMetrics:input_type -> policyengine.worker.v1.GetMetricsRequest
+	7,  // 33: policyengine.worker.v1.PolicyWorker.GetWorkerConfig:output_type -> policyengine.worker.v1.GetWorkerConfigResponse
+	10, // 34: policyengine.worker.v1.PolicyWorker.HealthCheck:output_type -> policyengine.worker.v1.HealthCheckResponse
+	14, // 35: policyengine.worker.v1.PolicyWorker.PushConfig:output_type -> policyengine.worker.v1.PushConfigResponse
+	17, // 36: policyengine.worker.v1.PolicyWorker.RetireConfig:output_type -> policyengine.worker.v1.RetireConfigResponse
+	28, // 37: policyengine.worker.v1.PolicyWorker.ExecuteRequest:output_type -> policyengine.worker.v1.Result
+	28, // 38: policyengine.worker.v1.PolicyWorker.ExecuteResponse:output_type -> policyengine.worker.v1.Result
+	19, // 39: policyengine.worker.v1.PolicyWorker.Execute:output_type -> policyengine.worker.v1.ResultBatch
+	30, // 40: policyengine.worker.v1.PolicyWorker.GetMetrics:output_type -> policyengine.worker.v1.GetMetricsResponse
+	33, // [33:41] is the sub-list for method output_type
+	25, // [25:33] is the sub-list for method input_type
+	25, // [25:25] is the sub-list for extension type_name
+	25, // [25:25] is the sub-list for extension extendee
+	0,  // [0:25] is the sub-list for field type_name
 }
 
 func init() { file_worker_v1_worker_proto_init() }
@@ -2179,14 +2410,14 @@ func file_worker_v1_worker_proto_init() {
 	if File_worker_v1_worker_proto != nil {
 		return
 	}
-	file_worker_v1_worker_proto_msgTypes[19].OneofWrappers = []any{}
+	file_worker_v1_worker_proto_msgTypes[20].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_worker_v1_worker_proto_rawDesc), len(file_worker_v1_worker_proto_rawDesc)),
 			NumEnums:      6,
-			NumMessages:   24,
+			NumMessages:   25,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -43,9 +43,9 @@ type PolicyWorkerClient interface {
 	PushConfig(ctx context.Context, in *PushConfigRequest, opts ...grpc.CallOption) (*PushConfigResponse, error)
 	// Frees a generation that no request uses any more. Unknown generations are a success.
 	RetireConfig(ctx context.Context, in *RetireConfigRequest, opts ...grpc.CallOption) (*RetireConfigResponse, error)
-	// Runs a chain in a request phase.
+	// Runs a chain in a phase of the request.
 	ExecuteRequest(ctx context.Context, in *Call, opts ...grpc.CallOption) (*Result, error)
-	// Runs a chain in a response phase.
+	// Runs a chain in a phase of the response.
 	ExecuteResponse(ctx context.Context, in *Call, opts ...grpc.CallOption) (*Result, error)
 	// The same, many at once: results come in any order, each with the id of its call.
 	Execute(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[CallBatch, ResultBatch], error)
@@ -156,9 +156,9 @@ type PolicyWorkerServer interface {
 	PushConfig(context.Context, *PushConfigRequest) (*PushConfigResponse, error)
 	// Frees a generation that no request uses any more. Unknown generations are a success.
 	RetireConfig(context.Context, *RetireConfigRequest) (*RetireConfigResponse, error)
-	// Runs a chain in a request phase.
+	// Runs a chain in a phase of the request.
 	ExecuteRequest(context.Context, *Call) (*Result, error)
-	// Runs a chain in a response phase.
+	// Runs a chain in a phase of the response.
 	ExecuteResponse(context.Context, *Call) (*Result, error)
 	// The same, many at once: results come in any order, each with the id of its call.
 	Execute(grpc.BidiStreamingServer[CallBatch, ResultBatch]) error

@@ -32,8 +32,19 @@ type Kernel struct {
 	PolicyNotSupportedResponse ImmediateResponse `yaml:"policy_not_supported_response"`
 	// The answer to requests whose policies' workers are gone.
 	WorkerUnavailableResponse ImmediateResponse `yaml:"worker_unavailable_response"`
+	// What bodies may take of memory.
+	Limits Limits `yaml:"limits"`
 	// What the process tells of itself.
 	Observability Observability `yaml:"observability"`
+}
+
+// Limits is what bodies may take of memory. What is beyond is refused: 413 for a request, 502 for a response.
+type Limits struct {
+	strict.Node
+	// The longest body that is held as a whole, and the longest chunk of one that is streamed.
+	MaxBodySize strict.Size `yaml:"max_body_size" min:"1KiB" max:"3MiB"`
+	// What all bodies and chunks that are held at the same time may take.
+	MaxTotalBodySize strict.Size `yaml:"max_total_body_size" min:"1KiB" max:"64GiB"`
 }
 
 // Server is where Envoy connects.
@@ -166,6 +177,7 @@ func (f *KernelFile) Defaults() {
 			Headers:    headers("retry-after", "30", "content-type", "application/json"),
 			Body:       `{"error":"the policies of this route can't be checked now","code":"WORKER_UNAVAILABLE"}`,
 		},
+		Limits:        Limits{MaxBodySize: 1 << 20, MaxTotalBodySize: 256 << 20},
 		Observability: Observability{LogLevel: "info"},
 	}
 }

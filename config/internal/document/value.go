@@ -26,7 +26,9 @@ func (*UnknownRoute) Legal() []string { return []string{"deny", "continue"} }
 type ProcessingMode string
 
 // Legal lists the modes.
-func (*ProcessingMode) Legal() []string { return []string{"auto", "headers_only"} }
+func (*ProcessingMode) Legal() []string {
+	return []string{"auto", "headers_only", "buffered_body", "streaming"}
+}
 
 // OnFailure is what a policy's failure means.
 type OnFailure string

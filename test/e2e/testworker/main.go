@@ -31,5 +31,6 @@ func offered(suffix string) []policies.Definition {
 		policies.Define("misbehave"+suffix, "1", newMisbehave),
 		policies.Define("wait"+suffix, "1", newWait),
 		policies.Define("answer"+suffix, "1", newAnswer),
+		policies.Define("body"+suffix, "1", newBody),
 	}
 }
