@@ -41,7 +41,7 @@ func newChains(t testing.TB) *chains {
 		t.Fatal(answer, err)
 	}
 	r := table.Lookup("chain")
-	return &chains{worker: w, headers: requests(t), request: r.Request.Segments[0].Chain, response: r.Response.Segments[0].Chain}
+	return &chains{worker: w, headers: requests(t), request: r.Request.Headers[0].Chain, response: r.Response.Headers[0].Chain}
 }
 
 // named is an evaluator that only has a name.

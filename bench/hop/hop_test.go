@@ -163,7 +163,7 @@ func startHop(t testing.TB, afterBatch func()) route.Segment {
 	if err := client.Push(pushing, generation, chains); err != nil {
 		t.Fatal(err)
 	}
-	segment := table.Lookup("chain").Request.Segments[0]
+	segment := table.Lookup("chain").Request.Headers[0]
 	for deadline := time.Now().Add(patience); !segment.Worker.Available(); time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatal("the worker is not available")
