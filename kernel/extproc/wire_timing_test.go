@@ -6,10 +6,13 @@ import "testing"
 func wireSteps(t testing.TB) map[string]func() {
 	p := newAllowPath(t, "orders", true)
 	var d decoder
-	var translated, marshalled changes
+	var translated changes
 	var answer, metadata []byte
 	mutations := p.requestOK.Mutations
-	marshalled.add(mutations)
+	// A machine that is about to answer the request's headers, and wants those of the response.
+	m := &Machine{phase: requestHeaders, route: p.m.settings.Routes.Current().Lookup("orders")}
+	m.wanted.add(responseHeaders)
+	m.changes.add(mutations)
 	return map[string]func(){
 		"decode": func() {
 			for _, message := range [][]byte{p.request, p.response} {
@@ -30,10 +33,7 @@ func wireSteps(t testing.TB) map[string]func() {
 			}
 		},
 		"marshal": func() {
-			if answer = appendHeadersAnswer(answer[:0], requestHeaders, &marshalled); len(answer) < 40 {
-				t.Fatalf("% x", answer)
-			}
-			if answer = appendModeOverride(answer); len(answer) < 44 {
+			if answer = m.appendHeadersAnswer(answer[:0]); len(answer) < 44 {
 				t.Fatalf("% x", answer)
 			}
 			metadata = appendStructNumber(appendStructString(metadata[:0], "policy", "auth"), "status", 401)
