@@ -130,4 +130,5 @@ func (r *Run) keepState(s *step) {
 	if st := r.stateOf(s, len(state) > 0); st != nil {
 		st.State = state
 	}
+	r.x.GiveState(nil) // It is not the next policy's.
 }

@@ -143,7 +143,10 @@ func (r *Run) ready(s *step) bool {
 		r.next++
 		return false
 	}
-	r.giveState(s)
+	// Fast path: no policy of this HTTP request keeps anything.
+	if len(r.states) > 0 {
+		r.giveState(s)
+	}
 	r.mark = r.x.Mark()
 	if r.settings.Poison {
 		r.x.Revive()
@@ -207,7 +210,9 @@ func (r *Run) settle(s *step, v policies.Verdict, err error, late bool) {
 		return
 	}
 	r.next++
-	r.keepState(s)
+	if len(r.states) > 0 || len(r.x.State()) > 0 {
+		r.keepState(s)
+	}
 	if r.body.on {
 		r.passed(s)
 	}
