@@ -113,6 +113,7 @@ func runAttack(ctx context.Context, args []string) error {
 	f.IntVar(&o.Rate, "rate", 10_000, "requests a second")
 	f.DurationVar(&o.Duration, "duration", time.Minute, "how long the rate is held")
 	f.IntVar(&o.Clients, "clients", 1024, "keys and tokens among which requests rotate")
+	f.DurationVar(&o.WarmUp, "warm-up", 3*time.Second, "how long the rate is held before what counts")
 	f.IntVar(&o.Workers, "max-workers", 512, "the most requests under way, and connections")
 	if err := f.Parse(args); err != nil {
 		return err

@@ -36,6 +36,13 @@ const MaxFields = 1024
 func Parse(dst []Field, src []byte) ([]Field, error) {
 	n := 0
 	for len(src) > 0 {
+		if f, rest, ok := common(src); ok {
+			if n++; n > MaxFields {
+				return dst, ErrTooMany
+			}
+			src, dst = rest, append(dst, f)
+			continue
+		}
 		num, wire, rest, ok := tag(src)
 		if !ok {
 			return dst, ErrTruncated
@@ -64,6 +71,52 @@ func Parse(dst []Field, src []byte) ([]Field, error) {
 		dst = append(dst, f)
 	}
 	return dst, nil
+}
+
+// common takes a field as Envoy writes it: key, then raw_value unless it is empty. Whatever else comes, wrong or only unusual, is not ok, and left to the slow
+// path.
+func common(src []byte) (f Field, rest []byte, ok bool) {
+	if src[0] != 1<<3|2 {
+		return f, nil, false
+	}
+	body, rest, ok := lengthDelimited(src[1:])
+	if !ok || len(body) < 3 || body[0] != 1<<3|2 {
+		return f, nil, false
+	}
+	n := int(body[1])
+	if n == 0 || n >= 0x80 || len(body)-2 < n {
+		return f, nil, false
+	}
+	f.Name = body[2 : 2+n : 2+n]
+	if !plainName(f.Name) {
+		return f, nil, false
+	}
+	if body = body[2+n:]; len(body) == 0 {
+		return f, rest, true
+	}
+	if body[0] != 3<<3|2 {
+		return f, nil, false
+	}
+	f.Value, body, ok = lengthDelimited(body[1:])
+	return f, rest, ok && len(body) == 0
+}
+
+// plainName reports whether all bytes are ASCII, and none a control, space or DEL. It looks at eight bytes at a time.
+func plainName(name []byte) bool {
+	const ones, high = 0x0101010101010101, 0x8080808080808080
+	for ; len(name) >= 8; name = name[8:] {
+		x := binary.LittleEndian.Uint64(name)
+		// A byte below 0x21 borrows, 0x7f carries into the high bit, and what is not ASCII has it.
+		if ((x-ones*0x21)|(x+ones)|x)&high != 0 {
+			return false
+		}
+	}
+	for _, c := range name {
+		if c <= ' ' || c >= 0x7f {
+			return false
+		}
+	}
+	return true
 }
 
 func parseField(src []byte) (f Field, err error) {

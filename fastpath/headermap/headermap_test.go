@@ -185,3 +185,51 @@ func TestNoAllocations(t *testing.T) {
 		t.Errorf("%v allocations, want 0", n)
 	}
 }
+
+// Every byte at every place of names of every length up to two words.
+func TestPlainName(t *testing.T) {
+	for length := range 18 {
+		for at := range length {
+			for b := range 256 {
+				name := bytes.Repeat([]byte("~!"), 9)[:length]
+				name[at] = byte(b)
+				if got, want := plainName(name), b > ' ' && b < 0x7f; got != want {
+					t.Fatalf("plainName(%q): got %v, want %v", name, got, want)
+				}
+			}
+		}
+	}
+}
+
+// TestCommon: the fast path takes what Envoy sends, or else the benchmark measures nothing.
+func TestCommon(t *testing.T) {
+	for name, tt := range map[string]struct {
+		src string
+		ok  bool
+	}{
+		"raw_value":              {raw(":path", "/orders"), true},
+		"long raw_value":         {raw("authorization", strings.Repeat("v", 900)), true},
+		"empty value":            {ld(1, ld(1, "accept")), true},
+		"value":                  {ld(1, ld(1, "accept")+ld(2, "x")), false},
+		"raw_value twice":        {ld(1, ld(1, "a")+ld(3, "x")+ld(3, "y")), false},
+		"name outside ASCII":     {raw("größe", "x"), false},
+		"unknown field":          {ld(2, "x"), false},
+		"name longer than field": {ld(1, "\x0a\x05abc"), false},
+	} {
+		if _, _, ok := common([]byte(tt.src)); ok != tt.ok {
+			t.Errorf("%s: got %v, want %v", name, ok, tt.ok)
+		}
+	}
+}
+
+func BenchmarkParse(b *testing.B) {
+	src := []byte(raw(":method", "GET") + raw(":path", "/orders/17") + raw(":authority", "api.example.com") + raw(":scheme", "https") +
+		raw("user-agent", "Mozilla/5.0 (X11; Linux x86_64)") + raw("accept", "*/*") + raw("x-api-key", "k-1234567890") +
+		raw("authorization", "Bearer "+strings.Repeat("t", 700)) + raw("x-request-id", "5b2c2e0e-6d1b-4f5c-9a55-0e7a5b1f0c11") +
+		raw("x-forwarded-for", "10.0.0.1") + raw("x-forwarded-proto", "https"))
+	fields := make([]Field, 0, 32)
+	b.ReportAllocs()
+	for b.Loop() {
+		fields, _ = Parse(fields[:0], src)
+	}
+}

@@ -52,10 +52,10 @@ func (s *subject) Evaluate(c *route.Call) {
 		c.Done.Complete(c, result, err)
 		return
 	}
-	go func() {
+	time.AfterFunc(time.Millisecond, func() { // What follows the message arrives before, most of the time.
 		c.Done.Complete(c, result, err)
 		s.server.AfterBatch()
-	}()
+	})
 }
 
 func evaluate(m *workerv1.Call) (*workerv1.Result, error) {

@@ -21,8 +21,9 @@ import (
 type Options struct {
 	Rate     int
 	Duration time.Duration
-	Clients  int // keys and tokens among which requests rotate
-	Workers  int // of vegeta: the most requests under way
+	WarmUp   time.Duration // at the full rate, before what counts
+	Clients  int           // keys and tokens among which requests rotate
+	Workers  int           // of vegeta: the most requests under way
 	Engine   rig.Spec
 
 	Programs    rig.Programs
@@ -32,8 +33,6 @@ type Options struct {
 }
 
 const (
-	// warmUp is what a measurement does not count, at the full rate.
-	warmUp = 3 * time.Second
 	// requestTimeout is for one request; later it is a failure.
 	requestTimeout = 10 * time.Second
 	// drainTimeout is for what is under way at the end.
@@ -44,7 +43,7 @@ func (o *Options) check() error {
 	switch {
 	case o.Rate < 1:
 		return fmt.Errorf("a rate of %d is not legal; legal is at least 1 request a second", o.Rate)
-	case o.Duration < time.Second:
+	case o.WarmUp < 0 || o.Duration < time.Second:
 		return fmt.Errorf("a duration of %v is not legal; legal is at least 1s", o.Duration)
 	case o.Clients < 1 || o.Workers < 1:
 		return fmt.Errorf("%d clients and %d workers are not legal; legal is at least one of each", o.Clients, o.Workers)
@@ -96,9 +95,11 @@ type system struct {
 // measure makes the load.
 func measure(ctx context.Context, o *Options, s *system, c *credentials.Set) error {
 	targeter := vegeta.NewStaticTargeter(targets(s, c)...)
-	fmt.Fprintf(o.Out, "warming up for %v\n", warmUp)
-	if err := hold(ctx, o, targeter, warmUp, func(*vegeta.Result) {}); err != nil {
-		return err
+	if o.WarmUp > 0 {
+		fmt.Fprintf(o.Out, "warming up for %v\n", o.WarmUp)
+		if err := hold(ctx, o, targeter, o.WarmUp, func(*vegeta.Result) {}); err != nil {
+			return err
+		}
 	}
 	right, wrong, first, err := s.count()
 	if err != nil {
@@ -111,7 +112,7 @@ func measure(ctx context.Context, o *Options, s *system, c *credentials.Set) err
 	if err != nil {
 		return err
 	}
-	err = rec.during(ctx, func() error { return hold(ctx, o, targeter, o.Duration, rec.add) })
+	err = rec.during(ctx, func(ctx context.Context) error { return hold(ctx, o, targeter, o.Duration, rec.add) })
 	if err != nil {
 		return err
 	}
@@ -149,7 +150,7 @@ func targets(s *system, c *credentials.Set) []vegeta.Target {
 	return out
 }
 
-// hold holds the rate, and hands each result over, from one goroutine.
+// hold holds the rate for a time above 0, and hands each result over, from one goroutine.
 func hold(ctx context.Context, o *Options, targeter vegeta.Targeter, d time.Duration, add func(*vegeta.Result)) error {
 	attacker := vegeta.NewAttacker(
 		vegeta.Workers(min(uint64(o.Workers), 64)), vegeta.MaxWorkers(uint64(o.Workers)),

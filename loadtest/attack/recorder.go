@@ -104,32 +104,33 @@ func (r *recorder) add(v *vegeta.Result) {
 	r.failures[why]++
 }
 
-// during takes samples while the load runs, and prints a line for each.
-func (r *recorder) during(ctx context.Context, load func() error) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	ended := make(chan error, 1)
+// during takes samples while the load runs, and prints a line for each. When a process has ended, so does the load.
+func (r *recorder) during(ctx context.Context, load func(context.Context) error) error {
+	loaded, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	ended := make(chan struct{})
 	go func() {
+		defer close(ended)
 		tick := time.NewTicker(interval)
 		defer tick.Stop()
 		start := time.Now()
 		for {
 			select {
-			case <-ctx.Done():
-				ended <- nil
+			case <-loaded.Done():
 				return
 			case <-tick.C:
 				if err := r.sample(time.Since(start)); err != nil {
-					ended <- err
+					cancel(err)
 					return
 				}
 			}
 		}
 	}()
-	err := load()
-	cancel()
-	if failed := <-ended; failed != nil {
-		return failed
+	err := load(loaded)
+	cancel(err)
+	<-ended
+	if cause := context.Cause(loaded); cause != nil && cause != context.Canceled {
+		err = cause
 	}
 	if err != nil {
 		return err
