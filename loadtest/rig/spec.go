@@ -86,7 +86,7 @@ func (s *Spec) check() error {
 	if s.Transport == "" {
 		s.Transport = "fast"
 	}
-	s.Workers, s.Routes = max(s.Workers, 1), max(s.Routes, 1)
+	s.Workers = max(s.Workers, 1)
 	for i, name := range s.Chain {
 		if _, ok := policies[name]; !ok {
 			return fmt.Errorf("policy %q has no configuration for a load; legal are %s", name, strings.Join(policyNames(), ", "))
@@ -142,8 +142,9 @@ type route struct {
 // routes returns all routes, and those of them that get requests, spread over the kernel's table. Envoy looks through its routes one after the other, the longest
 // prefix first; those with requests come first there, or the measurement would be of that search.
 func (s *Spec) routes() (all, loaded []route) {
-	every := max(s.Routes/maxLoaded, 1)
-	for i := range s.Routes {
+	n := max(s.Routes, 1)
+	every := max(n/maxLoaded, 1)
+	for i := range n {
 		r := route{name: fmt.Sprintf("route-%06d", i), prefix: fmt.Sprintf("/r/%06d", i)}
 		if i%every == every-1 && len(loaded) < maxLoaded {
 			r.prefix = fmt.Sprintf("/loaded/%06d", i)
