@@ -18,7 +18,7 @@ var all = []message{
 	&workerv1.GetWorkerConfigRequest{}, &workerv1.GetWorkerConfigResponse{}, &workerv1.HealthCheckRequest{}, &workerv1.HealthCheckResponse{},
 	&workerv1.PushConfigRequest{}, &workerv1.PushConfigResponse{}, &workerv1.RetireConfigRequest{}, &workerv1.RetireConfigResponse{},
 	&workerv1.CallBatch{}, &workerv1.ResultBatch{}, &workerv1.Call{}, &workerv1.Result{}, &workerv1.Context{},
-	&workerv1.GetMetricsRequest{}, &workerv1.GetMetricsResponse{},
+	&workerv1.GetMetricsRequest{}, &workerv1.GetMetricsResponse{}, &workerv1.GetProfileRequest{}, &workerv1.GetProfileResponse{},
 }
 
 // reusable are those of them that vtprotobuf lends from pools.

@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"net"
 	"net/http"
-	"net/http/pprof"
 	"time"
 
 	"github.com/policy-engine/policy-engine/kernel/workers"
@@ -54,13 +53,9 @@ func (k *kernel) admin() *http.Server {
 		}
 		writeJSON(w, status, r)
 	})
-	profiles := http.NewServeMux()
-	profiles.HandleFunc("/debug/pprof/", pprof.Index)
-	profiles.HandleFunc("/debug/pprof/cmdline", pprof.Cmdline)
-	profiles.HandleFunc("/debug/pprof/profile", pprof.Profile)
-	profiles.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
-	profiles.HandleFunc("/debug/pprof/trace", pprof.Trace)
-	mux.Handle("/debug/pprof/", loopbackOnly(profiles))
+	profiles := k.profiles()
+	mux.Handle("/debug/pprof/", profiles)
+	mux.Handle("/workers/{worker}/debug/pprof/", profiles)
 	return &http.Server{
 		Handler: mux, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10,
 		WriteTimeout: 2 * time.Minute, // A CPU profile takes as long as it is asked to.

@@ -166,6 +166,14 @@ func TestPprofIsForLoopback(t *testing.T) {
 		if w.Code != want {
 			t.Errorf("peer %q: %d, want %d", addr, w.Code, want)
 		}
+		if want == http.StatusOK {
+			continue
+		}
+		req.URL.Path = "/workers/worker-1/debug/pprof/heap"
+		w = httptest.NewRecorder()
+		if k.admin().Handler.ServeHTTP(w, req); w.Code != want {
+			t.Errorf("peer %q: %d for a worker's profile, want %d", addr, w.Code, want)
+		}
 	}
 }
 

@@ -16,6 +16,7 @@ type Local interface {
 	PushConfig(context.Context, *workerv1.PushConfigRequest) (*workerv1.PushConfigResponse, error)
 	RetireConfig(context.Context, *workerv1.RetireConfigRequest) (*workerv1.RetireConfigResponse, error)
 	GetMetrics(context.Context, *workerv1.GetMetricsRequest) (*workerv1.GetMetricsResponse, error)
+	GetProfile(context.Context, *workerv1.GetProfileRequest) (*workerv1.GetProfileResponse, error)
 	// Evaluate runs a call as route.Evaluator says. If it completes the call after it has returned, it calls afterBatch then.
 	Evaluate(c *route.Call, afterBatch func())
 }
@@ -30,6 +31,7 @@ type control interface {
 	PushConfig(context.Context, *workerv1.PushConfigRequest, ...grpc.CallOption) (*workerv1.PushConfigResponse, error)
 	RetireConfig(context.Context, *workerv1.RetireConfigRequest, ...grpc.CallOption) (*workerv1.RetireConfigResponse, error)
 	GetMetrics(context.Context, *workerv1.GetMetricsRequest, ...grpc.CallOption) (*workerv1.GetMetricsResponse, error)
+	GetProfile(context.Context, *workerv1.GetProfileRequest, ...grpc.CallOption) (*workerv1.GetProfileResponse, error)
 }
 
 // direct is the control of a local worker.
@@ -53,6 +55,10 @@ func (d direct) RetireConfig(ctx context.Context, q *workerv1.RetireConfigReques
 
 func (d direct) GetMetrics(ctx context.Context, q *workerv1.GetMetricsRequest, _ ...grpc.CallOption) (*workerv1.GetMetricsResponse, error) {
 	return d.local.GetMetrics(ctx, q)
+}
+
+func (d direct) GetProfile(ctx context.Context, q *workerv1.GetProfileRequest, _ ...grpc.CallOption) (*workerv1.GetProfileResponse, error) {
+	return d.local.GetProfile(ctx, q)
 }
 
 var (

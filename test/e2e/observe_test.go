@@ -184,3 +184,30 @@ func checkFailureLines(t *testing.T, e *harness.Engine) {
 		t.Errorf("%d lines for the same unknown route, want 1", unknown)
 	}
 }
+
+// TestProfiles takes profiles of kernel and workers from the kernel's admin port.
+func TestProfiles(t *testing.T) {
+	t.Parallel()
+	e := harness.StartEngine(t, harness.Spec{
+		Kernel: meteredRoutes, Workers: []harness.WorkerSpec{testWorker("a", "worker-a", "A"), testWorker("b", "worker-b", "B")},
+	})
+	for path, want := range map[string]struct {
+		status int
+		says   string
+	}{
+		"/debug/pprof/heap":                                      {200, "\x1f\x8b"}, // gzip
+		"/workers/worker-a/debug/pprof/heap":                     {200, "\x1f\x8b"},
+		"/workers/worker-b/debug/pprof/goroutine?replica=0":      {200, "\x1f\x8b"},
+		"/workers/worker-a/debug/pprof/profile?seconds=1":        {200, "\x1f\x8b"},
+		"/workers/worker-a/debug/pprof/secrets":                  {404, "legal are cpu, allocs"},
+		"/workers/worker-z/debug/pprof/heap":                     {404, `no worker "worker-z"`},
+		"/workers/worker-a/debug/pprof/heap?replica=1":           {404, "legal are 0 to 0"},
+		"/workers/worker-a/debug/pprof/profile?seconds=61":       {400, `seconds "61"; legal are 1 to 60`},
+		"/workers/worker-a/debug/pprof/profile?seconds=&replica": {400, `replica ""; legal are 0 to`},
+	} {
+		status, body := e.Health(path)
+		if status != want.status || !strings.Contains(body, want.says) {
+			t.Errorf("GET %s: %d %.80q, want %d and %q", path, status, body, want.status, want.says)
+		}
+	}
+}

@@ -2111,6 +2111,105 @@ func (x *GetMetricsResponse) GetText() []byte {
 	return nil
 }
 
+type GetProfileRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// "cpu", or one that Go's runtime/pprof keeps: allocs, block, goroutine, heap, mutex, threadcreate.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// How long the CPU is watched; for cpu only.
+	DurationUs    uint64 `protobuf:"varint,2,opt,name=duration_us,json=durationUs,proto3" json:"duration_us,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetProfileRequest) Reset() {
+	*x = GetProfileRequest{}
+	mi := &file_worker_v1_worker_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetProfileRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetProfileRequest) ProtoMessage() {}
+
+func (x *GetProfileRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_worker_v1_worker_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetProfileRequest.ProtoReflect.Descriptor instead.
+func (*GetProfileRequest) Descriptor() ([]byte, []int) {
+	return file_worker_v1_worker_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *GetProfileRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *GetProfileRequest) GetDurationUs() uint64 {
+	if x != nil {
+		return x.DurationUs
+	}
+	return 0
+}
+
+type GetProfileResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Compressed profile.proto, as `go tool pprof` reads it.
+	Profile       []byte `protobuf:"bytes,1,opt,name=profile,proto3" json:"profile,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetProfileResponse) Reset() {
+	*x = GetProfileResponse{}
+	mi := &file_worker_v1_worker_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetProfileResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetProfileResponse) ProtoMessage() {}
+
+func (x *GetProfileResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_worker_v1_worker_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetProfileResponse.ProtoReflect.Descriptor instead.
+func (*GetProfileResponse) Descriptor() ([]byte, []int) {
+	return file_worker_v1_worker_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *GetProfileResponse) GetProfile() []byte {
+	if x != nil {
+		return x.Profile
+	}
+	return nil
+}
+
 var File_worker_v1_worker_proto protoreflect.FileDescriptor
 
 const file_worker_v1_worker_proto_rawDesc = "" +
@@ -2284,7 +2383,13 @@ const file_worker_v1_worker_proto_rawDesc = "" +
 	"\x16FAILURE_BODY_TOO_LARGE\x10\f\"\x13\n" +
 	"\x11GetMetricsRequest\"(\n" +
 	"\x12GetMetricsResponse\x12\x12\n" +
-	"\x04text\x18\x01 \x01(\fR\x04text*\xbf\x01\n" +
+	"\x04text\x18\x01 \x01(\fR\x04text\"H\n" +
+	"\x11GetProfileRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1f\n" +
+	"\vduration_us\x18\x02 \x01(\x04R\n" +
+	"durationUs\".\n" +
+	"\x12GetProfileResponse\x12\x18\n" +
+	"\aprofile\x18\x01 \x01(\fR\aprofile*\xbf\x01\n" +
 	"\x05Phase\x12\x15\n" +
 	"\x11PHASE_UNSPECIFIED\x10\x00\x12\x19\n" +
 	"\x15PHASE_REQUEST_HEADERS\x10\x01\x12\x16\n" +
@@ -2296,7 +2401,7 @@ const file_worker_v1_worker_proto_rawDesc = "" +
 	"\tOnFailure\x12\x13\n" +
 	"\x0fON_FAILURE_DENY\x10\x00\x12\x17\n" +
 	"\x13ON_FAILURE_CONTINUE\x10\x01\x12\x1d\n" +
-	"\x19ON_FAILURE_SKIP_REMAINING\x10\x022\x97\x06\n" +
+	"\x19ON_FAILURE_SKIP_REMAINING\x10\x022\xfc\x06\n" +
 	"\fPolicyWorker\x12r\n" +
 	"\x0fGetWorkerConfig\x12..policyengine.worker.v1.GetWorkerConfigRequest\x1a/.policyengine.worker.v1.GetWorkerConfigResponse\x12f\n" +
 	"\vHealthCheck\x12*.policyengine.worker.v1.HealthCheckRequest\x1a+.policyengine.worker.v1.HealthCheckResponse\x12c\n" +
@@ -2307,7 +2412,9 @@ const file_worker_v1_worker_proto_rawDesc = "" +
 	"\x0fExecuteResponse\x12\x1c.policyengine.worker.v1.Call\x1a\x1e.policyengine.worker.v1.Result\x12U\n" +
 	"\aExecute\x12!.policyengine.worker.v1.CallBatch\x1a#.policyengine.worker.v1.ResultBatch(\x010\x01\x12c\n" +
 	"\n" +
-	"GetMetrics\x12).policyengine.worker.v1.GetMetricsRequest\x1a*.policyengine.worker.v1.GetMetricsResponseB?Z=github.com/policy-engine/policy-engine/api/worker/v1;workerv1b\x06proto3"
+	"GetMetrics\x12).policyengine.worker.v1.GetMetricsRequest\x1a*.policyengine.worker.v1.GetMetricsResponse\x12c\n" +
+	"\n" +
+	"GetProfile\x12).policyengine.worker.v1.GetProfileRequest\x1a*.policyengine.worker.v1.GetProfileResponseB?Z=github.com/policy-engine/policy-engine/api/worker/v1;workerv1b\x06proto3"
 
 var (
 	file_worker_v1_worker_proto_rawDescOnce sync.Once
@@ -2322,7 +2429,7 @@ func file_worker_v1_worker_proto_rawDescGZIP() []byte {
 }
 
 var file_worker_v1_worker_proto_enumTypes = make([]protoimpl.EnumInfo, 6)
-var file_worker_v1_worker_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
+var file_worker_v1_worker_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
 var file_worker_v1_worker_proto_goTypes = []any{
 	(Phase)(0),                      // 0: policyengine.worker.v1.Phase
 	(OnFailure)(0),                  // 1: policyengine.worker.v1.OnFailure
@@ -2355,6 +2462,8 @@ var file_worker_v1_worker_proto_goTypes = []any{
 	(*Result)(nil),                  // 28: policyengine.worker.v1.Result
 	(*GetMetricsRequest)(nil),       // 29: policyengine.worker.v1.GetMetricsRequest
 	(*GetMetricsResponse)(nil),      // 30: policyengine.worker.v1.GetMetricsResponse
+	(*GetProfileRequest)(nil),       // 31: policyengine.worker.v1.GetProfileRequest
+	(*GetProfileResponse)(nil),      // 32: policyengine.worker.v1.GetProfileResponse
 }
 var file_worker_v1_worker_proto_depIdxs = []int32{
 	8,  // 0: policyengine.worker.v1.GetWorkerConfigResponse.policies:type_name -> policyengine.worker.v1.PolicyDescriptor
@@ -2390,16 +2499,18 @@ var file_worker_v1_worker_proto_depIdxs = []int32{
 	20, // 30: policyengine.worker.v1.PolicyWorker.ExecuteResponse:input_type -> policyengine.worker.v1.Call
 	18, // 31: policyengine.worker.v1.PolicyWorker.Execute:input_type -> policyengine.worker.v1.CallBatch
 	29, // 32: policyengine.worker.v1.PolicyWorker.GetMetrics:input_type -> policyengine.worker.v1.GetMetricsRequest
-	7,  // 33: policyengine.worker.v1.PolicyWorker.GetWorkerConfig:output_type -> policyengine.worker.v1.GetWorkerConfigResponse
-	10, // 34: policyengine.worker.v1.PolicyWorker.HealthCheck:output_type -> policyengine.worker.v1.HealthCheckResponse
-	14, // 35: policyengine.worker.v1.PolicyWorker.PushConfig:output_type -> policyengine.worker.v1.PushConfigResponse
-	17, // 36: policyengine.worker.v1.PolicyWorker.RetireConfig:output_type -> policyengine.worker.v1.RetireConfigResponse
-	28, // 37: policyengine.worker.v1.PolicyWorker.ExecuteRequest:output_type -> policyengine.worker.v1.Result
-	28, // 38: policyengine.worker.v1.PolicyWorker.ExecuteResponse:output_type -> policyengine.worker.v1.Result
-	19, // 39: policyengine.worker.v1.PolicyWorker.Execute:output_type -> policyengine.worker.v1.ResultBatch
-	30, // 40: policyengine.worker.v1.PolicyWorker.GetMetrics:output_type -> policyengine.worker.v1.GetMetricsResponse
-	33, // [33:41] is the sub-list for method output_type
-	25, // [25:33] is the sub-list for method input_type
+	31, // 33: policyengine.worker.v1.PolicyWorker.GetProfile:input_type -> policyengine.worker.v1.GetProfileRequest
+	7,  // 34: policyengine.worker.v1.PolicyWorker.GetWorkerConfig:output_type -> policyengine.worker.v1.GetWorkerConfigResponse
+	10, // 35: policyengine.worker.v1.PolicyWorker.HealthCheck:output_type -> policyengine.worker.v1.HealthCheckResponse
+	14, // 36: policyengine.worker.v1.PolicyWorker.PushConfig:output_type -> policyengine.worker.v1.PushConfigResponse
+	17, // 37: policyengine.worker.v1.PolicyWorker.RetireConfig:output_type -> policyengine.worker.v1.RetireConfigResponse
+	28, // 38: policyengine.worker.v1.PolicyWorker.ExecuteRequest:output_type -> policyengine.worker.v1.Result
+	28, // 39: policyengine.worker.v1.PolicyWorker.ExecuteResponse:output_type -> policyengine.worker.v1.Result
+	19, // 40: policyengine.worker.v1.PolicyWorker.Execute:output_type -> policyengine.worker.v1.ResultBatch
+	30, // 41: policyengine.worker.v1.PolicyWorker.GetMetrics:output_type -> policyengine.worker.v1.GetMetricsResponse
+	32, // 42: policyengine.worker.v1.PolicyWorker.GetProfile:output_type -> policyengine.worker.v1.GetProfileResponse
+	34, // [34:43] is the sub-list for method output_type
+	25, // [25:34] is the sub-list for method input_type
 	25, // [25:25] is the sub-list for extension type_name
 	25, // [25:25] is the sub-list for extension extendee
 	0,  // [0:25] is the sub-list for field type_name
@@ -2417,7 +2528,7 @@ func file_worker_v1_worker_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_worker_v1_worker_proto_rawDesc), len(file_worker_v1_worker_proto_rawDesc)),
 			NumEnums:      6,
-			NumMessages:   25,
+			NumMessages:   27,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

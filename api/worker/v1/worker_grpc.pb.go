@@ -29,6 +29,7 @@ const (
 	PolicyWorker_ExecuteResponse_FullMethodName = "/policyengine.worker.v1.PolicyWorker/ExecuteResponse"
 	PolicyWorker_Execute_FullMethodName         = "/policyengine.worker.v1.PolicyWorker/Execute"
 	PolicyWorker_GetMetrics_FullMethodName      = "/policyengine.worker.v1.PolicyWorker/GetMetrics"
+	PolicyWorker_GetProfile_FullMethodName      = "/policyengine.worker.v1.PolicyWorker/GetProfile"
 )
 
 // PolicyWorkerClient is the client API for PolicyWorker service.
@@ -51,6 +52,8 @@ type PolicyWorkerClient interface {
 	Execute(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[CallBatch, ResultBatch], error)
 	// The worker's metrics.
 	GetMetrics(ctx context.Context, in *GetMetricsRequest, opts ...grpc.CallOption) (*GetMetricsResponse, error)
+	// A profile of the worker's process.
+	GetProfile(ctx context.Context, in *GetProfileRequest, opts ...grpc.CallOption) (*GetProfileResponse, error)
 }
 
 type policyWorkerClient struct {
@@ -144,6 +147,16 @@ func (c *policyWorkerClient) GetMetrics(ctx context.Context, in *GetMetricsReque
 	return out, nil
 }
 
+func (c *policyWorkerClient) GetProfile(ctx context.Context, in *GetProfileRequest, opts ...grpc.CallOption) (*GetProfileResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(GetProfileResponse)
+	err := c.cc.Invoke(ctx, PolicyWorker_GetProfile_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // PolicyWorkerServer is the server API for PolicyWorker service.
 // All implementations must embed UnimplementedPolicyWorkerServer
 // for forward compatibility.
@@ -164,6 +177,8 @@ type PolicyWorkerServer interface {
 	Execute(grpc.BidiStreamingServer[CallBatch, ResultBatch]) error
 	// The worker's metrics.
 	GetMetrics(context.Context, *GetMetricsRequest) (*GetMetricsResponse, error)
+	// A profile of the worker's process.
+	GetProfile(context.Context, *GetProfileRequest) (*GetProfileResponse, error)
 	mustEmbedUnimplementedPolicyWorkerServer()
 }
 
@@ -197,6 +212,9 @@ func (UnimplementedPolicyWorkerServer) Execute(grpc.BidiStreamingServer[CallBatc
 }
 func (UnimplementedPolicyWorkerServer) GetMetrics(context.Context, *GetMetricsRequest) (*GetMetricsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetMetrics not implemented")
+}
+func (UnimplementedPolicyWorkerServer) GetProfile(context.Context, *GetProfileRequest) (*GetProfileResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetProfile not implemented")
 }
 func (UnimplementedPolicyWorkerServer) mustEmbedUnimplementedPolicyWorkerServer() {}
 func (UnimplementedPolicyWorkerServer) testEmbeddedByValue()                      {}
@@ -352,6 +370,24 @@ func _PolicyWorker_GetMetrics_Handler(srv interface{}, ctx context.Context, dec 
 	return interceptor(ctx, in, info, handler)
 }
 
+func _PolicyWorker_GetProfile_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetProfileRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(PolicyWorkerServer).GetProfile(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: PolicyWorker_GetProfile_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(PolicyWorkerServer).GetProfile(ctx, req.(*GetProfileRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // PolicyWorker_ServiceDesc is the grpc.ServiceDesc for PolicyWorker service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -386,6 +422,10 @@ var PolicyWorker_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "GetMetrics",
 			Handler:    _PolicyWorker_GetMetrics_Handler,
+		},
+		{
+			MethodName: "GetProfile",
+			Handler:    _PolicyWorker_GetProfile_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{
