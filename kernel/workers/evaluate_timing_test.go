@@ -61,7 +61,7 @@ func TestEvaluateDoesNotAllocate(t *testing.T) {
 	s := &session{serving: true, conns: []*conn{c}}
 	s.held.Store(&[]uint64{5})
 	w := &Worker{name: "w", timeout: time.Second}
-	w.targets.Store(&[]target{{conn: c, session: s}})
+	w.targets.Store(&[]target{{session: s, conns: []*conn{c}}})
 	call := &caller{done: make(chan error, 1)}
 	call.Done = call
 	headers := benchHeaders()

@@ -22,7 +22,7 @@ func TestRejectedConfiguration(t *testing.T) {
 	fb.start(t, b)
 	reg, w := setup(t, nil, a, b)
 	push(t, reg, 5)
-	eventually(t, "both are up", func() bool { return len(*w.targets.Load()) == 4 })
+	eventually(t, "both are up", func() bool { return len(*w.targets.Load()) == 2 })
 	mistake := &workerv1.ConfigError{Chain: 1, Path: "policy_kernel.route_policies[0].request_flow.policy_chain[1].params.key_store", Message: "no such key store"}
 	fb.set(func() { fb.reject = []*workerv1.ConfigError{mistake} })
 	err := reg.Push(t.Context(), 6, map[string][]*workerv1.Chain{"w": nil})

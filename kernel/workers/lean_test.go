@@ -64,6 +64,31 @@ func TestEvaluateAll(t *testing.T) {
 	}
 }
 
+// TestPick: calls keep to the first connection, so that batches are large, until it is busy; then to the one with the fewest.
+func TestPick(t *testing.T) {
+	for _, tt := range []struct {
+		inFlight []int32
+		want     int
+	}{
+		{[]int32{0, 0}, 0},
+		{[]int32{enough - 1, 0}, 0},
+		{[]int32{enough, 0}, 1},
+		{[]int32{enough, enough, enough - 1}, 2},
+		{[]int32{enough + 2, enough, enough + 1}, 1},
+		{[]int32{maxInFlight}, 0},
+	} {
+		target := target{}
+		for _, n := range tt.inFlight {
+			c := newConn(nil, time.Hour, func() {})
+			c.inFlight.Store(n)
+			target.conns = append(target.conns, c)
+		}
+		if got := target.pick(); got != target.conns[tt.want] {
+			t.Errorf("with %d calls under way: not connection %d", tt.inFlight, tt.want)
+		}
+	}
+}
+
 // TestWorkerThatNeverReads: when too much waits for a worker its connection ends at once, so that calls go elsewhere, rather than run into their timeouts.
 func TestWorkerThatNeverReads(t *testing.T) {
 	path := socketPath(t)

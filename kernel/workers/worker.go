@@ -1,7 +1,6 @@
 package workers
 
 import (
-	"slices"
 	"sync/atomic"
 	"time"
 
@@ -29,11 +28,15 @@ type Worker struct {
 	unmatched *metrics.Counter
 }
 
-// target is a connection of a healthy replica.
+// target is a healthy replica.
 type target struct {
-	conn    *conn
 	session *session
+	conns   []*conn
 }
+
+// enough is how many calls a connection has under way before the next one of its replica is used. Few connections make large batches; several let a replica use more than one
+// processor.
+const enough = 64
 
 func newWorker(ref config.WorkerRef, set *metrics.Set) *Worker {
 	w := &Worker{name: ref.Name, timeout: ref.Timeout}
@@ -63,7 +66,7 @@ func (w *Worker) Evaluate(c *route.Call) {
 	}
 	targets := *w.targets.Load()
 	best := w.choose(targets, c.Message.Generation)
-	if best == none {
+	if best == nil {
 		c.Done.Complete(c, nil, route.ErrUnavailable)
 		return
 	}
@@ -87,9 +90,10 @@ func (w *Worker) EvaluateAll(calls []*route.Call) {
 	}
 	targets := *w.targets.Load()
 	best := w.choose(targets, calls[0].Message.Generation)
-	if best != none {
-		n := targets[best].conn.submitAll(targets[best].session, calls)
-		targets[best].conn.flush()
+	if best != nil {
+		c := best.pick()
+		n := c.submitAll(best.session, calls)
+		c.flush()
 		calls = calls[n:]
 	}
 	for _, c := range calls {
@@ -104,39 +108,66 @@ func (w *Worker) budget(c *route.Call) {
 	}
 }
 
-// choose finds the healthy connection with the fewest calls whose replica holds the generation, or none. It doesn't allocate.
-func (w *Worker) choose(targets []target, generation uint64) (best int) {
-	best = none
+// choose finds the replica with the fewest calls under way that holds the generation, or nil. It doesn't allocate.
+func (w *Worker) choose(targets []target, generation uint64) (best *target) {
 	start := int(w.next.Add(1)) // Among equals they take turns.
 	var fewest int32
 	for i := range targets {
-		j := (start + i) % len(targets)
-		if n := targets[j].conn.inFlight.Load(); (best == none || n < fewest) && targets[j].session.holds(generation) {
-			best, fewest = j, n
+		t := &targets[(start+i)%len(targets)]
+		if n := t.inFlight(); (best == nil || n < fewest) && t.session.holds(generation) {
+			best, fewest = t, n
+		}
+	}
+	return best
+}
+
+func (t *target) inFlight() (n int32) {
+	for _, c := range t.conns {
+		n += c.inFlight.Load()
+	}
+	return n
+}
+
+// pick chooses a connection: the first with fewer than enough calls under way, or the one with the fewest.
+func (t *target) pick() *conn {
+	best := t.conns[0]
+	for _, c := range t.conns {
+		n := c.inFlight.Load()
+		if n < enough {
+			return c
+		}
+		if n < best.inFlight.Load() {
+			best = c
 		}
 	}
 	return best
 }
 
 // try has the best target take a call, or any other one that can.
-func (w *Worker) try(targets []target, best int, c *route.Call) {
+func (w *Worker) try(targets []target, best *target, c *route.Call) {
 	// Fast path: it takes the call.
-	err := targets[best].conn.submit(c)
+	first := best.pick()
+	err := first.submit(c)
 	if err == nil {
-		targets[best].conn.flush()
+		first.flush()
 		return
 	}
 	// Slow path: it is full, or was closed just now; any other will do.
 	overloaded := err == route.ErrOverloaded
 	for i := range targets {
-		if i == best || !targets[i].session.holds(c.Message.Generation) {
+		if !targets[i].session.holds(c.Message.Generation) {
 			continue
 		}
-		if err = targets[i].conn.submit(c); err == nil {
-			targets[i].conn.flush()
-			return
+		for _, other := range targets[i].conns {
+			if other == first {
+				continue
+			}
+			if err = other.submit(c); err == nil {
+				other.flush()
+				return
+			}
+			overloaded = overloaded || err == route.ErrOverloaded
 		}
-		overloaded = overloaded || err == route.ErrOverloaded
 	}
 	if overloaded {
 		c.Done.Complete(c, nil, route.ErrOverloaded)
@@ -150,17 +181,13 @@ func (w *Worker) refresh(current uint64) {
 	var targets []target
 	available := false
 	for _, r := range w.replicas {
-		if r.session == nil || !r.session.served || !r.session.serving {
+		if r.session == nil || !r.session.served || !r.session.serving || len(r.session.conns) == 0 {
 			continue
 		}
-		for _, c := range r.session.conns {
-			targets = append(targets, target{conn: c, session: r.session})
-		}
+		targets = append(targets, target{session: r.session, conns: r.session.conns})
 		available = available || r.session.holds(current)
 	}
-	if old := *w.targets.Load(); !slices.Equal(old, targets) {
-		w.targets.Store(&targets)
-	}
+	w.targets.Store(&targets)
 	w.available.Store(available)
 }
 
