@@ -181,11 +181,13 @@ func (w *Worker) refresh(current uint64) {
 	var targets []target
 	available := false
 	for _, r := range w.replicas {
-		if r.session == nil || !r.session.served || !r.session.serving || len(r.session.conns) == 0 {
+		if r.session == nil || !r.session.served || !r.session.serving {
 			continue
 		}
-		targets = append(targets, target{session: r.session, conns: r.session.conns})
 		available = available || r.session.holds(current)
+		if len(r.session.conns) > 0 { // A local worker has none.
+			targets = append(targets, target{session: r.session, conns: r.session.conns})
+		}
 	}
 	w.targets.Store(&targets)
 	w.available.Store(available)
