@@ -54,19 +54,22 @@ func TestCompare(t *testing.T) {
 	b := func(name string) benchmark { return benchmark{"p", name, "allocs/op"} }
 	base := allocations{b("same"): 0, b("grown"): 0, b("less"): 3, b("noise"): 100, b("more-than-noise"): 100, b("gone"): 1}
 	var results []result
-	for name, allocs := range map[string]float64{"same": 0, "grown": 1, "less": 2, "noise": 105, "more-than-noise": 106, "fresh": 0} {
+	for name, allocs := range map[string]float64{"same": 0, "grown": 1, "less": 2, "noise": 112, "more-than-noise": 113, "fresh": 0} {
 		results = append(results, result{Package: "p", Name: name, AllocsPerOp: allocs})
 	}
 	results = append(results, result{Package: "p", Name: "same", AllocsPerOp: 5}) // Another run of the same code had less.
 	got := base.compare(least(results))
 	want := comparison{
-		grown:    []string{"p grown allocs/op: from 0 to 1", "p more-than-noise allocs/op: from 100 to 106"},
+		grown:    []string{"p grown allocs/op: from 0 to 1", "p more-than-noise allocs/op: from 100 to 113"},
 		fresh:    []string{"p fresh allocs/op: 0, not in the baseline"},
 		fallen:   []string{"p less allocs/op: from 3 to 2"},
 		packages: []string{"p"},
 	}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got %+v, want %+v", got, want)
+	}
+	if got := most(results)[b("same")]; got != 5 {
+		t.Errorf("the most of two runs is %d", got)
 	}
 	if got := fmt.Sprint(base.missing(least(results), []string{"p"}), base.missing(least(results), []string{"q"})); got != "[p gone allocs/op] []" {
 		t.Errorf("missing are %s", got)

@@ -134,7 +134,7 @@ func (o *options) selected() ([]string, error) {
 
 // accept writes the baseline: what was measured in place of what was there for these packages. A benchmark that was left out by -bench or -skip keeps its line.
 func (o *options) accept(baseline allocations, results []result, packages []string) error {
-	next, all := least(results), o.pattern == "." && o.skip == ""
+	next, all := most(results), o.pattern == "." && o.skip == ""
 	for b, n := range baseline {
 		if _, ok := next[b]; !ok && !(all && (len(o.packages) == 0 || slices.Contains(packages, b.pkg))) {
 			next[b] = n
