@@ -214,6 +214,11 @@ func TestComparison(t *testing.T) {
 	if left, err := os.ReadDir("build/bench/base-tree"); !os.IsNotExist(err) {
 		t.Errorf("the base's tree is still there: %v, %v", left, err)
 	}
+	for _, how := range [][]string{{"compare", "-base", "HEAD"}, {"run"}} {
+		if err := command(append(how, "-bench", "x"), out); err == nil || !strings.Contains(err.Error(), "matches \"x\"") {
+			t.Errorf("%v of nothing: %v", how, err)
+		}
+	}
 	if err := command([]string{"compare", "-base", "nowhere"}, out); err == nil {
 		t.Error("a revision that is none was compared")
 	}

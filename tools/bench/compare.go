@@ -126,6 +126,9 @@ func (o *options) program(s *side, pkg string) string {
 
 // report writes the results and prints benchstat's table.
 func (o *options) report(base, change *side) error {
+	if len(base.results)+len(change.results) == 0 {
+		return fmt.Errorf("no benchmark matches %q; the first part of a pattern is of the function: Engine/one-process", o.pattern)
+	}
 	path := filepath.Join(reports, "bench-compare.json")
 	if err := writeJSON(path, medians(slices.Concat(base.results, change.results))); err != nil {
 		return err

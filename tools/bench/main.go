@@ -109,6 +109,9 @@ func (o *options) runAll() error {
 	if err != nil {
 		return err
 	}
+	if len(results) == 0 {
+		return fmt.Errorf("no benchmark of %d packages matches %q; the first part of a pattern is of the function: Engine/one-process", len(packages), o.pattern)
+	}
 	report := filepath.Join(reports, "bench.json")
 	if err := writeJSON(report, medians(results)); err != nil {
 		return err
