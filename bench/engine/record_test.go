@@ -34,35 +34,36 @@ const (
 // tap is a TCP proxy before the engine that keeps what its clients send, for each connection.
 type tap struct {
 	address string
-	to      string // the engine's address, set before the first connection
 	mu      sync.Mutex
 	sent    []*bytes.Buffer
 }
 
-func startTap(t *testing.T) *tap {
+// newTap listens; serve takes what comes.
+func newTap(t *testing.T) (*tap, net.Listener) {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = l.Close() })
-	p := &tap{address: l.Addr().String()}
-	go func() {
-		for {
-			from, err := l.Accept()
-			if err != nil {
-				return
-			}
-			kernel, err := net.Dial("tcp", p.to)
-			if err != nil {
-				_ = from.Close()
-				continue
-			}
-			go p.carry(from, kernel)
-			go func() { _, _ = io.Copy(from, kernel) }()
+	return &tap{address: l.Addr().String()}, l
+}
+
+// serve passes connections on until the listener is closed.
+func (p *tap) serve(l net.Listener, to string) {
+	for {
+		from, err := l.Accept()
+		if err != nil {
+			return
 		}
-	}()
-	return p
+		kernel, err := net.Dial("tcp", to)
+		if err != nil {
+			_ = from.Close()
+			continue
+		}
+		go p.carry(from, kernel)
+		go func() { _, _ = io.Copy(from, kernel) }()
+	}
 }
 
 func (p *tap) carry(from, kernel net.Conn) {
@@ -101,10 +102,10 @@ func (p *tap) connection(t *testing.T) []byte {
 // record sends n requests through the real Envoy to the engine and returns what Envoy sent to it.
 func record(t *testing.T, scene string, s harness.Spec, n int, lines func(i int) []string) []byte {
 	t.Helper()
-	p := startTap(t)
+	p, l := newTap(t)
 	s.EnvoyArgs = []string{"--engine", p.address}
 	e := harness.Prepare(t, s)
-	p.to = e.ExtProc
+	go p.serve(l, e.ExtProc)
 	e.StartWorker("worker-1")
 	e.StartKernel()
 	e.WaitReady()
