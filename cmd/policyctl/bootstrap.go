@@ -46,6 +46,9 @@ func newBootstrap(k *config.Kernel, e *envoyFlags) (*bootstrap, error) {
 	if err := e.engineTLS.check(&k.Server.TLS); err != nil {
 		return nil, err
 	}
+	if err := e.downstreamTLS.check(); err != nil {
+		return nil, err
+	}
 	b := &bootstrap{kernel: k, flags: e, timeout: messageTimeout(k)}
 	var err error
 	if b.engine, err = engineEndpoint(&k.Server, e.engine); err != nil {
@@ -129,22 +132,12 @@ func (b *bootstrap) engineCluster() *clusterv3.Cluster {
 	streams := b.kernel.Server.MaxConcurrentStreams
 	// One connection per thread of Envoy carries up to that many streams; the breaker counts them all.
 	c := newCluster(engineCluster, b.engine, max(minCapacity, 16*streams))
-	c.TypedExtensionProtocolOptions = map[string]*anypb.Any{
-		"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": packed(&httpv3.HttpProtocolOptions{
-			UpstreamProtocolOptions: &httpv3.HttpProtocolOptions_ExplicitHttpConfig_{
-				ExplicitHttpConfig: &httpv3.HttpProtocolOptions_ExplicitHttpConfig{
-					ProtocolConfig: &httpv3.HttpProtocolOptions_ExplicitHttpConfig_Http2ProtocolOptions{
-						Http2ProtocolOptions: &corev3.Http2ProtocolOptions{
-							MaxConcurrentStreams: wrapperspb.UInt32(max(minCapacity, streams)),
-							ConnectionKeepalive: &corev3.KeepaliveSettings{
-								Interval: durationpb.New(30 * time.Second), Timeout: durationpb.New(5 * time.Second),
-							},
-						},
-					},
-				},
-			},
-		}),
-	}
+	c.TypedExtensionProtocolOptions = http2To(&corev3.Http2ProtocolOptions{
+		MaxConcurrentStreams: wrapperspb.UInt32(max(minCapacity, streams)),
+		ConnectionKeepalive: &corev3.KeepaliveSettings{
+			Interval: durationpb.New(30 * time.Second), Timeout: durationpb.New(5 * time.Second),
+		},
+	})
 	if b.kernel.Server.TLS.CertFile != "" {
 		c.TransportSocket = &corev3.TransportSocket{
 			Name:       "envoy.transport_sockets.tls",
@@ -152,6 +145,19 @@ func (b *bootstrap) engineCluster() *clusterv3.Cluster {
 		}
 	}
 	return c
+}
+
+// http2To says that a cluster is spoken to in HTTP/2.
+func http2To(options *corev3.Http2ProtocolOptions) map[string]*anypb.Any {
+	return map[string]*anypb.Any{
+		"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": packed(&httpv3.HttpProtocolOptions{
+			UpstreamProtocolOptions: &httpv3.HttpProtocolOptions_ExplicitHttpConfig_{
+				ExplicitHttpConfig: &httpv3.HttpProtocolOptions_ExplicitHttpConfig{
+					ProtocolConfig: &httpv3.HttpProtocolOptions_ExplicitHttpConfig_Http2ProtocolOptions{Http2ProtocolOptions: options},
+				},
+			},
+		}),
+	}
 }
 
 func (t engineTLS) context() *tlsv3.UpstreamTlsContext {
@@ -182,7 +188,11 @@ func (b *bootstrap) upstreamClusters() []*clusterv3.Cluster {
 	for i := range b.mappings {
 		if to := b.mappings[i].upstream; !seen[to] {
 			seen[to] = true
-			out = append(out, newCluster(clusterName(to), to, minCapacity))
+			c := newCluster(clusterName(to), to, minCapacity)
+			if b.flags.upstreamHTTP2 {
+				c.TypedExtensionProtocolOptions = http2To(&corev3.Http2ProtocolOptions{})
+			}
+			out = append(out, c)
 		}
 	}
 	return out

@@ -20,6 +20,8 @@ type envoyFlags struct {
 	routesFile                              string
 	accessLog                               bool
 	engineTLS                               engineTLS
+	downstreamTLS                           downstreamTLS
+	upstreamHTTP2                           bool
 }
 
 // engineTLS is what Envoy needs when the kernel has TLS.
@@ -41,6 +43,9 @@ func (p *program) envoyFlags(e *envoyFlags) *flag.FlagSet {
 	f.Var(&e.routes, "route", "`NAME=/PREFIX`: requests below the prefix are on that route of the kernel; may be repeated")
 	f.StringVar(&e.routesFile, "routes", "", "a YAML `file` with the routes: a list of {route: NAME, prefix: /PREFIX, upstream: ADDRESS}")
 	f.BoolVar(&e.accessLog, "access-log", false, "write a JSON access log to the standard output")
+	f.StringVar(&e.downstreamTLS.cert, "tls-cert", "", "the `file` with Envoy's certificate for clients, who then speak HTTPS, with HTTP/1.1 or HTTP/2")
+	f.StringVar(&e.downstreamTLS.key, "tls-key", "", "the `file` with the key of --tls-cert")
+	f.BoolVar(&e.upstreamHTTP2, "upstream-http2", false, "speak HTTP/2 with the upstreams, as gRPC needs (default: HTTP/1.1)")
 	f.StringVar(&e.engineTLS.ca, "engine-ca", "", "the `file` with the authority of the kernel's certificate; required when the kernel has TLS")
 	f.StringVar(&e.engineTLS.serverName, "engine-name", "", "the DNS `name` in the kernel's certificate; required when the kernel has TLS")
 	f.StringVar(&e.engineTLS.cert, "engine-cert", "", "the `file` with Envoy's client certificate, for mutual TLS")

@@ -32,6 +32,7 @@ var bootstraps = []struct {
 		"--routes", "testdata/envoy/routes.yaml", "--engine-ca", "/etc/ca.crt", "--engine-name", "engine.example",
 		"--engine-cert", "/etc/envoy.crt", "--engine-key", "/etc/envoy.key",
 	}},
+	{"https", "testdata/envoy/kernel.yaml", []string{"--tls-cert", "/etc/envoy.crt", "--tls-key", "/etc/envoy.key", "--upstream-http2"}},
 }
 
 func TestEnvoyBootstraps(t *testing.T) {
@@ -160,6 +161,7 @@ func TestEnvoyRefuses(t *testing.T) {
 		{"TLS without authority", tls, nil, exitUsage, "the kernel has TLS; --engine-ca and --engine-name are required"},
 		{"TLS without client certificate", tls, []string{"--engine-ca", "a", "--engine-name", "b"}, exitUsage, "the kernel wants client certificates"},
 		{"half a client certificate", tls, []string{"--engine-ca", "a", "--engine-name", "b", "--engine-key", "k"}, exitUsage, "legal together only"},
+		{"half a certificate for clients", plain, []string{"--tls-cert", "c"}, exitUsage, "--tls-cert and --tls-key are legal together only"},
 		{"authority without TLS", plain, []string{"--engine-ca", "a"}, exitUsage, "its configuration has none"},
 	}
 	for _, tt := range tests {

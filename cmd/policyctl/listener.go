@@ -30,7 +30,7 @@ func (b *bootstrap) listener() *listenerv3.Listener {
 		FilterChains: []*listenerv3.FilterChain{{Filters: []*listenerv3.Filter{{
 			Name:       "envoy.filters.network.http_connection_manager",
 			ConfigType: &listenerv3.Filter_TypedConfig{TypedConfig: packed(b.connectionManager())},
-		}}}},
+		}}, TransportSocket: b.flags.downstreamTLS.socket()}},
 	}
 }
 
@@ -56,8 +56,11 @@ func (b *bootstrap) connectionManager() *hcmv3.HttpConnectionManager {
 			InitialStreamWindowSize:     wrapperspb.UInt32(64 << 10),
 			InitialConnectionWindowSize: wrapperspb.UInt32(1 << 20),
 		},
-		UpgradeConfigs: []*hcmv3.HttpConnectionManager_UpgradeConfig{{UpgradeType: "websocket"}},
-		AccessLog:      b.accessLogs(),
+		// A client that asks before it sends (Expect: 100-continue) is answered by a policy or by the upstream. Otherwise Envoy bids it send before the engine
+		// has seen the request. Where policies want the whole body, it is asked for by nobody: clients send it after a wait of their own (RFC 9110 section 10.1.1).
+		Proxy_100Continue: true,
+		UpgradeConfigs:    []*hcmv3.HttpConnectionManager_UpgradeConfig{{UpgradeType: "websocket"}},
+		AccessLog:         b.accessLogs(),
 		RouteSpecifier: &hcmv3.HttpConnectionManager_RouteConfig{RouteConfig: &routev3.RouteConfiguration{
 			Name: "ingress", VirtualHosts: []*routev3.VirtualHost{{Name: "ingress", Domains: []string{"*"}, Routes: b.routes()}},
 		}},
