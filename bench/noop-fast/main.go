@@ -5,6 +5,8 @@ import (
 	"flag"
 	"log"
 	"net"
+	"os"
+	"runtime"
 
 	"github.com/policy-engine/policy-engine/fastpath/h2"
 )
@@ -45,6 +47,9 @@ func (call) Reset(*h2.Stream)       {}
 func main() {
 	addr := flag.String("listen", "127.0.0.1:9101", "address to listen on")
 	flag.Parse()
+	if os.Getenv("GOMAXPROCS") == "" {
+		runtime.GOMAXPROCS(max(1, runtime.GOMAXPROCS(0)/2)) // As the engine does.
+	}
 	l, err := net.Listen("tcp", *addr)
 	if err != nil {
 		log.Fatal(err)

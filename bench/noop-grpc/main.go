@@ -1,11 +1,13 @@
-// noop-grpc answers every ext_proc message with "continue" on grpc-go, tuned as well as we can: what a server that does nothing costs.
+// noop-grpc answers every ext_proc message with "continue" on grpc-go, tuned as well as we can: what a server that does nothing costs. bench/README.md says what was tried.
 package main
 
 import (
 	"flag"
 	"log"
 	"net"
+	"os"
 	"runtime"
+	"runtime/debug"
 
 	"google.golang.org/grpc"
 
@@ -29,16 +31,28 @@ func serve(_ any, st grpc.ServerStream) error {
 	return st.SendMsg(answer) // The stream closes with the answer, as the engine's does.
 }
 
+// tune sets the collector and the number of processors, unless the environment says them.
+func tune() {
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(400)
+	}
+	if os.Getenv("GOMAXPROCS") == "" {
+		runtime.GOMAXPROCS(max(1, runtime.GOMAXPROCS(0)/2)) // As the engine does.
+	}
+}
+
 func main() {
 	addr := flag.String("listen", "127.0.0.1:9102", "address to listen on")
+	workers := flag.Uint("stream-workers", 32, "grpc-go's NumStreamWorkers; 0 is a goroutine for each stream")
 	flag.Parse()
+	tune()
 	l, err := net.Listen("tcp", *addr)
 	if err != nil {
 		log.Fatal(err)
 	}
 	s := grpc.NewServer(
 		grpc.ForceServerCodecV2(codec.Codec{}),
-		grpc.NumStreamWorkers(uint32(runtime.GOMAXPROCS(0))),
+		grpc.NumStreamWorkers(uint32(*workers)),
 		grpc.StaticStreamWindowSize(1<<20), grpc.StaticConnWindowSize(16<<20),
 		grpc.MaxConcurrentStreams(65536),
 	)
