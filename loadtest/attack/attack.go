@@ -48,7 +48,7 @@ func (o *Options) check() error {
 	case o.Clients < 1 || o.Workers < 1:
 		return fmt.Errorf("%d clients and %d workers are not legal; legal is at least one of each", o.Clients, o.Workers)
 	}
-	return nil
+	return o.Engine.Check()
 }
 
 // Run starts the engine, Envoy and an upstream, measures, prints the outcome and writes the reports. It fails when a request reached the upstream without the identity of

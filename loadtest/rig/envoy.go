@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime/debug"
 	"slices"
 
 	"go.yaml.in/yaml/v3"
@@ -32,6 +33,8 @@ func (r *Rig) startEnvoy(c *credentials.Set) error {
 	if err != nil {
 		return err
 	}
+	// Of many routes, the configuration has been a gigabyte here, and the load's memory is told too.
+	debug.FreeOSMemory()
 	// --concurrency 1: one thread, so that a row's throughput is what Envoy's thread can do with what the row costs it.
 	err = r.start("envoy", r.programs.Envoy, nil, "--config-path", file, "--disable-hot-restart", "--concurrency", "1", "--log-level", "error")
 	if err != nil {

@@ -63,7 +63,7 @@ type ports struct {
 // Start starts the system and returns when it is ready. End it with Stop. When the context ends meanwhile, or something can't be started, all that was
 // started ends.
 func Start(ctx context.Context, spec Spec, programs Programs, c *credentials.Set) (*Rig, error) {
-	if err := spec.check(); err != nil {
+	if err := spec.Check(); err != nil {
 		return nil, err
 	}
 	if programs.Envoy == "" {

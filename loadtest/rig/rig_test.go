@@ -47,7 +47,7 @@ func TestCheck(t *testing.T) {
 		"two in one process":    {Spec{Chain: DefaultChain, Workers: 2, OneProcess: true}, "legal is 1 worker"},
 		"more routes than that": {Spec{Routes: maxRoutes + 1}, "routes are not legal"},
 	} {
-		err := tt.spec.check()
+		err := tt.spec.Check()
 		if tt.says == "" && err != nil || tt.says != "" && (err == nil || !strings.Contains(err.Error(), tt.says)) {
 			t.Errorf("%s: error %v, want %q", name, err, tt.says)
 		}
@@ -96,7 +96,7 @@ func TestEnvoyTakesIt(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			if err := tt.spec.check(); err != nil {
+			if err := tt.spec.Check(); err != nil {
 				t.Fatal(err)
 			}
 			r := &Rig{spec: tt.spec, programs: programs, dir: t.TempDir(), ports: ports{listen: 1, envoyAdmin: 2, upstream: 3, server: 4, admin: 5}}

@@ -81,8 +81,8 @@ func (s *Spec) enforces(policy string) bool {
 	return false
 }
 
-// check completes a spec, and tells what is wrong with it.
-func (s *Spec) check() error {
+// Check completes a spec, and tells what is wrong with it.
+func (s *Spec) Check() error {
 	if s.Transport == "" {
 		s.Transport = "fast"
 	}
