@@ -187,14 +187,23 @@ func (s *Stream) sendHeaders() {
 func (s *Stream) sendMessage(msg []byte) {
 	c := s.conn
 	size := prefixLen + len(msg)
-	// Fast path: it fits into one frame and into both windows.
-	if !s.hasPending() && size <= int(c.peerMaxFrame) && int64(size) <= s.sendWindow && int64(size) <= c.sendWindow {
+	// Fast path: it fits into both windows.
+	if !s.hasPending() && int64(size) <= s.sendWindow && int64(size) <= c.sendWindow {
 		s.sendWindow -= int64(size)
 		c.sendWindow -= int64(size)
+		most := int(c.peerMaxFrame)
+		first := min(len(msg), most-prefixLen)
 		c.budget.answers++
-		c.out = appendFrameHeader(c.out, size, frameData, 0, s.id)
+		c.out = appendFrameHeader(c.out, prefixLen+first, frameData, 0, s.id)
 		c.out = appendPrefix(c.out, len(msg))
-		c.out = append(c.out, msg...)
+		c.out = append(c.out, msg[:first]...)
+		for rest := msg[first:]; len(rest) > 0; {
+			n := min(len(rest), most)
+			c.budget.answers++
+			c.out = appendFrameHeader(c.out, n, frameData, 0, s.id)
+			c.out = append(c.out, rest[:n]...)
+			rest = rest[n:]
+		}
 		c.checkOut()
 		return
 	}
