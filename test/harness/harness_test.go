@@ -111,10 +111,10 @@ func TestProcess(t *testing.T) {
 
 	q := Start(t, "sleeper", "/bin/sh", nil, "-c", "trap '' TERM; while :; do sleep 0.01; done")
 	q.Kill()
-	if q.Running() || q.cmd.ProcessState.ExitCode() != -1 {
-		t.Errorf("after Kill: %v", q.cmd.ProcessState)
+	if q.Running() || q.Wait() != -1 {
+		t.Errorf("after Kill: %s", q.End())
 	}
-	if err := syscall.Kill(q.cmd.Process.Pid, 0); !errors.Is(err, syscall.ESRCH) {
+	if err := syscall.Kill(q.PID(), 0); !errors.Is(err, syscall.ESRCH) {
 		t.Errorf("the process is left: %v", err)
 	}
 }
@@ -138,8 +138,8 @@ func TestFreePorts(t *testing.T) {
 	seen := map[int]bool{}
 	for range 50 {
 		p := FreePort(t)
-		if seen[p] || p < firstPort || p >= lastPort {
-			t.Errorf("port %d: twice, or out of range", p)
+		if seen[p] {
+			t.Errorf("port %d: twice", p)
 		}
 		seen[p] = true
 	}

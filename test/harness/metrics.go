@@ -1,16 +1,15 @@
 package harness
 
 import (
-	"bufio"
-	"fmt"
 	"net/http"
-	"strconv"
 	"strings"
 	"testing"
+
+	"github.com/policy-engine/policy-engine/test/process"
 )
 
 // Metrics are the samples of one scrape: series with its labels, as it is written, to value.
-type Metrics map[string]float64
+type Metrics process.Metrics
 
 // Scrape reads /metrics.
 func (e *Engine) Scrape() Metrics {
@@ -28,28 +27,8 @@ func (e *Engine) Scrape() Metrics {
 
 // ParseMetrics reads the Prometheus text format.
 func ParseMetrics(text string) (Metrics, error) {
-	m := Metrics{}
-	lines := bufio.NewScanner(strings.NewReader(text))
-	lines.Buffer(nil, 1<<20)
-	for lines.Scan() {
-		line := lines.Text()
-		if line == "" || line[0] == '#' {
-			continue
-		}
-		i := strings.LastIndexByte(line, ' ')
-		if i < 0 {
-			return nil, fmt.Errorf("metrics: no value in %q", line)
-		}
-		v, err := strconv.ParseFloat(line[i+1:], 64)
-		if err != nil {
-			return nil, fmt.Errorf("metrics: value in %q: %w", line, err)
-		}
-		if _, twice := m[line[:i]]; twice {
-			return nil, fmt.Errorf("metrics: %q comes twice", line[:i])
-		}
-		m[line[:i]] = v
-	}
-	return m, lines.Err()
+	m, err := process.ParseMetrics(text)
+	return Metrics(m), err
 }
 
 // Want checks exact values. A series that is expected to be 0 may be missing.

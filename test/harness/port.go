@@ -1,46 +1,17 @@
 package harness
 
 import (
-	"fmt"
-	"math/rand/v2"
-	"net"
-	"sync"
 	"testing"
-)
 
-// Ports come from below the range that Linux takes for outgoing connections (net.ipv4.ip_local_port_range begins at 32768): one that is free stays
-// free until the program that it is meant for listens on it.
-const (
-	firstPort = 20000
-	lastPort  = 32000
+	"github.com/policy-engine/policy-engine/test/process"
 )
-
-var ports struct {
-	sync.Mutex
-	used map[int]bool
-}
 
 // FreePort returns a port of 127.0.0.1 on which nobody listens, another one each time.
 func FreePort(t testing.TB) int {
 	t.Helper()
-	ports.Lock()
-	defer ports.Unlock()
-	if ports.used == nil {
-		ports.used = make(map[int]bool)
+	port, err := process.FreePort()
+	if err != nil {
+		t.Fatal(err)
 	}
-	for range 1000 {
-		port := firstPort + rand.IntN(lastPort-firstPort)
-		if ports.used[port] {
-			continue
-		}
-		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
-		if err != nil {
-			continue
-		}
-		_ = l.Close()
-		ports.used[port] = true
-		return port
-	}
-	t.Fatal("no free port")
-	return 0
+	return port
 }
