@@ -32,5 +32,8 @@ func offered(suffix string) []policies.Definition {
 		policies.Define("wait"+suffix, "1", newWait),
 		policies.Define("answer"+suffix, "1", newAnswer),
 		policies.Define("body"+suffix, "1", newBody),
+		policies.Define("stall"+suffix, "1", newStall),
+		policies.Define("stallBody"+suffix, "1", newStallBody),
+		policies.Define("sum"+suffix, "1", newSum),
 	}
 }
