@@ -8,6 +8,7 @@ import (
 	"github.com/policy-engine/policy-engine/policies/jwtvalidation"
 	"github.com/policy-engine/policy-engine/policies/modifyheaders"
 	"github.com/policy-engine/policy-engine/policies/ratelimit"
+	"github.com/policy-engine/policy-engine/policies/requestsizelimit"
 	"github.com/policy-engine/policy-engine/policies/securityheaders"
 	"github.com/policy-engine/policy-engine/policies/tenantguard"
 )
@@ -24,6 +25,8 @@ func main() {
 			modifyheaders.Definition(),
 			ratelimit.Definition(),
 			ratelimit.HeadersDefinition(),
+			requestsizelimit.Definition(),
+			requestsizelimit.StreamedDefinition(),
 			securityheaders.Definition(),
 		},
 		engine.Policies{
