@@ -80,15 +80,76 @@ func (d *direction) headersSeen(fields []headermap.Field) {
 	d.upgrade = d.upgrade || upgrade && connection
 }
 
-// body is the body, or the chunk of it, under way.
+// body is the body, or the chunk of it, under way. Its bytes are the machine's.
 type body struct {
-	bytes    []byte // the machine's
-	whole    bool
-	none     bool
-	last     bool
+	// message is what came. Policies are given it as a whole, or one piece after the other: the one under way is from begin to end of it.
+	message    []byte
+	begin, end int
+	// bytes are the piece, or what the policies before have made of it, if replaced says so.
+	bytes    []byte
 	replaced bool
+	// edited: the pieces before are not as they came. What has become of them is in Machine.edited.
+	edited bool
+	whole  bool
+	none   bool
+	last   bool // the body ends with the message
 	// counted is what the budget has given for it.
 	counted int
+}
+
+// maxPiece is the most of a chunk that policies are given at a time, in bytes. Envoy sends as one chunk what has come while it waited for the answer to the headers: as much
+// as its buffer takes. That is no reason to refuse it, nor should each worker have to hold that much.
+const maxPiece = 64 << 10
+
+// nextPiece makes the next piece of the chunk the one under way.
+func (m *Machine) nextPiece() {
+	b := &m.body
+	b.begin = b.end
+	b.end = min(len(b.message), b.begin+min(maxPiece, m.settings.MaxBodySize))
+	b.bytes, b.replaced = b.message[b.begin:b.end], false
+}
+
+// lastPiece reports whether the body ends with the piece under way.
+func (b *body) lastPiece() bool { return b.last && b.end == len(b.message) }
+
+// pieceDone notes what has become of the piece under way. It reports whether that was the last one of the message; then bytes and replaced are of all of it.
+func (m *Machine) pieceDone() bool {
+	b := &m.body
+	// Fast path: there is but one.
+	if b.begin == 0 && b.end == len(b.message) {
+		return true
+	}
+	if b.replaced && !b.edited {
+		b.edited = true
+		m.edited = append(m.edited[:0], b.message[:b.begin]...)
+	}
+	if b.edited {
+		m.edited = append(m.edited, b.bytes...)
+	}
+	if b.end < len(b.message) {
+		return false
+	}
+	if b.edited {
+		b.bytes, b.replaced = m.edited, true
+	}
+	return true
+}
+
+// grow counts what the body takes besides the message itself. It reports whether there is room.
+func (m *Machine) grow() bool {
+	b := &m.body
+	size := len(b.message) + len(b.bytes)
+	if b.edited {
+		size += len(m.edited)
+	}
+	if size <= b.counted {
+		return true
+	}
+	if !m.settings.Bodies.take(size - b.counted) {
+		return false
+	}
+	b.counted = size
+	return true
 }
 
 // asked is what Envoy was asked for.
@@ -208,9 +269,13 @@ func (m *Machine) openBody() (refused bool, because *refusal) {
 // nextStage begins the stage that follows when all policies of one have run, or lets the phase pass.
 func (m *Machine) nextStage(now Instant) Effect {
 	switch {
+	case isBody(m.stage) && !m.pieceDone():
+		m.next = 0
+		m.nextPiece()
+		return m.advance(now)
 	case m.stage == m.phase && (m.phase == requestHeaders || m.phase == responseHeaders) && m.endOfStream && len(m.plan().Body) > 0:
 		m.stage, m.next = m.bodyPhase(), 0
-		m.body = body{bytes: m.body.bytes[:0], whole: true, none: true, last: true}
+		m.body = body{whole: true, none: true, last: true}
 		return m.advance(now)
 	case isTrailers(m.phase) && isBody(m.stage):
 		m.stage, m.next = m.phase, 0
@@ -223,12 +288,16 @@ func (m *Machine) nextStage(now Instant) Effect {
 func (m *Machine) bodyMessage(now Instant) Effect {
 	d, b := m.direction(m.phase), &m.decoder.body
 	d.bodySeen = true
-	if len(b.Body) > m.settings.MaxBodySize || !m.settings.Bodies.take(len(b.Body)) {
+	whole := d.mode == route.BodyBuffered
+	if whole && len(b.Body) > m.settings.MaxBodySize || !m.settings.Bodies.take(len(b.Body)) {
 		return m.refuse(m.bodyTooLarge(), now)
 	}
-	whole := d.mode == route.BodyBuffered
-	m.body = body{
-		bytes: append(m.body.bytes[:0], b.Body...), whole: whole, last: whole || b.EndOfStream, counted: len(b.Body),
+	m.chunk = append(m.chunk[:0], b.Body...)
+	m.body = body{message: m.chunk, whole: whole, last: whole || b.EndOfStream, counted: len(b.Body)}
+	if whole {
+		m.body.bytes, m.body.end = m.chunk, len(m.chunk)
+	} else {
+		m.nextPiece()
 	}
 	m.endOfStream = b.EndOfStream
 	return m.advance(now)
@@ -245,21 +314,28 @@ func (m *Machine) trailersMessage(now Instant) Effect {
 	m.endOfStream = true
 	if d.mode != route.BodyNone && !d.bodyDone {
 		m.stage = m.bodyPhase()
-		m.body = body{
-			bytes: m.body.bytes[:0], whole: d.mode == route.BodyBuffered || !d.bodySeen, none: !d.bodySeen, last: true,
-		}
+		m.body = body{whole: d.mode == route.BodyBuffered || !d.bodySeen, none: !d.bodySeen, last: true}
 	}
 	return m.advance(now)
 }
 
-// takeBody takes over what a result makes of the body.
-func (m *Machine) takeBody(r *workerv1.Result) {
+// takeBody takes over what a result makes of the body. It reports whether there is room for it.
+func (m *Machine) takeBody(r *workerv1.Result) bool {
 	m.direction(m.phase).holding = r.Holding
 	if !r.BodyReplaced {
-		return
+		return true
 	}
-	m.body.replaced = true
-	m.body.bytes = append(m.body.bytes[:0], r.Body...)
+	m.made = append(m.made[:0], r.Body...)
+	m.body.bytes, m.body.replaced = m.made, true
+	return m.grow()
+}
+
+// maxResultBody is the most that a worker may make of what it was given, in bytes: of a piece, what policies have held back of those before comes with it.
+func (m *Machine) maxResultBody() int {
+	if m.body.whole {
+		return m.settings.MaxBodySize
+	}
+	return max(m.settings.MaxBodySize, maxPiece+maxContext)
 }
 
 // checkBody checks what a result says of the body, and that the headers can still be changed if it changes them.
@@ -272,7 +348,7 @@ func (m *Machine) checkBody(r *workerv1.Result) error {
 		return nil
 	case len(r.Mutations) > 0 && (!m.body.whole || isTrailers(m.phase)):
 		return errMutationKind
-	case !r.BodyReplaced && len(r.Body) > 0, r.Holding && m.body.last, len(r.Body) > m.settings.MaxBodySize:
+	case !r.BodyReplaced && len(r.Body) > 0, r.Holding && m.body.lastPiece(), len(r.Body) > m.maxResultBody():
 		return errBody
 	case r.BodyReplaced && m.body.none, isTrailers(m.phase) && len(r.Body) > 0:
 		return errBody // There is no message to put it into.

@@ -171,7 +171,7 @@ func (m *Machine) fill(c *workerv1.Call, limit uint32) {
 	c.Body, c.WholeBody, c.NoBody, c.Trailers = nil, false, false, nil
 	switch {
 	case isBody(m.stage):
-		c.Body, c.WholeBody, c.NoBody, c.EndOfStream = m.body.bytes, m.body.whole, m.body.none, m.body.last
+		c.Body, c.WholeBody, c.NoBody, c.EndOfStream = m.body.bytes, m.body.whole, m.body.none, m.body.lastPiece()
 	case isTrailers(m.stage):
 		c.Trailers, c.EndOfStream = m.trailerMap, true
 	}
@@ -231,8 +231,8 @@ func (m *Machine) Complete(c *route.Call, r *workerv1.Result, err error, now Ins
 	}
 	// The outcome is CONTINUE or SKIP_REMAINING: the check lets no other through.
 	m.changes.add(r.Mutations)
-	if isBody(m.stage) {
-		m.takeBody(r)
+	if isBody(m.stage) && !m.takeBody(r) {
+		return m.refuse(m.bodyTooLarge(), now)
 	}
 	if m.contextExpected {
 		m.context = append(m.context[:0], r.Context...)

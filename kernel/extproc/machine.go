@@ -63,6 +63,9 @@ type Machine struct {
 	requestMap      []byte
 	responseMap     []byte
 	trailerMap      []byte
+	chunk           []byte // of a body, or all of it
+	made            []byte // what the policies called last made of a body or of a piece
+	edited          []byte // what has become of the pieces before
 	requestID       []byte // of requestMap
 	context         []byte
 	subject         []byte
@@ -235,12 +238,13 @@ func (m *Machine) Close() {
 	m.table, m.route, m.segment, m.routeName = nil, nil, nil, ""
 	m.requestID = nil
 	clear(m.fields)
-	for _, b := range []*[]byte{&m.name, &m.requestMap, &m.responseMap, &m.trailerMap, &m.body.bytes, &m.context, &m.subject, &m.out, &m.changes.arena} {
+	for _, b := range []*[]byte{&m.name, &m.requestMap, &m.responseMap, &m.trailerMap, &m.chunk, &m.made, &m.edited, &m.context, &m.subject, &m.out, &m.changes.arena} {
 		if cap(*b) > maxKept {
 			*b = nil
 		}
 	}
 	m.changes.reset()
+	m.body = body{}
 	c := &m.call.Message
 	c.Headers, c.RequestHeaders, c.Context, c.Body, c.Trailers = nil, nil, nil, nil, nil
 }

@@ -35,5 +35,7 @@ func offered(suffix string) []policies.Definition {
 		policies.Define("stall"+suffix, "1", newStall),
 		policies.Define("stallBody"+suffix, "1", newStallBody),
 		policies.Define("sum"+suffix, "1", newSum),
+		policies.Define("chunk"+suffix, "1", newChunk),
+		policies.Define("watch"+suffix, "1", newWatch),
 	}
 }
