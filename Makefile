@@ -36,7 +36,12 @@ smoke: build ## Run the demo on free ports, and the README's commands against it
 test: build $(tools)/testrun ## Run all tests with the race detector, and each fuzz target for FUZZTIME
 	@$(call need,gcc,sudo apt-get install -y gcc libc6-dev)
 	@ENVOY=$$(tools/fetch.sh envoy) && export ENVOY && CGO_ENABLED=1 $(tools)/testrun -p 2 -timeout 10m -fuzztime $(FUZZTIME) \
-		-again 'POLICY_ENGINE_TRANSPORT=grpc ./kernel ./kernel/transport ./kernel/workers ./engine ./test/e2e' -again 'POLICY_ENGINE_FORM=one ./test/e2e' ./...
+		-again 'POLICY_ENGINE_TRANSPORT=grpc ./kernel ./kernel/transport ./kernel/workers ./engine ./test/e2e ./test/conformance' -again 'POLICY_ENGINE_FORM=one ./test/e2e' ./...
+
+.PHONY: conformance
+conformance: ## Play the table of scenarios against the real Envoy, on both transports; print it, and write build/reports/conformance.json (ONLY=part of a name)
+	@ENVOY=$$(tools/fetch.sh envoy) && export ENVOY && go test -c -o build/conformance ./test/conformance && cd test/conformance && \
+		exec ../../build/conformance -test.run 'TestTable|TestConformance' -transports fast,grpc -table -only '$(ONLY)' -report ../../build/reports/conformance.json
 
 .PHONY: bench
 bench: $(tools)/bench ## Run all benchmarks, for BENCHTIME each (of BENCH, a pattern, and PKG, if given); fails when one allocates more than bench/allocations.txt says
@@ -64,8 +69,14 @@ measured = $(if $(DURATION),-duration $(DURATION)) $(if $(CHAIN),-chain "$(CHAIN
 	$(if $(WORKERS),-workers $(WORKERS)) $(if $(FORM),-form $(FORM)) $(if $(TRANSPORT),-transport $(TRANSPORT))
 
 .PHONY: loadtest
-loadtest: build-bench ## Hold a rate of requests: RATE=10000 DURATION=60s CHAIN=a,b ROUTES=1 WORKERS=1|2 FORM=two|one TRANSPORT=fast|grpc
-	@ENVOY=$$(tools/fetch.sh envoy) && export ENVOY && exec build/bench/loadtest attack $(if $(RATE),-rate $(RATE)) $(measured)
+loadtest: build-bench $(if $(filter compose,$(TARGET)),compose) ## Hold a rate of requests: RATE=10000 DURATION=60s CHAIN=a,b ROUTES=1 WORKERS=1|2 FORM=two|one TRANSPORT=fast|grpc TARGET=local|compose
+	@ENVOY=$(if $(filter compose,$(TARGET)),none,$$(tools/fetch.sh envoy)) && export ENVOY && exec build/bench/loadtest attack \
+		$(if $(RATE),-rate $(RATE)) $(if $(TARGET),-target $(TARGET)) $(measured)
+
+.PHONY: compose
+compose: build-bench ## Start Envoy, the engine and Redis in containers (docker-compose.yaml)
+	@docker compose version >/dev/null 2>&1 || { echo "make: docker compose is missing; install Docker with its compose plugin: https://docs.docker.com/engine/install/" >&2; exit 1; }
+	@build/bench/loadtest credentials && docker compose up --detach --build --wait
 
 .PHONY: profile
 profile: build-bench ## Take CPU, heap and contention profiles under load, and print their top entries: as loadtest, without RATE

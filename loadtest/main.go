@@ -15,6 +15,7 @@ import (
 
 	"github.com/policy-engine/policy-engine/loadtest/attack"
 	"github.com/policy-engine/policy-engine/loadtest/compare"
+	"github.com/policy-engine/policy-engine/loadtest/credentials"
 	"github.com/policy-engine/policy-engine/loadtest/profile"
 	"github.com/policy-engine/policy-engine/loadtest/rig"
 	"github.com/policy-engine/policy-engine/loadtest/upstream"
@@ -31,19 +32,21 @@ func main() {
 
 func run(ctx context.Context, args []string) error {
 	if len(args) == 0 {
-		return errors.New("a command is missing; legal are attack, compare, profile and upstream")
+		return errors.New("a command is missing; legal are attack, compare, credentials, profile and upstream")
 	}
 	switch args[0] {
 	case "attack":
 		return runAttack(ctx, args[1:])
 	case "compare":
 		return runCompare(ctx, args[1:])
+	case "credentials":
+		return runCredentials(args[1:])
 	case "profile":
 		return runProfile(ctx, args[1:])
 	case "upstream":
 		return runUpstream(ctx, args[1:])
 	}
-	return fmt.Errorf("unknown command %q; legal are attack, compare, profile and upstream", args[0])
+	return fmt.Errorf("unknown command %q; legal are attack, compare, credentials, profile and upstream", args[0])
 }
 
 // places are where things are, below the repository.
@@ -115,6 +118,12 @@ func runAttack(ctx context.Context, args []string) error {
 	f.IntVar(&o.Clients, "clients", 1024, "keys and tokens among which requests rotate")
 	f.DurationVar(&o.WarmUp, "warm-up", 3*time.Second, "how long the rate is held before what counts")
 	f.IntVar(&o.Workers, "max-workers", 512, "the most requests under way, and connections")
+	at := attack.Compose{Docker: "docker", Cgroups: "/sys/fs/cgroup"}
+	target := f.String("target", "local", "local: the programs, started here; compose: the containers of docker-compose.yaml, which must run")
+	f.StringVar(&at.Envoy, "compose-envoy", "127.0.0.1:10000", "`address` of Envoy, of -target compose")
+	f.StringVar(&at.Prefix, "compose-prefix", "/orders", "`prefix` of the paths, of -target compose")
+	f.StringVar(&at.Upstream, "compose-upstream", "127.0.0.1:10001", "`address` of the upstream, of -target compose")
+	f.StringVar(&at.Admin, "compose-admin", "127.0.0.1:9090", "`address` of the kernel's admin listener, of -target compose")
 	if err := f.Parse(args); err != nil {
 		return err
 	}
@@ -123,7 +132,41 @@ func runAttack(ctx context.Context, args []string) error {
 		return err
 	}
 	o.Programs, o.Credentials, o.Reports, o.Out = p.programs, p.credentials, p.reports, os.Stdout
-	return attack.Run(ctx, o)
+	switch *target {
+	case "local":
+		return attack.Run(ctx, o)
+	case "compose":
+		for _, name := range []string{"chain", "routes", "workers", "form", "transport"} {
+			if flagSet(f, name) {
+				return fmt.Errorf("-%s is not legal with -target compose; deploy/compose/kernel-config.yaml says it", name)
+			}
+		}
+		return attack.RunCompose(ctx, o, at)
+	}
+	return fmt.Errorf("target %q is not legal; legal are local and compose", *target)
+}
+
+// flagSet reports whether a flag was given.
+func flagSet(f *flag.FlagSet, name string) (given bool) {
+	f.Visit(func(g *flag.Flag) { given = given || g.Name == name })
+	return given
+}
+
+// runCredentials makes keys and tokens, and publishes what containers need to verify them.
+func runCredentials(args []string) error {
+	var p places
+	f := flag.NewFlagSet("loadtest credentials", flag.ContinueOnError)
+	p.flags(f)
+	clients := f.Int("clients", 1024, "keys and tokens")
+	dir := f.String("publish", "build/loadtest/compose", "`folder` for what verifies them")
+	if err := f.Parse(args); err != nil {
+		return err
+	}
+	c, err := credentials.Load(p.credentials, *clients, *clients, time.Now(), nil)
+	if err != nil {
+		return err
+	}
+	return c.Publish(*dir)
 }
 
 func runProfile(ctx context.Context, args []string) error {

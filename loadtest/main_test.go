@@ -15,6 +15,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/policy-engine/policy-engine/loadtest/credentials"
+	"github.com/policy-engine/policy-engine/loadtest/rig"
 	"github.com/policy-engine/policy-engine/test/harness"
 	"github.com/policy-engine/policy-engine/test/process"
 )
@@ -150,6 +152,42 @@ func TestAttack(t *testing.T) {
 	}
 }
 
+// TestContainers measures what others have started, as with docker-compose.yaml. Without Docker, the report says that CPU and memory are not available.
+func TestContainers(t *testing.T) {
+	program, flags := tools(t)
+	c, err := credentials.Load(filepath.Join(filepath.Dir(program), "credentials"), 20, 20, time.Now(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	port, err := process.FreePort()
+	if err != nil {
+		t.Fatal(err)
+	}
+	address := fmt.Sprintf("127.0.0.1:%d", port)
+	harness.Start(t, "upstream", program, nil, "upstream", "-listen", address)
+	spec := rig.Spec{Asked: rig.Engine, Chain: rig.DefaultChain, Upstream: address}
+	r, err := rig.Start(t.Context(), spec, rig.Programs{Bin: flags[1], Bench: flags[3], Envoy: flags[5]}, c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Stop()
+	t.Setenv("PATH", t.TempDir())
+	reports := t.TempDir()
+	out := runProgram(t, program, slices.Concat([]string{"attack"}, flags, []string{
+		"-reports", reports, "-rate", "100", "-duration", "2s", "-warm-up", "200ms", "-target", "compose", "-compose-envoy", r.Target.String(),
+		"-compose-upstream", address, "-compose-admin", r.Admin(), "-compose-prefix", r.Paths()[0],
+	})...)
+	var got struct {
+		Success, Requests float64
+		CPU               map[string]float64 `json:"cpu_us_per_request"`
+		Unavailable       string
+	}
+	readJSON(t, &got, reports, "loadtest.json")
+	if got.Success != 1 || got.Requests < 150 || len(got.CPU) != 0 || !strings.Contains(got.Unavailable, "docker") || !strings.Contains(out, "not available") {
+		t.Errorf("%+v\n%s", got, out)
+	}
+}
+
 // TestProfile takes all profiles of all processes.
 func TestProfile(t *testing.T) {
 	program, flags := tools(t)
@@ -240,13 +278,15 @@ func childrenOf(pid int) []int {
 
 func TestUsage(t *testing.T) {
 	for args, says := range map[string]string{
-		"":                          "a command is missing",
-		"attak":                     `unknown command "attak"; legal are`,
-		"attack -form three":        "legal are two and one",
-		"attack -rate 0":            "rate of 0",
-		"attack -chain tenantGuard": "no configuration for a load",
-		"compare -rows nginx":       `no row "nginx"`,
-		"upstream -listen nowhere":  "listen",
+		"":                                  "a command is missing",
+		"attak":                             `unknown command "attak"; legal are`,
+		"attack -form three":                "legal are two and one",
+		"attack -rate 0":                    "rate of 0",
+		"attack -target moon":               "legal are local and compose",
+		"attack -target compose -workers 2": "-workers is not legal",
+		"attack -chain tenantGuard":         "no configuration for a load",
+		"compare -rows nginx":               `no row "nginx"`,
+		"upstream -listen nowhere":          "listen",
 	} {
 		if err := run(t.Context(), append(strings.Fields(args), credentialsFlag(t, args)...)); err == nil || !strings.Contains(err.Error(), says) {
 			t.Errorf("%q: error %v, want %q", args, err, says)

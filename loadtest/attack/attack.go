@@ -79,7 +79,7 @@ func Run(ctx context.Context, o Options) error {
 	}
 	local := &local{rig: r, upstream: up}
 	return measure(ctx, &o, &system{
-		target: r.Target.String(), paths: r.Paths(), identifies: o.Engine.Identifies(), processes: local, count: up.count,
+		target: r.Target.String(), paths: r.Paths(), identifies: o.Engine.Identifies(), processes: local, count: up.count, description: o.describe(),
 	}, c)
 }
 
@@ -90,6 +90,8 @@ type system struct {
 	identifies bool
 	processes  processes
 	count      func() (right, wrong uint64, first string, err error)
+	// description tells what it is.
+	description string
 }
 
 // measure makes the load.

@@ -53,7 +53,7 @@ func (r *recorder) outcome() *Outcome {
 		Rate: r.o.Rate, Requests: r.total, successes: h.Count(), Seconds: r.ended.Sub(r.begun).Seconds(),
 		P50: millis(h.Percentile(50)), P90: millis(h.Percentile(90)), P99: millis(h.Percentile(99)), P999: millis(h.Percentile(99.9)),
 		Mean: millis(h.Mean()), Max: millis(h.Max()), CPU: make(map[string]float64), Memory: make(map[string]float64),
-		Failures: r.failures, System: r.o.describe(), Unavailable: r.s.processes.unavailable(), bars: h.Bars(), moments: r.moments,
+		Failures: r.failures, System: r.s.description, Unavailable: r.s.processes.unavailable(), bars: h.Bars(), moments: r.moments,
 	}
 	if r.total > 0 {
 		o.Success = float64(h.Count()) / float64(r.total)
@@ -69,7 +69,7 @@ func (r *recorder) outcome() *Outcome {
 		for _, m := range r.moments {
 			o.Memory[name] = max(o.Memory[name], m.Memory[name])
 		}
-		if name != envoyProcess && name != upstreamProcess && name != loadProcess {
+		if name != envoyProcess && name != upstreamProcess && name != loadProcess && name != redisProcess {
 			o.EngineCPU += o.CPU[name]
 			o.EngineMemory += o.Memory[name]
 		}

@@ -20,6 +20,7 @@ const (
 	loadProcess     = "load"
 	upstreamProcess = "upstream"
 	envoyProcess    = "envoy"
+	redisProcess    = "redis"
 )
 
 // processes tells what each process of a system uses, and what its engine counts.

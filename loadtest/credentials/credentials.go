@@ -185,8 +185,34 @@ func (s *Set) Forged() (string, error) {
 	return sign(other, map[string]any{"iss": Issuer, "sub": Identity(0), "exp": s.Expires.Unix()})
 }
 
-// KeyFile is the worker's file of API keys.
-func (s *Set) KeyFile() ([]byte, error) {
+// The files that Publish writes.
+const (
+	KeyFile    = "api-keys.yaml" // of a worker
+	KeySetFile = "jwks.json"     // the issuer's (RFC 7517)
+)
+
+// Publish writes what verifies the credentials into a folder: digests and a public key, which everyone may read.
+func (s *Set) Publish(dir string) error {
+	keys, err := s.keyFile()
+	if err != nil {
+		return fmt.Errorf("encode the API keys: %w", err)
+	}
+	set, err := s.keySet()
+	if err != nil {
+		return fmt.Errorf("encode the key set: %w", err)
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return fmt.Errorf("publish the credentials: %w", err)
+	}
+	for name, text := range map[string][]byte{KeyFile: keys, KeySetFile: set} {
+		if err := os.WriteFile(filepath.Join(dir, name), text, 0o644); err != nil {
+			return fmt.Errorf("publish the credentials: %w", err)
+		}
+	}
+	return nil
+}
+
+func (s *Set) keyFile() ([]byte, error) {
 	type key struct {
 		ID     string `json:"id"`
 		SHA256 string `json:"sha256"`
@@ -199,8 +225,7 @@ func (s *Set) KeyFile() ([]byte, error) {
 	return json.MarshalIndent(map[string]any{"keys": keys}, "", " ") // JSON is YAML.
 }
 
-// KeySet is the issuer's key set (RFC 7517).
-func (s *Set) KeySet() ([]byte, error) {
+func (s *Set) keySet() ([]byte, error) {
 	b64 := base64.RawURLEncoding.EncodeToString
 	return json.Marshal(map[string]any{"keys": []map[string]string{{
 		"kty": "RSA", "kid": keyID, "alg": "RS256", "use": "sig",

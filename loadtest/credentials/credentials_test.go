@@ -38,7 +38,7 @@ func decode(t *testing.T, text string) []byte {
 func TestTokens(t *testing.T) {
 	now := time.Now()
 	s := load(t, t.TempDir(), 3, 8, now)
-	text, err := s.KeySet()
+	text, err := s.keySet()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -81,7 +81,7 @@ func TestTokens(t *testing.T) {
 
 func TestKeyFile(t *testing.T) {
 	s := load(t, t.TempDir(), 3, 0, time.Now())
-	text, err := s.KeyFile()
+	text, err := s.keyFile()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -91,13 +91,13 @@ func Run(ctx context.Context, o Options) error {
 
 // takeAll takes the profiles of all processes at the same time.
 func takeAll(ctx context.Context, r *rig.Rig, dir string, d time.Duration) error {
-	addresses := r.Profiles()
-	errs := make([]error, 0, len(addresses))
+	urls := r.Profiles()
+	errs := make([]error, 0, len(urls))
 	var mu sync.Mutex
 	var all sync.WaitGroup
-	for name, address := range addresses {
+	for name, url := range urls {
 		all.Go(func() {
-			err := takeOne(ctx, name, address, dir, d)
+			err := takeOne(ctx, name, url, dir, d)
 			mu.Lock()
 			errs = append(errs, err)
 			mu.Unlock()
@@ -107,11 +107,11 @@ func takeAll(ctx context.Context, r *rig.Rig, dir string, d time.Duration) error
 	return errors.Join(errs...)
 }
 
-func takeOne(ctx context.Context, name, address, dir string, d time.Duration) error {
+func takeOne(ctx context.Context, name, url, dir string, d time.Duration) error {
 	for _, page := range []struct{ kind, path string }{
 		{"cpu", "profile?seconds=" + strconv.Itoa(max(int(d.Seconds()), 1))}, {"heap", "heap"}, {"mutex", "mutex"}, {"block", "block"},
 	} {
-		if err := save(ctx, "http://"+address+"/debug/pprof/"+page.path, file(dir, name, page.kind)); err != nil {
+		if err := save(ctx, url+page.path, file(dir, name, page.kind)); err != nil {
 			return fmt.Errorf("take the %s profile of %s: %w", page.kind, name, err)
 		}
 	}

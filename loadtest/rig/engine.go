@@ -71,33 +71,9 @@ func socket(runDir string, i int) string {
 func workerConfig(dir, runDir string, i int) object {
 	return object{"policy_worker": object{
 		"name": workerName(i), "socket_path": socket(runDir, i),
-		"key_stores":  object{"clients": object{"file": filepath.Join(dir, keyFile)}},
-		"jwt_issuers": object{"loadtest": object{"issuer": credentials.Issuer, "jwks_file": filepath.Join(dir, keySetFile)}},
+		"key_stores":  object{"clients": object{"file": filepath.Join(dir, credentials.KeyFile)}},
+		"jwt_issuers": object{"loadtest": object{"issuer": credentials.Issuer, "jwks_file": filepath.Join(dir, credentials.KeySetFile)}},
 	}}
-}
-
-const (
-	keyFile    = "api-keys.yaml"
-	keySetFile = "jwks.json"
-)
-
-// writeCredentials writes what workers and Envoy know of the clients.
-func writeCredentials(dir string, c *credentials.Set) error {
-	keys, err := c.KeyFile()
-	if err != nil {
-		return fmt.Errorf("encode the API keys: %w", err)
-	}
-	set, err := c.KeySet()
-	if err != nil {
-		return fmt.Errorf("encode the key set: %w", err)
-	}
-	if err := os.WriteFile(filepath.Join(dir, keyFile), keys, 0o600); err != nil {
-		return fmt.Errorf("write the API keys: %w", err)
-	}
-	if err := os.WriteFile(filepath.Join(dir, keySetFile), set, 0o600); err != nil {
-		return fmt.Errorf("write the key set: %w", err)
-	}
-	return nil
 }
 
 func writeConfig(dir, name string, content object) (string, error) {
@@ -140,7 +116,7 @@ func (r *Rig) startEngine() error {
 			env = append(env, "POLICIES="+strings.Join(part, ","))
 		}
 		if r.spec.Profiled {
-			env = append(env, "PROFILE_ADDRESS="+net.JoinHostPort(loopback, strconv.Itoa(r.ports.profiles[i])))
+			env = append(env, "CONTENTION_PROFILES=on")
 		}
 		if err := r.start(workerName(i), program, env, "--config", files[i]); err != nil {
 			return err
@@ -156,15 +132,18 @@ func (r *Rig) startEngine() error {
 	return r.awaitReady("kernel")
 }
 
-// Profiles are the addresses of the processes that have profiles to show, those of a Profiled engine.
+// Admin is the address of the kernel's admin listener.
+func (r *Rig) Admin() string { return net.JoinHostPort(loopback, strconv.Itoa(r.ports.admin)) }
+
+// Profiles are the URLs below which each process of the engine has its profiles.
 func (r *Rig) Profiles() map[string]string {
-	address := func(port int) string { return net.JoinHostPort(loopback, strconv.Itoa(port)) }
+	kernel := "http://" + r.Admin()
 	if r.spec.OneProcess {
-		return map[string]string{"engine": address(r.ports.admin)}
+		return map[string]string{"engine": kernel + "/debug/pprof/"}
 	}
-	all := map[string]string{"kernel": address(r.ports.admin)}
+	all := map[string]string{"kernel": kernel + "/debug/pprof/"}
 	for i := range r.spec.divide() {
-		all[workerName(i)] = address(r.ports.profiles[i])
+		all[workerName(i)] = kernel + "/workers/" + workerName(i) + "/debug/pprof/"
 	}
 	return all
 }

@@ -133,7 +133,7 @@ func (r *Rig) nativeFilters(c *credentials.Set) []any {
 	}
 	provider := object{
 		"issuer": credentials.Issuer, "forward": true,
-		"local_jwks":       object{"filename": filepath.Join(r.dir, keySetFile)},
+		"local_jwks":       object{"filename": filepath.Join(r.dir, credentials.KeySetFile)},
 		"claim_to_headers": []any{object{"header_name": IdentityHeader, "claim_name": "sub"}},
 	}
 	if r.spec.Asked == NativeCached {

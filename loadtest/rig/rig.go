@@ -57,7 +57,6 @@ type Rig struct {
 type ports struct {
 	listen, envoyAdmin, upstream int // Envoy's
 	server, admin                int // the kernel's, or the no-op server's
-	profiles                     [2]int
 }
 
 // Start starts the system and returns when it is ready. End it with Stop. When the context ends meanwhile, or something can't be started, all that was
@@ -83,9 +82,15 @@ func Start(ctx context.Context, spec Spec, programs Programs, c *credentials.Set
 	return r, nil
 }
 
+// At is a system that others have started: its paths are below the prefix.
+func At(target netip.AddrPort, spec Spec, prefix string) *Rig {
+	spec.prefixes = []string{prefix}
+	return &Rig{Target: target, spec: spec}
+}
+
 func (r *Rig) startAll(ctx context.Context, c *credentials.Set) error {
 	for _, port := range []*int{
-		&r.ports.listen, &r.ports.envoyAdmin, &r.ports.upstream, &r.ports.server, &r.ports.admin, &r.ports.profiles[0], &r.ports.profiles[1],
+		&r.ports.listen, &r.ports.envoyAdmin, &r.ports.upstream, &r.ports.server, &r.ports.admin,
 	} {
 		var err error
 		if *port, err = process.FreePort(); err != nil {
@@ -96,7 +101,7 @@ func (r *Rig) startAll(ctx context.Context, c *credentials.Set) error {
 	if err := os.Mkdir(filepath.Join(r.dir, "workers"), 0o700); err != nil {
 		return fmt.Errorf("make a folder: %w", err)
 	}
-	if err := writeCredentials(r.dir, c); err != nil {
+	if err := c.Publish(r.dir); err != nil {
 		return err
 	}
 	steps := []func() error{r.startAsked, func() error { return r.startEnvoy(c) }}

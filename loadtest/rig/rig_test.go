@@ -100,7 +100,7 @@ func TestEnvoyTakesIt(t *testing.T) {
 				t.Fatal(err)
 			}
 			r := &Rig{spec: tt.spec, programs: programs, dir: t.TempDir(), ports: ports{listen: 1, envoyAdmin: 2, upstream: 3, server: 4, admin: 5}}
-			if err := writeCredentials(r.dir, c); err != nil {
+			if err := c.Publish(r.dir); err != nil {
 				t.Fatal(err)
 			}
 			config, err := r.envoyConfig(c)

@@ -31,11 +31,13 @@ type Spec struct {
 	Workers    int      // 1 or 2, among which the chain is divided; 1 if 0
 	OneProcess bool     // kernel and workers in one process
 	Routes     int      // of kernel and Envoy; 1 if 0
-	Profiled   bool     // the workers have profiles to show
+	Profiled   bool     // kernel and workers have contention profiles; those of other kinds they always have
 
 	// Upstream is where Envoy sends requests, HOST:PORT. If it is empty, they go to a listener of the same Envoy, which answers at once, with what it
 	// got as the client's identity in x-identity.
 	Upstream string
+
+	prefixes []string // of the paths of requests; those of its routes if empty
 }
 
 // policy is how a policy of a chain is configured for a load.
@@ -157,6 +159,9 @@ func (s *Spec) routes() (all, loaded []route) {
 
 // paths are the prefixes below which requests are on a route with the chain.
 func (s *Spec) paths() []string {
+	if len(s.prefixes) > 0 {
+		return s.prefixes
+	}
 	_, loaded := s.routes()
 	paths := make([]string, len(loaded))
 	for i, r := range loaded {
