@@ -381,6 +381,7 @@ func TestKernelEnds(t *testing.T) {
 		l.stop("good 500", "bad 500", "good 503", "bad 503", "good 504", "bad 504")
 	})
 	t.Run("a kernel that hangs", func(t *testing.T) {
+		e.Tap.SetTimeout(0) // It is meant to be too late here.
 		e.Kernel.Suspend()
 		r := harness.Send(t, e.Listen, http.MethodGet, "/on-a", mustNotArrive+"the kernel hangs")
 		if r.Status != http.StatusGatewayTimeout {

@@ -1,6 +1,7 @@
 package harness
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -13,6 +14,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/policy-engine/policy-engine/test/tap"
 )
 
 // Spec says what to start. In configuration files, ${RUN_DIR} (and ${POLICY_ENGINE_RUN_DIR}) is the folder of the
@@ -37,6 +40,12 @@ type Spec struct {
 	Absent []string
 	// Env are variables for all programs.
 	Env []string
+	// Transport is the kernel's, if it is not that of all tests.
+	Transport string
+	// Untapped leaves out the tap between Envoy and the kernel, which holds their conversation against the grammar of ext_proc. There is none either where EnvoyArgs
+	// say where the engine is, or that it has TLS. Falsify changes the kernel's answers on their way.
+	Untapped bool
+	Falsify  tap.Falsify
 }
 
 // WorkerSpec is one worker process.
@@ -65,6 +74,8 @@ type Engine struct {
 	Kernel   *Process
 	Envoy    *Process
 	Upstream *Upstream
+	// Tap is between Envoy and the kernel, if it is not left out; it fails the test when their conversation breaks the grammar, unless answers are falsified.
+	Tap *tap.Tap
 
 	// Addresses of the form host:port.
 	Listen     string // Envoy's, for clients
@@ -120,7 +131,7 @@ func Prepare(t testing.TB, spec Spec) *Engine {
 	if err := os.Mkdir(filepath.Join(run, "workers"), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	e.env = append([]string{"RUN_DIR=" + run, "POLICY_ENGINE_RUN_DIR=" + run, "PORT_KERNEL=" + port(e.ExtProc), "PORT_ADMIN=" + port(e.Admin), "TRANSPORT=" + transport()}, spec.Env...)
+	e.env = append([]string{"RUN_DIR=" + run, "POLICY_ENGINE_RUN_DIR=" + run, "PORT_KERNEL=" + port(e.ExtProc), "PORT_ADMIN=" + port(e.Admin), "TRANSPORT=" + cmp.Or(spec.Transport, transport())}, spec.Env...)
 	if spec.KernelFile == "" {
 		e.WriteKernel(spec.Kernel)
 	}
@@ -223,7 +234,7 @@ func (e *Engine) StartEnvoy() {
 	if e.spec.EnvoyKernel != "" {
 		file = filepath.Join(e.Dir, "envoy-kernel.yaml")
 	}
-	args := slices.Concat([]string{"envoy", "--config", file, "--listen", e.Listen, "--admin", e.EnvoyAdmin, "--upstream", e.Upstream.Address}, e.spec.EnvoyArgs)
+	args := slices.Concat([]string{"envoy", "--config", file, "--listen", e.Listen, "--admin", e.EnvoyAdmin, "--upstream", e.Upstream.Address}, e.startTap(), e.spec.EnvoyArgs)
 	ctl := exec.Command(Program(e.t, "policyctl"), args...)
 	ctl.Env = append(os.Environ(), e.env...)
 	var stderr strings.Builder
@@ -237,7 +248,9 @@ func (e *Engine) StartEnvoy() {
 		text = e.spec.EditEnvoy(text)
 	}
 	e.write("envoy.yaml", text)
-	e.Envoy = Start(e.t, "envoy", Envoy(e.t), nil, "--config-path", filepath.Join(e.Dir, "envoy.yaml"), "--disable-hot-restart", "--concurrency", "1", "--log-level", "warn")
+	e.setTapTimeout(text)
+	e.Envoy = Start(e.t, "envoy", Envoy(e.t), nil, "--config-path", filepath.Join(e.Dir, "envoy.yaml"), "--disable-hot-restart", "--concurrency", "1", "--log-level", "warn",
+		"--file-flush-interval-msec", "100")
 	Eventually(e.t, "Envoy is ready", func() error {
 		if !e.Envoy.Running() {
 			e.t.Fatal("Envoy has ended")
@@ -248,6 +261,7 @@ func (e *Engine) StartEnvoy() {
 		}
 		return nil
 	})
+	e.watchTap()
 }
 
 // WaitReady waits until the kernel says that it is ready.

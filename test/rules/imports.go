@@ -92,6 +92,8 @@ var ImportRules = []Rule{
 		Room: "test/e2e/testworker", May: []string{"engine", "policies", "policies/*", "worker"},
 		Reason: "it is a worker program with policies made for tests, as cmd/policy-worker-1 is one with the standard policies; and the one-process form of it",
 	},
+	{Room: "test/grammar", Reason: "it is Envoy's view of the protocol: what it says of the engine must not come from the engine"},
+	{Room: "test/tap", May: []string{"test/grammar"}, Reason: "it stands between programs, and knows only what they say to each other"},
 	{Room: "test/process", Reason: "it starts any program, so it knows none"},
 	{
 		Room: "test/...", May: []string{"test/...", "config", "api/...", "fastpath/..."},

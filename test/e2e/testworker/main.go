@@ -35,6 +35,10 @@ func offered(suffix string) []policies.Definition {
 		policies.Define("stall"+suffix, "1", newStall),
 		policies.Define("stallBody"+suffix, "1", newStallBody),
 		policies.Define("sum"+suffix, "1", newSum),
+		policies.Define("edit"+suffix, "1", newEdit),
+		policies.Define("editBody"+suffix, "1", newEditBody),
+		policies.Define("editChunks"+suffix, "1", newEditChunks),
+		policies.Define("editTrailers"+suffix, "1", newEditTrailers),
 		policies.Define("chunk"+suffix, "1", newChunk),
 		policies.Define("watch"+suffix, "1", newWatch),
 	}
