@@ -49,7 +49,7 @@ func newBootstrap(k *config.Kernel, e *envoyFlags) (*bootstrap, error) {
 	if err := e.downstreamTLS.check(); err != nil {
 		return nil, err
 	}
-	b := &bootstrap{kernel: k, flags: e, timeout: messageTimeout(k)}
+	b := &bootstrap{kernel: k, flags: e, timeout: messageTimeout(k, newCatalogue())}
 	var err error
 	if b.engine, err = engineEndpoint(&k.Server, e.engine); err != nil {
 		return nil, err

@@ -1,14 +1,12 @@
 package main
 
 import (
-	"cmp"
 	"errors"
 	"flag"
 	"fmt"
 	"net/netip"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/policy-engine/policy-engine/config"
 )
@@ -136,27 +134,6 @@ func engineEndpoint(s *config.Server, flag string) (endpoint, error) {
 		host = "::1"
 	}
 	return endpoint{host: host, port: uint32(s.Port)}, nil
-}
-
-// messageTimeoutMargin is for the kernel itself and the way to it and back: the kernel's own answer must come first, since it says why.
-const messageTimeoutMargin = 250 * time.Millisecond
-
-// messageTimeout is longer than the longest plan may take: a call per policy when workers may alternate, else one.
-func messageTimeout(k *config.Kernel) time.Duration {
-	var slowest time.Duration
-	for i := range k.Workers {
-		slowest = max(slowest, k.Workers[i].Timeout)
-	}
-	calls := 0
-	for i := range k.Routes {
-		r := &k.Routes[i]
-		calls = max(calls, len(r.Request.Chain), len(r.Response.Chain))
-	}
-	if len(k.Workers) < 2 {
-		calls = min(calls, 1)
-	}
-	// Envoy refuses more than an hour (ext_proc.proto).
-	return min(cmp.Or(time.Duration(calls)*slowest, 500*time.Millisecond)+messageTimeoutMargin, time.Hour)
 }
 
 func (t engineTLS) check(kernel *config.TLS) error {

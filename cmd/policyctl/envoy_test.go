@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -176,7 +177,10 @@ func TestEnvoyRefuses(t *testing.T) {
 
 func TestMessageTimeoutIsAboveTheWorkers(t *testing.T) {
 	worker := func(d time.Duration) config.WorkerRef { return config.WorkerRef{Timeout: d} }
-	chain := func(n int) config.Flow { return config.Flow{Chain: make([]config.Policy, n)} }
+	chain := func(n int) config.Flow {
+		return config.Flow{Chain: slices.Repeat([]config.Policy{{Name: "modifyHeaders"}}, n)}
+	}
+	unknown := config.Flow{Chain: []config.Policy{{Name: "ofAnotherWorker"}}}
 	tests := []struct {
 		name string
 		k    config.Kernel
@@ -189,11 +193,12 @@ func TestMessageTimeoutIsAboveTheWorkers(t *testing.T) {
 			config.Kernel{Workers: []config.WorkerRef{worker(time.Second), worker(2 * time.Second)}, Routes: []config.Route{{Request: chain(3)}, {Response: chain(4)}}},
 			8250 * time.Millisecond,
 		},
+		{"policies that may take bodies", config.Kernel{Workers: []config.WorkerRef{worker(time.Second)}, Routes: []config.Route{{Request: unknown}}}, 4250 * time.Millisecond},
 		{"Envoy's limit", config.Kernel{Workers: []config.WorkerRef{worker(5 * time.Minute), worker(1)}, Routes: []config.Route{{Request: chain(50)}}}, time.Hour},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			if got := messageTimeout(&tt.k); got != tt.want {
+			if got := messageTimeout(&tt.k, newCatalogue()); got != tt.want {
 				t.Errorf("got %v, want %v", got, tt.want)
 			}
 		})

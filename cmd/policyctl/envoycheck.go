@@ -118,6 +118,7 @@ func (c *envoyCheck) extProc(cfg place) {
 	if mode := cfg.get("processing_mode", "request_header_mode"); mode.text() == "SKIP" {
 		c.fail(mode.pos, "the engine never sees a request; legal is SEND")
 	}
+	c.bodies(cfg)
 	received := false
 	for namespace := range cfg.get("metadata_options", "receiving_namespaces", "untyped").items() {
 		received = received || namespace.text() == metadataNamespace
@@ -126,6 +127,27 @@ func (c *envoyCheck) extProc(cfg place) {
 		c.fail(cfg.pos, "metadata_options.receiving_namespaces.untyped does not have %s: the access log can't tell what the engine decided", metadataNamespace)
 	}
 	c.timeout(cfg)
+}
+
+// bodies checks that Envoy does what the engine asks for with mode_override: bodies, trailers and the headers of responses, where policies want them. When it does not, requests pass
+// without those policies, and nobody can tell while it happens (ext_proc.cc, onReceiveMessage).
+func (c *envoyCheck) bodies(cfg place) {
+	if !newCatalogue().mayTakeBodies(c.kernel) {
+		return
+	}
+	const why = "requests pass without the policies that want bodies"
+	if at := cfg.get("allow_mode_override"); !at.isTrue() {
+		if !at.there() {
+			at = cfg
+		}
+		c.fail(at.pos, "allow_mode_override is not true: %s", why)
+	}
+	if at := cfg.get("send_body_without_waiting_for_header_response"); at.isTrue() {
+		c.fail(at.pos, "Envoy ignores what the engine asks for: %s; legal is false", why)
+	}
+	if at := cfg.get("allowed_override_modes"); at.there() {
+		c.fail(at.pos, "Envoy ignores what the engine asks for beyond the modes of this list: %s; legal is to leave it out", why)
+	}
 }
 
 func (c *envoyCheck) timeout(cfg place) {
@@ -138,7 +160,7 @@ func (c *envoyCheck) timeout(cfg place) {
 		}
 		timeout, at = d, set
 	}
-	if least := messageTimeout(c.kernel); timeout < least {
+	if least := messageTimeout(c.kernel, newCatalogue()); timeout < least {
 		c.fail(at.pos, "message_timeout is %v: Envoy gives up before the workers' timeouts have passed; legal are %v and more", timeout, least)
 	}
 }

@@ -31,10 +31,10 @@ func TestValidateTellsMistakesOfEnvoy(t *testing.T) {
 		{"fails open on a route", []edit{{e, "failure_mode_allow: false", "failure_mode_allow: true"}}, []string{
 			route + "[0].typed_per_filter_config.envoy.filters.http.ext_proc.overrides.failure_mode_allow: a failure of the engine lets requests pass",
 		}},
-		{"observes only", []edit{{e, "allow_mode_override: true", "observability_mode: true"}}, []string{
+		{"observes only", []edit{{e, "allow_mode_override: true", "allow_mode_override: true\n                      observability_mode: true"}}, []string{
 			extp + ".observability_mode: the engine's answers are ignored",
 		}},
-		{"refusals ignored", []edit{{e, "allow_mode_override: true", "disable_immediate_response: true"}}, []string{
+		{"refusals ignored", []edit{{e, "allow_mode_override: true", "allow_mode_override: true\n                      disable_immediate_response: true"}}, []string{
 			extp + ".disable_immediate_response: the engine's refusals are ignored",
 		}},
 		{"forbidden changes dropped", []edit{{e, "disallow_is_error: true", "disallow_is_error: false"}}, []string{
@@ -43,10 +43,17 @@ func TestValidateTellsMistakesOfEnvoy(t *testing.T) {
 		{"request headers skipped by the filter", []edit{{e, "request_header_mode: SEND\n                        response_header_mode: SKIP", "request_header_mode: SKIP\n                        response_header_mode: SKIP"}}, []string{
 			extp + ".processing_mode.request_header_mode: the engine never sees a request",
 		}},
+		{"no bodies by default", []edit{{e, "                      allow_mode_override: true\n", ""}}, []string{extp + ": allow_mode_override is not true"}},
+		{"bodies ahead of the answer", []edit{{e, "allow_mode_override: true", "allow_mode_override: true\n                      send_body_without_waiting_for_header_response: true"}}, []string{
+			extp + ".send_body_without_waiting_for_header_response: Envoy ignores what the engine asks for",
+		}},
+		{"some modes only", []edit{{e, "allow_mode_override: true", "allow_mode_override: true\n                      allowed_override_modes: [{request_body_mode: STREAMED}]"}}, []string{
+			extp + ".allowed_override_modes: Envoy ignores what the engine asks for beyond the modes of this list",
+		}},
 		{"metadata not received", []edit{{e, "- policy_engine", "- policies"}}, []string{extp + ": metadata_options.receiving_namespaces.untyped does not have policy_engine"}},
-		{"impatient", []edit{{e, "message_timeout: 1.750s", "message_timeout: 1.4s"}}, []string{extp + ".message_timeout: message_timeout is 1.4s: Envoy gives up before"}},
-		{"impatient by default", []edit{{e, "                      message_timeout: 1.750s\n", ""}}, []string{extp + ": message_timeout is 200ms"}},
-		{"no duration", []edit{{e, "message_timeout: 1.750s", "message_timeout: soon"}}, []string{extp + `.message_timeout: "soon" is not a duration`}},
+		{"impatient", []edit{{e, "message_timeout: 6.250s", "message_timeout: 6.2s"}}, []string{extp + ".message_timeout: message_timeout is 6.2s: Envoy gives up before"}},
+		{"impatient by default", []edit{{e, "                      message_timeout: 6.250s\n", ""}}, []string{extp + ": message_timeout is 200ms"}},
+		{"no duration", []edit{{e, "message_timeout: 6.250s", "message_timeout: soon"}}, []string{extp + `.message_timeout: "soon" is not a duration`}},
 		{"filter off", []edit{{e, "- name: envoy.filters.http.ext_proc", "- disabled: true\n                    name: envoy.filters.http.ext_proc"}}, []string{
 			".typed_config.http_filters[0].disabled: the filter is off",
 		}},
@@ -61,6 +68,7 @@ func TestValidateTellsMistakesOfEnvoy(t *testing.T) {
 			route + "[1]: the route has no name for the engine",
 		}},
 		{"response skipped", []edit{{e, "response_header_mode: SEND", "response_header_mode: SKIP"}, {e, "allow_mode_override: true", "allow_mode_override: false"}}, []string{
+			extp + ".allow_mode_override: allow_mode_override is not true: requests pass without the policies that want bodies",
 			route + `[0]: route "accounts" has policies on the response, which the engine never sees`,
 		}},
 		{"not YAML", []edit{{e, "static_resources:", "static_resources: ["}}, []string{"envoy.yaml: the text is not YAML"}},

@@ -145,6 +145,9 @@ func (m *Machine) advance(now Instant) Effect {
 			continue
 		}
 		m.segment = s
+		if m.route.Bodies && elapsed(m.since, now)+s.Timeout > m.table.Budget() {
+			return m.failed(&workerTimeout, now)
+		}
 		m.contextExpected = m.next < len(segments) || m.contextNeededLater()
 		m.calling = true
 		m.fill(&m.call.Message, limit)

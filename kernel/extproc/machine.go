@@ -131,6 +131,10 @@ func (m *Machine) message(phase workerv1.Phase, err error, now Instant) Effect {
 	if !m.inOrder(phase) {
 		return m.fail(codes.InvalidArgument, StatusMalformedMessage, "ProcessingRequest out of order", now)
 	}
+	if phase == responseHeaders && m.request.mode == route.BodyBuffered && !m.requestDone && !m.request.bodySeen {
+		// The upstream has answered a request whose body Envoy was to hold back: it has not done what it was asked for (allow_mode_override).
+		return m.fail(codes.FailedPrecondition, StatusUnsupportedMode, "the response comes before the request's body, which was asked for as a whole", now)
+	}
 	m.seen.add(phase)
 	if m.decoder.endOfStream(phase) {
 		m.setDone(phase)

@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	workerv1 "github.com/policy-engine/policy-engine/api/worker/v1"
 	"github.com/policy-engine/policy-engine/kernel/route"
@@ -27,7 +28,7 @@ var rewrite = flag.Bool("rewrite", false, "write what the machine does into test
 //	no_table                      nothing was ever compiled
 //
 // Events: open NAME; request_headers, request_body, …, with flags and name=value headers (see envoyMessage); bytes HEX; result … (see parseResult); error NAME;
-// half_close; drain; abort; close. The clock moves on by a millisecond with each event.
+// later DURATION; half_close; drain; abort; close. The clock moves on by a millisecond with each event.
 func TestTranscripts(t *testing.T) {
 	files, err := filepath.Glob("testdata/*.txt")
 	if err != nil || len(files) < 45 {
@@ -168,6 +169,10 @@ func (w *world) deliver(m *Machine, event []string) (string, error) {
 		return w.show(m.Complete(w.call, nil, nil, w.now)), nil
 	case "strange_call":
 		return w.show(m.Complete(new(route.Call), &workerv1.Result{}, nil, w.now)), nil
+	case "later":
+		d, err := time.ParseDuration(args[0])
+		w.now += Instant(d)
+		return "", err
 	case "half_close":
 		return w.show(m.HalfClose(w.now)), nil
 	case "drain":

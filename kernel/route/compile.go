@@ -73,7 +73,9 @@ func Compile(generation uint64, cfg *config.Kernel, offers []Offer) (*Table, map
 	if len(c.errs) > 0 {
 		return nil, nil, c.errs
 	}
-	return newTable(generation, routes), c.chains, nil
+	t := newTable(generation, routes)
+	t.budget = cfg.MessageBudget()
+	return t, c.chains, nil
 }
 
 // owner is the worker that offers a policy.

@@ -2,12 +2,14 @@ package route
 
 import (
 	"sync/atomic"
+	"time"
 )
 
 // Table is one generation of routes. It is immutable; only its count of users changes.
 type Table struct {
 	generation uint64
 	ready      bool
+	budget     time.Duration
 	byName     index
 	all        []Route // one after the other, so that no pointer has to be read to find one
 	routes     []*Route
@@ -34,6 +36,9 @@ func newTable(generation uint64, all []Route) *Table {
 
 // Generation returns the table's generation, 0 for the one that stands in before the first Swap.
 func (t *Table) Generation() uint64 { return t.generation }
+
+// Budget is the longest that the calls for one message may take on a route with Bodies: Envoy waits longer (`policyctl envoy`), so that the kernel's answer comes first.
+func (t *Table) Budget() time.Duration { return t.budget }
 
 // Ready reports whether the table was compiled from a configuration. In one that was not, no route is known and none may be taken for unknown: every
 // request is refused as worker_unavailable.

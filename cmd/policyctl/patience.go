@@ -1,0 +1,42 @@
+package main
+
+import (
+	"slices"
+	"time"
+
+	"github.com/policy-engine/policy-engine/config"
+	"github.com/policy-engine/policy-engine/policies"
+)
+
+// messageTimeoutMargin is for the kernel itself and the way to it and back: the kernel's own answer must come first, since it says why.
+const messageTimeoutMargin = 250 * time.Millisecond
+
+// messageTimeout is longer than the calls for one message may take. Where policies may take part in bodies, a message may be two phases, and may find one of the other
+// direction ahead of it: the kernel runs a stream's calls one after the other.
+func messageTimeout(k *config.Kernel, c catalogue) time.Duration {
+	longest := k.PhaseBudget()
+	if c.mayTakeBodies(k) {
+		longest = 2 * k.MessageBudget()
+	}
+	// Envoy refuses more than an hour (ext_proc.proto).
+	return min(longest+messageTimeoutMargin, time.Hour)
+}
+
+// mayTakeBodies reports whether a policy of a route may take part in bodies or trailers: one that does, or that is not of the catalogue.
+func (c catalogue) mayTakeBodies(k *config.Kernel) bool {
+	for i := range k.Routes {
+		for _, flow := range []*config.Flow{&k.Routes[i].Request, &k.Routes[i].Response} {
+			if slices.ContainsFunc(flow.Chain, func(p config.Policy) bool { return !c.onlyHeaders(p.Name) }) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+func (c catalogue) onlyHeaders(policy string) bool {
+	d, known := c[policy]
+	return known && !slices.ContainsFunc(d.Phases(), func(p policies.Phase) bool {
+		return p != policies.PhaseRequestHeaders && p != policies.PhaseResponseHeaders
+	})
+}
