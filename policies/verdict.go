@@ -15,6 +15,7 @@ type Verdict struct {
 	message string
 	headers []Header
 	body    []byte
+	grpc    *uint32
 	await   func(context.Context) (Verdict, error)
 }
 
@@ -81,6 +82,21 @@ func (v Verdict) WithHeader(name, value string) Verdict {
 func (v Verdict) WithBody(contentType string, body []byte) Verdict {
 	v.body = body
 	return v.WithHeader("content-type", contentType)
+}
+
+// WithGRPCStatus returns v with the status that a client of gRPC gets, from 0 to 16 (https://grpc.io/docs/guides/status-codes). Without it, and for all others, the HTTP
+// status counts: Envoy makes a gRPC status of it.
+func (v Verdict) WithGRPCStatus(status uint32) Verdict {
+	v.grpc = &status
+	return v
+}
+
+// GRPCStatus returns the status given to WithGRPCStatus, and whether there is one.
+func (v Verdict) GRPCStatus() (uint32, bool) {
+	if v.grpc == nil {
+		return 0, false
+	}
+	return *v.grpc, true
 }
 
 // IsContinue reports whether the chain goes on.

@@ -56,3 +56,17 @@ func TestVerdictsAreValues(t *testing.T) {
 		t.Errorf("base %v, one %v, two %v", base.Headers(), one.Headers(), two.Headers())
 	}
 }
+
+func TestGRPCStatus(t *testing.T) {
+	base := policies.Respond(200, "no", "", nil)
+	ok, notFound := base.WithGRPCStatus(0), base.WithGRPCStatus(5)
+	for name, c := range map[string]struct {
+		verdict policies.Verdict
+		status  uint32
+		given   bool
+	}{"none": {base, 0, false}, "0": {ok, 0, true}, "5": {notFound, 5, true}} {
+		if status, given := c.verdict.GRPCStatus(); status != c.status || given != c.given {
+			t.Errorf("%s: %d, %v", name, status, given)
+		}
+	}
+}

@@ -7,6 +7,7 @@ import (
 	"github.com/policy-engine/policy-engine/policies/modifyheaders"
 	"github.com/policy-engine/policy-engine/policies/ratelimit"
 	"github.com/policy-engine/policy-engine/policies/requestsizelimit"
+	"github.com/policy-engine/policy-engine/policies/respond"
 	"github.com/policy-engine/policy-engine/policies/securityheaders"
 	"github.com/policy-engine/policy-engine/worker"
 )
@@ -24,6 +25,7 @@ func main() {
 		ratelimit.HeadersDefinition(),
 		requestsizelimit.Definition(),
 		requestsizelimit.StreamedDefinition(),
+		respond.Definition(),
 		securityheaders.Definition(),
 	)
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/policy-engine/policy-engine/policies/modifyheaders"
 	"github.com/policy-engine/policy-engine/policies/ratelimit"
 	"github.com/policy-engine/policy-engine/policies/requestsizelimit"
+	"github.com/policy-engine/policy-engine/policies/respond"
 	"github.com/policy-engine/policy-engine/policies/securityheaders"
 	"github.com/policy-engine/policy-engine/policies/tenantguard"
 )
@@ -27,6 +28,7 @@ func newCatalogue() catalogue {
 		ratelimit.HeadersDefinition(),
 		requestsizelimit.Definition(),
 		requestsizelimit.StreamedDefinition(),
+		respond.Definition(),
 		securityheaders.Definition(),
 		tenantguard.Definition(),
 	} {

@@ -137,6 +137,9 @@ func show(r *workerv1.Result) string {
 	}
 	if i := r.Immediate; i != nil {
 		fmt.Fprintf(&b, " %d", i.Status)
+		if i.GrpcStatus != nil {
+			fmt.Fprintf(&b, " grpc=%d", *i.GrpcStatus)
+		}
 		for _, h := range i.Headers {
 			fmt.Fprintf(&b, " %s=%s", h.Name, h.Value)
 		}
@@ -250,6 +253,9 @@ func TestChain(t *testing.T) {
 		})}}, "FAILED POLICY_ERROR p1/error subject=alice", "error", "error: <nil>"},
 		{"deny status 200", []Policy{before, {Instance: give(policies.Deny(200, "x"))}}, "FAILED POLICY_ERROR p1/illegal_verdict subject=alice", "error", "illegal_verdict: deny with status 200: legal are 400 to 599"},
 		{"deny status 600", []Policy{before, {Instance: give(policies.Deny(600, "x"))}}, "FAILED POLICY_ERROR p1/illegal_verdict subject=alice", "error", "illegal_verdict: deny with status 600: legal are 400 to 599"},
+		{"gRPC status 17", []Policy{before, {Instance: give(policies.Respond(200, "x", "", nil).WithGRPCStatus(17))}}, "FAILED POLICY_ERROR p1/illegal_verdict subject=alice", "error", "illegal_verdict: gRPC status 17: legal are 0 to 16, and 1 to 16 for a refusal"},
+		{"deny with gRPC status 0", []Policy{before, {Instance: give(policies.Deny(403, "x").WithGRPCStatus(0))}}, "FAILED POLICY_ERROR p1/illegal_verdict subject=alice", "error", "illegal_verdict: gRPC status 0: legal are 0 to 16, and 1 to 16 for a refusal"},
+		{"respond with a gRPC status", []Policy{before, {Instance: give(policies.Respond(204, "gone", "", nil).WithGRPCStatus(5))}}, "IMMEDIATE p1/gone 204 grpc=5  subject=alice", "respond", ""},
 		{"respond status 101", []Policy{before, {Instance: give(policies.Respond(101, "x", "", nil))}}, "FAILED POLICY_ERROR p1/illegal_verdict subject=alice", "error", "illegal_verdict: respond with status 101: legal are 200 to 599"},
 		{"reason", []Policy{before, {Instance: give(policies.Deny(403, "No\xff"))}}, "FAILED POLICY_ERROR p1/illegal_verdict subject=alice", "error", `illegal_verdict: reason "No\xff": legal are lower-case letters, digits and '_'`},
 		{"long reason", []Policy{before, {Instance: give(policies.SkipRemaining(strings.Repeat("x", 65)))}}, "FAILED POLICY_ERROR p1/illegal_verdict subject=alice", "error", "illegal_verdict: reason of 65 bytes: legal are 64"},

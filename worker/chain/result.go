@@ -9,6 +9,7 @@ import (
 type encoding struct {
 	result    workerv1.Result
 	immediate workerv1.ImmediateResponse
+	grpc      uint32 // the gRPC status of immediate
 	context   workerv1.Context
 	identity  workerv1.Identity
 	bytes     []byte
@@ -64,6 +65,10 @@ func (r *Run) encodeImmediate() bool {
 	v, answer, size := &r.outcome.verdict, &r.out.immediate, 0
 	answer.Status = uint32(v.Status())
 	answer.Body = v.Body()
+	if status, ok := v.GRPCStatus(); ok {
+		r.out.grpc = status
+		answer.GrpcStatus = &r.out.grpc
+	}
 	typed := false
 	for _, h := range v.Headers() {
 		answer.Headers = append(answer.Headers, &workerv1.Header{Name: h.Name, Value: []byte(h.Value)})

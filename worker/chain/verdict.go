@@ -28,6 +28,9 @@ func checkVerdict(v policies.Verdict) error {
 	case v.Status() < 200 || v.Status() > 599:
 		return fmt.Errorf("respond with status %d: legal are 200 to 599", v.Status())
 	}
+	if status, ok := v.GRPCStatus(); ok && (status > 16 || status == 0 && v.IsDeny()) {
+		return fmt.Errorf("gRPC status %d: legal are 0 to 16, and 1 to 16 for a refusal", status)
+	}
 	for _, h := range v.Headers() {
 		if err := policies.CheckHeader(h.Name, h.Value); err != nil {
 			return err
