@@ -92,9 +92,8 @@ func makeCredentials(o *Options, rows []Row) (*credentials.Set, error) {
 		tokens += int(o.Duration.Seconds() * coldPerSecond)
 	}
 	c, err := credentials.Load(o.Credentials, o.Clients, tokens, time.Now(), func(signed, of int) {
-		fmt.Fprintf(o.Out, "\rsigning tokens: %d of %d", signed, of)
-		if signed == of {
-			fmt.Fprintln(o.Out)
+		if signed%5000 == 0 || signed == of {
+			fmt.Fprintf(o.Out, "signed %d of %d tokens\n", signed, of)
 		}
 	})
 	if err != nil {
