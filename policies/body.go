@@ -47,6 +47,7 @@ type content struct {
 	replaced bool
 	out      []byte
 	held     int // bytes at the end of bytes that are held back
+	changes  int // how many there were before the policy ran
 }
 
 // undo takes back what the policy did.
@@ -70,7 +71,7 @@ func (x *Exchange) Offer(body []byte, chunk, last, readOnly bool) {
 	if chunk {
 		x.stage = stageChunk
 	}
-	x.content = content{bytes: body, none: x.content.none, last: last, readOnly: readOnly}
+	x.content = content{bytes: body, none: x.content.none, last: last, readOnly: readOnly, changes: len(x.changes)}
 }
 
 // Passed returns what the policy that ran passes on: what it put in place of what it was offered, or a part of that; and what it holds back. Both alias what
@@ -82,6 +83,33 @@ func (x *Exchange) Passed() (out []byte, replaced bool, held []byte) {
 		return c.out, true, c.bytes[cut:]
 	}
 	return c.bytes[:cut], false, c.bytes[cut:]
+}
+
+// DropDigests removes the headers that tell a body by its bytes, after a policy has replaced the whole body: they are of the one that came. What the policy itself has set with the new
+// one stays.
+func (x *Exchange) DropDigests() {
+	h := &x.request.headers
+	if x.responding {
+		h = &x.response.headers
+	}
+	before := x.changes[:len(x.changes):len(x.changes)]
+	for _, name := range digests {
+		if _, n := h.get(name); n > 0 && !hasSet(before[x.content.changes:], name) {
+			x.lay(&Change{Kind: RemoveHeader, Response: x.responding, Name: name})
+		}
+	}
+}
+
+// digests are the validator (RFC 9110 section 8.8.3) and the checksums (RFC 9530, and RFC 3230 and RFC 1864 before it) of a body.
+var digests = [...]string{"etag", "content-digest", "repr-digest", "digest", "content-md5"}
+
+func hasSet(changes []Change, name string) bool {
+	for i := range changes {
+		if c := &changes[i]; c.Name == name && !c.Trailer && (c.Kind == SetHeader || c.Kind == AppendHeader) {
+			return true
+		}
+	}
+	return false
 }
 
 // BeginTrailers fills in the trailers of the request, or of the response if it has begun, and says that their phase runs. It aliases headerMap. The Replays

@@ -69,6 +69,10 @@ func (x *Exchange) lay(c *Change) {
 			x.fail(fmt.Errorf("remove header %q: Envoy forbids it", c.Name))
 			return
 		}
+		if framesBody(c.Name) {
+			x.fail(fmt.Errorf("remove header %q: it tells how the body goes, and follows by itself", c.Name))
+			return
+		}
 		if !h.remove(c.Name) {
 			return // Nothing to tell Envoy.
 		}

@@ -133,6 +133,9 @@ func checkHeader(name string, value []byte) error {
 	if envoyOwns(name) {
 		return fmt.Errorf("set header %q: Envoy forbids changes of x-envoy- headers", name)
 	}
+	if framesBody(name) {
+		return fmt.Errorf("set header %q: it tells how the body goes, and follows by itself", name)
+	}
 	for _, c := range value {
 		switch {
 		case c == 0 || c == '\r' || c == '\n':
@@ -147,6 +150,20 @@ func checkHeader(name string, value []byte) error {
 // envoyOwns tells the headers that Envoy lets nobody else set or remove.
 func envoyOwns(name string) bool {
 	return len(name) >= 8 && equalFold(view.Bytes(name[:8]), "x-envoy-")
+}
+
+// framesBody tells the headers that say how the bytes of a body go: how many they are (RFC 9112 section 6) and how they are coded (RFC 9110 section 8.4). Another value is
+// another body for the upstream, or for the client, than the policies have seen.
+func framesBody(name string) bool {
+	switch len(name) {
+	case len("content-length"):
+		return equalFold(view.Bytes(name), "content-length")
+	case len("content-encoding"):
+		return equalFold(view.Bytes(name), "content-encoding")
+	case len("transfer-encoding"):
+		return equalFold(view.Bytes(name), "transfer-encoding")
+	}
+	return false
 }
 
 // CheckHeader reports why a policy may not set the header; nil if it may. For parameters that name headers.

@@ -18,7 +18,8 @@ func (r *Request) Body() []byte {
 	return r.x.content.bytes
 }
 
-// SetBody replaces the whole body, in a phase method for it. The content-length follows by itself. The policy must not change b any more. A message without
+// SetBody replaces the whole body, in a phase method for it. The content-length follows by itself, and so does the content coding for a policy that DecodesBodies;
+// etag and digests of the body that came are removed unless the policy sets them with the new one. The policy must not change b any more. A message without
 // a body (HasBody) can't be given one.
 func (r *Request) SetBody(b []byte) { r.x.replaceBody(b) }
 
@@ -66,7 +67,8 @@ func (r *Response) Body() []byte {
 	return r.x.content.bytes
 }
 
-// SetBody replaces the whole body, in a phase method for it. The content-length follows by itself. The policy must not change b any more. A message without
+// SetBody replaces the whole body, in a phase method for it. The content-length follows by itself, and so does the content coding for a policy that DecodesBodies;
+// etag and digests of the body that came are removed unless the policy sets them with the new one. The policy must not change b any more. A message without
 // a body (HasBody) can't be given one.
 func (r *Response) SetBody(b []byte) { r.x.replaceBody(b) }
 

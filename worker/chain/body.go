@@ -5,16 +5,23 @@ import (
 	"fmt"
 
 	workerv1 "github.com/policy-engine/policy-engine/api/worker/v1"
+	"github.com/policy-engine/policy-engine/worker/coding"
 )
 
 // body is the body, or the chunk of it, on its way through the policies of a run.
 type body struct {
 	// on: the run is one of a body phase.
-	on   bool
-	last bool
+	on    bool
+	whole bool
+	last  bool
 	// bytes are what the policies before left, at first the call's.
 	bytes    []byte
 	replaced bool
+	// codings are those of the body, if a policy of the chain wants them undone. plain: they are undone in bytes; then coded is the body with them, nil if it has to be
+	// coded again because a policy replaced it.
+	codings coding.List
+	plain   bool
+	coded   []byte
 }
 
 // fillBody begins a body phase.
@@ -27,13 +34,22 @@ func (r *Run) fillBody(call *workerv1.Call) error {
 	case !call.WholeBody && r.chain.whole:
 		return errors.New("a chunk for a policy that wants the whole body")
 	}
-	r.body = body{on: true, last: call.EndOfStream, bytes: call.Body}
+	r.body = body{on: true, whole: call.WholeBody, last: call.EndOfStream, bytes: call.Body}
+	if r.chain.decodes {
+		r.readCodings()
+		if !call.WholeBody && (!r.body.codings.Empty() || r.badCoding != nil) {
+			return errors.New("a chunk of a coded body for a policy that wants it decoded")
+		}
+	}
 	r.x.BeginBody(call.NoBody)
 	return nil
 }
 
 // offer gives the step that is to run its body, what it held back of it before in front. It reports whether there is something to run for.
 func (r *Run) offer(s *step) (runs bool) {
+	if r.chain.decodes && !r.recode(s.decoded) {
+		return false
+	}
 	in, held, out := r.body.bytes, r.heldOf(s), r.isOut(s)
 	if len(held) > 0 {
 		in = append(append(make([]byte, 0, len(held)+len(in)), held...), in...)
@@ -69,7 +85,10 @@ func (r *Run) checkBody() error {
 func (r *Run) passed(s *step) {
 	out, replaced, held := r.x.Passed()
 	if replaced || len(held) > 0 || len(r.heldOf(s)) > 0 {
-		r.body.replaced = true
+		r.body.replaced, r.body.coded = true, nil
+	}
+	if replaced && r.body.whole {
+		r.x.DropDigests()
 	}
 	r.body.bytes = out
 	r.hold(s, held)
@@ -86,7 +105,7 @@ func (r *Run) dropOut(s *step) {
 	}
 }
 
-// flush passes on what the steps from r.next on hold back, which don't run any more.
+// flush passes on what the steps from r.next on hold back, which don't run any more, and gives the body its codings again.
 func (r *Run) flush() {
 	if !r.body.on {
 		return
@@ -94,6 +113,9 @@ func (r *Run) flush() {
 	for i := r.next; i < len(r.steps); i++ {
 		s := &r.steps[i]
 		r.dropOut(s)
+	}
+	if err := r.encodePlain(); err != nil {
+		r.outcome = unreadable
 	}
 }
 

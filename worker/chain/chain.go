@@ -117,6 +117,8 @@ type Chain struct {
 	headers, body, trailers []step
 	// whole: a policy wants the body as a whole.
 	whole bool
+	// decodes: a policy of body wants bodies without their content codings.
+	decodes bool
 }
 
 // step is a policy in a phase.
@@ -159,6 +161,7 @@ func Compile(route string, response bool, list []Policy) (*Chain, error) {
 		methods := methodsOf(p.Instance, response)
 		c.body = appendStep(c.body, s, methods.body)
 		c.whole = c.whole || methods.body != nil
+		c.decodes = c.decodes || s.decoded && (methods.body != nil || methods.chunk != nil)
 		s.chunk = true
 		c.body = appendStep(c.body, s, methods.chunk)
 		s.chunk = false

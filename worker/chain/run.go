@@ -58,6 +58,7 @@ type Run struct {
 	abandoned bool
 	outcome   outcome
 	body      body
+	badCoding error // why the codings of the body can't be undone
 	states    []*workerv1.PolicyState
 
 	in  workerv1.Context
@@ -85,7 +86,7 @@ func (r *Run) Reset() {
 	r.x.Reset()
 	r.chain, r.holder, r.steps = nil, nil, nil
 	r.phase, r.chainID, r.stop = 0, 0, 0
-	r.body, r.states = body{}, nil
+	r.body, r.badCoding, r.states = body{}, nil, nil
 	r.requestHeaders, r.responseHeaders = nil, nil
 	r.id, r.wantContext = 0, false
 	r.deadline, r.began = time.Time{}, time.Time{}
@@ -140,7 +141,7 @@ func (r *Run) Wait(ctx context.Context) {
 // ready prepares for the run of the next step. It is false, and the step passed over, if there is nothing for it to do.
 func (r *Run) ready(s *step) bool {
 	if r.body.on && !r.offer(s) {
-		r.next++
+		r.next++ // Or the chain has ended.
 		return false
 	}
 	// Fast path: no policy of this HTTP request keeps anything.
@@ -304,7 +305,7 @@ func (r *Run) end(o outcome) {
 // finish notes that all steps ran, unless one of them ended the chain.
 func (r *Run) finish() {
 	if r.outcome.result == workerv1.Result_OUTCOME_UNSPECIFIED {
-		r.flush() // Of the steps that the call wants left out.
 		r.outcome.result = workerv1.Result_OUTCOME_CONTINUE
+		r.flush() // Of the steps that the call wants left out.
 	}
 }
