@@ -149,10 +149,12 @@ func (c *compiler) flow(in *config.Route, flow *config.Flow, response bool, miss
 	var last *workerv1.Chain
 	var lastOffer *Offer
 	position := -1
+	known := true
 	for i := range flow.Chain {
 		p := &flow.Chain[i]
 		owner, ok := c.owners[p.Name]
 		if !ok {
+			known = false
 			if !slices.Contains(*missing, p.Name) {
 				*missing = append(*missing, p.Name)
 			}
@@ -172,7 +174,9 @@ func (c *compiler) flow(in *config.Route, flow *config.Flow, response bool, miss
 		plan.add(s, PolicyRef{Name: p.Name, Index: len(last.Policies) - 1, OnFailure: onFailure}, owner.descriptor, response)
 		c.checkMode(flow.Mode, p, owner.descriptor, response)
 	}
-	c.applyMode(flow, &plan, response, in)
+	if known { // What a policy takes part in is not known before its worker has told.
+		c.applyMode(flow, &plan, response, in)
+	}
 	return plan
 }
 

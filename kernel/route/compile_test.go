@@ -145,6 +145,21 @@ func TestCompileChains(t *testing.T) {
 	}
 }
 
+// TestModeOfPoliciesNotKnownYet: a kernel that starts before its workers must not take a processing_mode for a mistake because nobody has told it yet what the policies need.
+func TestModeOfPoliciesNotKnownYet(t *testing.T) {
+	for _, mode := range []config.ProcessingMode{config.ProcessingModeBuffered, config.ProcessingModeStreaming} {
+		chain := chainOf("q", "scan")
+		chain.Mode = mode
+		cfg := kernelOf([]string{"w1"}, config.Route{Name: "r", Request: chain, Response: chain})
+		if table, _, err := Compile(1, cfg, nil); err != nil || !table.Lookup("r").Undiscovered {
+			t.Errorf("%s, before the worker told: %v", mode, err)
+		}
+		if _, _, err := Compile(1, cfg, []Offer{offerOf("w1", "scan")}); err == nil {
+			t.Errorf("%s: a policy that takes no part in the body was taken", mode)
+		}
+	}
+}
+
 func TestCompileMissingPolicies(t *testing.T) {
 	undiscovered := offerOf("w2")
 	undiscovered.Discovered = false
