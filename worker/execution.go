@@ -167,8 +167,13 @@ func (e *execution) load(compiled *chain.Chain, call *workerv1.Call, received ti
 // result is the outcome of an execution that has ended; it is valid until Release.
 func (e *execution) result() *workerv1.Result {
 	r := e.run.Result()
-	if r.Failure == workerv1.Result_FAILURE_RESULT_TOO_LARGE {
+	switch r.Failure {
+	case workerv1.Result_FAILURE_RESULT_TOO_LARGE:
 		e.core.refuse(refusedResultTooLarge)
+	case workerv1.Result_FAILURE_BODY_CODING:
+		e.core.refuse(refusedBodyCoding)
+	case workerv1.Result_FAILURE_BODY_TOO_LARGE:
+		e.core.refuse(refusedBodyTooLarge)
 	}
 	return r
 }

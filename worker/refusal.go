@@ -15,12 +15,14 @@ const (
 	refusedMalformed
 	refusedDraining
 	refusedResultTooLarge
+	refusedBodyCoding
+	refusedBodyTooLarge
 	numRefusals
 )
 
 // String is the reason in metrics and results.
 func (r refusal) String() string {
-	return [...]string{"unknown_generation", "unknown_chain", "overloaded", "too_large", "malformed_call", "draining", "result_too_large"}[r]
+	return [...]string{"unknown_generation", "unknown_chain", "overloaded", "too_large", "malformed_call", "draining", "result_too_large", "body_coding", "body_too_large"}[r]
 }
 
 func (r refusal) failure() workerv1.Result_Failure {
@@ -32,6 +34,8 @@ func (r refusal) failure() workerv1.Result_Failure {
 		workerv1.Result_FAILURE_MALFORMED_CALL,
 		workerv1.Result_FAILURE_DRAINING,
 		workerv1.Result_FAILURE_RESULT_TOO_LARGE,
+		workerv1.Result_FAILURE_BODY_CODING,
+		workerv1.Result_FAILURE_BODY_TOO_LARGE,
 	}[r]
 }
 

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/bits"
 
 	andybalholm "github.com/andybalholm/brotli"
 )
@@ -50,6 +51,8 @@ func (b *bench) decode(k *kind, body []byte, bound int) (out []byte, err error) 
 		out, err = b.inflate(src, bound)
 	case brotli:
 		out, err = read(nil, andybalholm.NewReader(src), bound, guess(src))
+	default:
+		panic("coding that is not one")
 	}
 	switch {
 	case err != nil:
@@ -128,7 +131,7 @@ func read(out []byte, r io.Reader, bound, size int) ([]byte, error) {
 func (b *bench) encode(k kind, body []byte) ([]byte, error) {
 	var out bytes.Buffer
 	out.Grow(len(body)/2 + 512)
-	w, err := b.writer(k, &out)
+	w, err := b.writer(k, &out, len(body))
 	if err != nil {
 		return nil, err
 	}
@@ -141,7 +144,7 @@ func (b *bench) encode(k kind, body []byte) ([]byte, error) {
 	return out.Bytes(), nil
 }
 
-func (b *bench) writer(k kind, out io.Writer) (w io.WriteCloser, err error) {
+func (b *bench) writer(k kind, out io.Writer, size int) (w io.WriteCloser, err error) {
 	switch k {
 	case gzipped:
 		if b.gzipWriter == nil {
@@ -165,7 +168,9 @@ func (b *bench) writer(k kind, out io.Writer) (w io.WriteCloser, err error) {
 		}
 		return b.flateWriter, err
 	}
-	return andybalholm.NewWriterLevel(out, brotliLevel), nil
+	// The window need not be longer than the body (RFC 7932 section 9.1: 10 to 24 bits), and its memory is of that size.
+	window := min(max(bits.Len(uint(size)), 10), 22)
+	return andybalholm.NewWriterOptions(out, andybalholm.WriterOptions{Quality: brotliLevel, LGWin: window}), nil
 }
 
 // hasZlibHeader tells zlib's format (RFC 1950 section 2.2) from deflate as such.
