@@ -9,8 +9,10 @@ import (
 	"github.com/policy-engine/policy-engine/policies/jwtvalidation"
 	"github.com/policy-engine/policy-engine/policies/modifyheaders"
 	"github.com/policy-engine/policy-engine/policies/ratelimit"
+	"github.com/policy-engine/policy-engine/policies/redact"
 	"github.com/policy-engine/policy-engine/policies/requestsizelimit"
 	"github.com/policy-engine/policy-engine/policies/respond"
+	"github.com/policy-engine/policy-engine/policies/rewritepath"
 	"github.com/policy-engine/policy-engine/policies/securityheaders"
 	"github.com/policy-engine/policy-engine/policies/tenantguard"
 )
@@ -26,9 +28,11 @@ func newCatalogue() catalogue {
 		modifyheaders.Definition(),
 		ratelimit.Definition(),
 		ratelimit.HeadersDefinition(),
+		redact.Definition(),
 		requestsizelimit.Definition(),
 		requestsizelimit.StreamedDefinition(),
 		respond.Definition(),
+		rewritepath.Definition(),
 		securityheaders.Definition(),
 		tenantguard.Definition(),
 	} {

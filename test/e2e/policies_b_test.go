@@ -1,6 +1,8 @@
 package e2e
 
 import (
+	"compress/gzip"
+	"io"
 	"strings"
 	"testing"
 
@@ -61,4 +63,82 @@ func TestRequestSizes(t *testing.T) {
 		t.Errorf("%d whole requests arrived", n-before)
 	}
 	checkLogs(t, e, []string{"worker-1"})
+}
+
+const redactRoutes = `  workers:
+    - {name: worker-1, socket_path: "${RUN_DIR}/worker-1.sock", timeout: 2s}
+  route_policies:
+    - route_name: requests
+      request_flow: {policy_chain: [{policy: redact, params: {literals: [secret], patterns: ["sk-[0-9]{4,10}"], replacement: "*"}}]}
+    - route_name: responses
+      response_flow: {policy_chain: [{policy: redact, params: {literals: [secret], patterns: ["sk-[0-9]{4,10}"], replacement: "*"}}]}
+`
+
+func TestRedaction(t *testing.T) {
+	t.Parallel()
+	e := bodyEngine(t, redactRoutes)
+	long := strings.Repeat("x", 100_000)
+	for _, framing := range []string{"X-Framing: length", "Transfer-Encoding: chunked"} {
+		before := e.Upstream.Count()
+		// The chunks are cut in the middle, which is in the middle of the first secret.
+		post(t, e, 200, "/requests", "a sec"+"ret sk-0123", framing)
+		if up := arrived(t, e, before); up.Body != "a * *" {
+			t.Errorf("%s: the upstream got %q", framing, up.Body)
+		}
+		before = e.Upstream.Count()
+		post(t, e, 200, "/requests", long+"secret"+long, framing)
+		if up := arrived(t, e, before); up.Body != long+"*"+long {
+			t.Errorf("%s: the upstream got %d bytes", framing, len(up.Body))
+		}
+		// The upstream tells what it got in its answer, which is JSON of more than one chunk.
+		r := post(t, e, 200, "/responses", long+"secret"+long+" sk-01234567890", framing)
+		if strings.Contains(r.Body, "secret") || !strings.Contains(r.Body, "x*x") || !strings.Contains(r.Body, "x *0\"") {
+			t.Errorf("%s: the client got %d bytes, ends with %q", framing, len(r.Body), r.Body[max(0, len(r.Body)-50):])
+		}
+	}
+	get(t, e, 200, "/requests")
+	before := e.Upstream.Count()
+	post(t, e, 200, "/requests", gzipped(t, "a secret"), "Content-Encoding: gzip")
+	if up := arrived(t, e, before); up.Header.Get("Content-Encoding") != "gzip" || plain(t, up.Body) != "a *" {
+		t.Errorf("the upstream got %q, %v", up.Body, up.Header)
+	}
+	for _, coding := range []string{"gzip", "unknown"} {
+		wantCode(t, post(t, e, 415, "/requests", "a secret", "Content-Encoding: "+coding, mustNotArrive+"it can't be decoded"), "BODY_CODING")
+		r := get(t, e, 502, "/responses", harness.AnswerHeader+": Content-Encoding "+coding)
+		wantCode(t, r, "BODY_CODING")
+		if strings.Contains(r.Body, "headers") {
+			t.Errorf("a coded body passes: %v", r)
+		}
+	}
+	wantCode(t, get(t, e, 502, "/responses", harness.Answer+": 206"), "PARTIAL_CONTENT")
+	if r := harness.Send(t, e.Listen, "HEAD", "/responses"); r.Status != 200 {
+		t.Errorf("HEAD: %v", r)
+	}
+	checkLogs(t, e, []string{"worker-1"}, "sk-0123")
+}
+
+func gzipped(t *testing.T, text string) string {
+	t.Helper()
+	var b strings.Builder
+	w := gzip.NewWriter(&b)
+	if _, err := w.Write([]byte(text)); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return b.String()
+}
+
+func plain(t *testing.T, coded string) string {
+	t.Helper()
+	r, err := gzip.NewReader(strings.NewReader(coded))
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := io.ReadAll(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
 }
