@@ -70,3 +70,53 @@ func TestRespond(t *testing.T) {
 	c.wantStatus(end, codes.Unknown, "<p>hello") // Never OK: there is no message.
 	checkLogs(t, e, []string{"worker-1"})
 }
+
+const rewriteRoutes = `  workers:
+    - {name: worker-1, socket_path: "${RUN_DIR}/worker-1.sock", timeout: 2s}
+  route_policies:
+    - route_name: strip
+      request_flow: {policy_chain: [{policy: rewritePath, params: {prefix: /strip, to: /}}]}
+    - route_name: users
+      request_flow: {policy_chain: [{policy: rewritePath, params: {template: "/users/{id}/{rest...}", to: "/accounts/{id}/of/{rest}"}}]}
+    - route_name: lax
+      request_flow: {policy_chain: [{policy: rewritePath, params: {regex: "/lax/([0-9]+)", to: "/items/{1}", unmatched: continue}}]}
+    - route_name: twice
+      request_flow:
+        policy_chain:
+          - {policy: rewritePath, params: {prefix: /twice, to: /once}}
+          - {policy: rewritePath, params: {prefix: /once, to: /}}
+`
+
+func TestRewritePath(t *testing.T) {
+	t.Parallel()
+	e := bodyEngine(t, rewriteRoutes)
+	for target, want := range map[string]string{
+		"/strip/orders?page=2&back=%2F..%2F": "/orders?page=2&back=%2F..%2F",
+		"/strip":                             "/",
+		"/users/7/a/b":                       "/accounts/7/of/a/b",
+		"/users/caf%C3%A9/x?y":               "/accounts/caf%C3%A9/of/x?y",
+		"/lax/42":                            "/items/42",
+		"/lax/other?x":                       "/lax/other?x",
+		"/twice/a":                           "/a",
+	} {
+		before := e.Upstream.Count()
+		get(t, e, 200, target)
+		if got := arrived(t, e, before).Path; got != want {
+			t.Errorf("%s: the upstream got %s, want %s", target, got, want)
+		}
+	}
+	wantCode(t, get(t, e, 404, "/users/7", mustNotArrive+"unmatched"), "PATH_UNMATCHED")
+	for _, target := range []string{
+		"/strip/%61dmin", "/strip/a;/b/..;/c", "/strip/%252e%252e/admin", "/strip/%c0%ae%c0%ae/x", "/strip/%00", "/strip/a\\..\\b", "/strip/%2e%2e%2fadmin", "/lax/%2Fadmin", "/lax/..;/admin",
+	} {
+		get(t, e, 400, target, mustNotArrive+"more than one meaning")
+	}
+	// What Envoy would resolve before it asks is refused where it does not.
+	c := dialKernel(t, e.ExtProc)
+	for _, path := range []string{"/strip/../admin", "/strip/%2e%2e/admin", "/strip//admin", "/strip/a#b", "strip/a", "/strip/a\\b", ""} {
+		if got := outcome(c.exchange("strip", ":path: "+path)); got != "400" {
+			t.Errorf("%q: %s", path, got)
+		}
+	}
+	checkLogs(t, e, []string{"worker-1"})
+}

@@ -1,0 +1,99 @@
+// Package rewritepath is the policy rewritePath: it gives the upstream another path than the client asked for.
+package rewritepath
+
+import (
+	"bytes"
+	"context"
+	"net/http"
+
+	"github.com/policy-engine/policy-engine/fastpath/view"
+	"github.com/policy-engine/policy-engine/policies"
+)
+
+const (
+	name    = "rewritePath"
+	version = "1.0.0"
+)
+
+// maxTarget is the longest path with its query, in bytes: of a request, and of what comes out.
+const maxTarget = 16 << 10
+
+// Definition returns the policy's entry for a worker's registry.
+func Definition() policies.Definition { return policies.Define(name, version, build) }
+
+// Policy is rewritePath at one place of the configuration.
+type Policy struct {
+	rule      rule
+	unmatched policies.Verdict // Continue where the path may stay
+
+	ambiguous policies.Verdict
+	unsafe    policies.Verdict
+	tooLong   policies.Verdict
+	rewritten policies.Counter
+	refused   policies.Counter
+}
+
+func build(env policies.Env, params Params) (*Policy, error) {
+	rule, err := params.compile()
+	if err != nil {
+		return nil, err
+	}
+	p := &Policy{
+		rule:      rule,
+		ambiguous: policies.Deny(http.StatusBadRequest, "path_ambiguous").WithMessage("the path can be read in more than one way"),
+		unsafe:    policies.Deny(http.StatusBadRequest, "path_unsafe").WithMessage("the path has no safe form for the upstream"),
+		tooLong:   policies.Deny(http.StatusRequestURITooLong, "path_too_long").WithMessage("the path is too long"),
+		rewritten: env.Counter("rewritten"),
+		refused:   env.Counter("refused"),
+	}
+	if params.Unmatched == unmatchedDeny {
+		p.unmatched = policies.Deny(http.StatusNotFound, "path_unmatched").WithMessage("there is nothing under this path")
+	}
+	return p, nil
+}
+
+// OnRequestHeaders rewrites the path, and leaves the query as it is.
+func (p *Policy) OnRequestHeaders(_ context.Context, r *policies.Request) (policies.Verdict, error) {
+	target := r.Path()
+	path, query := target, []byte(nil)
+	if i := bytes.IndexByte(target, '?'); i >= 0 {
+		path, query = target[:i], target[i:]
+	}
+	switch {
+	case len(target) > maxTarget:
+		return p.refuse(p.tooLong)
+	case !safe(path) || !visible(query):
+		return p.refuse(p.ambiguous)
+	}
+	var found spans
+	if !p.rule.match(path, &found) {
+		if p.unmatched.IsDeny() {
+			p.refused.Inc()
+		}
+		return p.unmatched, nil
+	}
+	// Fast path: what is left is a part of what was there.
+	if rest, ok := p.rule.cut(target); ok {
+		p.rewritten.Inc()
+		r.SetPath(view.String(rest))
+		return policies.Continue(), nil
+	}
+	size := p.rule.size(&found) + len(query)
+	if size > maxTarget {
+		return p.refuse(p.tooLong)
+	}
+	to := p.rule.append(make([]byte, 0, size), path, &found)
+	if !safe(to) {
+		return p.refuse(p.unsafe)
+	}
+	p.rewritten.Inc()
+	r.SetPath(view.String(append(to, query...)))
+	return policies.Continue(), nil
+}
+
+func (p *Policy) refuse(v policies.Verdict) (policies.Verdict, error) {
+	p.refused.Inc()
+	return v, nil
+}
+
+var _ policies.RequestHeaders = (*Policy)(nil)
