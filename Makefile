@@ -43,6 +43,10 @@ conformance: ## Play the table of scenarios against the real Envoy, on both tran
 	@ENVOY=$$(tools/fetch.sh envoy) && export ENVOY && go test -c -o build/conformance ./test/conformance && cd test/conformance && \
 		exec ../../build/conformance -test.run 'TestTable|TestConformance' -transports fast,grpc -table -only '$(ONLY)' -report ../../build/reports/conformance.json
 
+.PHONY: large
+large: ## Send and get 1 GiB (MIB=1024) through policies that read, and that edit, streams; prints the memory of kernel and workers over time
+	@ENVOY=$$(tools/fetch.sh envoy) && export ENVOY && POLICY_ENGINE_TRANSFER_MIB=$(or $(MIB),1024) go test ./test/e2e -run '^TestLargeTransfers$$' -count 1 -timeout 30m -v
+
 .PHONY: bench
 bench: $(tools)/bench ## Run all benchmarks, for BENCHTIME each (of BENCH, a pattern, and PKG, if given); fails when one allocates more than bench/allocations.txt says
 	@$(tools)/bench run -bench '$(BENCH)' -benchtime $(BENCHTIME) -count $(or $(COUNT),1) $(PKG)
@@ -62,7 +66,7 @@ h2spec: ## Run h2spec, all of its 145 tests of HTTP/2, against the kernel's serv
 
 .PHONY: build-bench
 build-bench: build
-	@CGO_ENABLED=0 go build -trimpath -o build/bench/ ./bench/noop-fast ./bench/noop-grpc ./loadtest ./loadtest/partworker ./loadtest/profiledkernel
+	@CGO_ENABLED=0 go build -trimpath -o build/bench/ ./bench/noop-fast ./bench/noop-grpc ./bench/noop-grpc-plain ./loadtest ./loadtest/partworker ./loadtest/profiledkernel
 
 # What is measured, for loadtest and profile.
 measured = $(if $(DURATION),-duration $(DURATION)) $(if $(CHAIN),-chain "$(CHAIN)") $(if $(ROUTES),-routes $(ROUTES)) \

@@ -18,7 +18,7 @@ import (
 // TestRows: the names that reports promise, each row what its name says.
 func TestRows(t *testing.T) {
 	want := []string{
-		"envoy", "envoy-native", "envoy-native-jwt-cache", "noop-grpc", "noop-fast", "engine-0-fast", "engine-1-fast", "engine-3-fast", "engine-3-grpc",
+		"envoy", "envoy-native", "envoy-native-jwt-cache", "noop-grpc", "noop-grpc-plain", "noop-fast", "engine-0-fast", "engine-1-fast", "engine-3-fast", "engine-3-grpc",
 		"engine-3-fast-2-workers", "engine-3-one-process", "engine-3-fast-cold",
 	}
 	var names []string
@@ -31,7 +31,7 @@ func TestRows(t *testing.T) {
 			t.Errorf("%s asks %+v", r.Name, spec)
 		case engine && len(spec.Chain) != int(r.Name[len("engine-")]-'0'):
 			t.Errorf("%s has the chain %v", r.Name, spec.Chain)
-		case strings.Contains(r.Name, "-grpc") != (spec.Transport == "grpc" || spec.Program == "noop-grpc"),
+		case strings.Contains(r.Name, "-grpc") != (spec.Transport == "grpc" || strings.HasPrefix(spec.Program, "noop-grpc")),
 			strings.Contains(r.Name, "2-workers") != (spec.Workers == 2), strings.Contains(r.Name, "one-process") != spec.OneProcess,
 			strings.Contains(r.Name, "cold") != r.Cold:
 			t.Errorf("%s is %+v", r.Name, r)

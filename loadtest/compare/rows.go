@@ -29,6 +29,7 @@ func Rows() []Row {
 		{Name: "envoy-native", Spec: rig.Spec{Asked: rig.Native}},
 		{Name: "envoy-native-jwt-cache", Spec: rig.Spec{Asked: rig.NativeCached}},
 		{Name: "noop-grpc", Spec: rig.Spec{Asked: rig.NoOp, Program: "noop-grpc"}},
+		{Name: "noop-grpc-plain", Spec: rig.Spec{Asked: rig.NoOp, Program: "noop-grpc-plain"}},
 		{Name: "noop-fast", Spec: rig.Spec{Asked: rig.NoOp, Program: "noop-fast"}},
 		engine("engine-0-fast", rig.Spec{}),
 		engine("engine-1-fast", rig.Spec{Chain: chain(1)}),

@@ -119,13 +119,17 @@ func printGoals(out io.Writer, results, byConnections []Result) {
 		}
 	}
 	fmt.Fprintln(out)
-	if noop := find(results, "noop-grpc", 0); noop != nil {
+	for _, base := range []string{"noop-grpc", "noop-grpc-plain"} {
+		noop := find(results, base, 0)
+		if noop == nil {
+			continue
+		}
 		noopCPU, _ := noop.engine()
 		for _, name := range []string{"engine-3-fast", "engine-3-one-process"} {
 			if r := find(results, name, 0); r != nil {
 				cpu, _ := r.engine()
-				goal(name+" requests per second over noop-grpc's", r.RPS, noop.RPS, "≥ 1.15")
-				goal(name+" CPU per request over noop-grpc's", cpu, noopCPU, "≤ 0.50")
+				goal(name+" requests per second over "+base+"'s", r.RPS, noop.RPS, "≥ 1.15")
+				goal(name+" CPU per request over "+base+"'s", cpu, noopCPU, "≤ 0.50")
 			}
 		}
 	}
