@@ -12,6 +12,7 @@ import (
 	"github.com/policy-engine/policy-engine/config"
 	"github.com/policy-engine/policy-engine/kernel/route"
 	"github.com/policy-engine/policy-engine/kernel/workers"
+	"github.com/policy-engine/policy-engine/limits"
 )
 
 const (
@@ -126,6 +127,7 @@ func (d *distributor) distribute(ctx context.Context) (err error) {
 	d.log.Info("configuration in use", zap.Uint64("generation", table.Generation()), zap.Int("routes", len(table.Routes())),
 		zap.Int("workers", len(offers)), zap.Int("workers_discovered", discovered))
 	d.warnUnsupported(table)
+	limits.Trim()
 	return nil
 }
 

@@ -6,6 +6,7 @@ import (
 	"os"
 	"runtime"
 	"runtime/debug"
+	"sync/atomic"
 
 	"github.com/KimMachineGun/automemlimit/memlimit"
 )
@@ -31,3 +32,18 @@ func Apply(log *slog.Logger, memoryShare float64) {
 // each request on to each other, so they are never all busy with it; and the Go scheduler wakes a second thread at almost every message if it may, which costs more
 // than it brings until the first is busy. Measured on two processors, one thread each saves a quarter of the CPU per request.
 func processors(available int) int { return max(1, available/2) }
+
+// trimming is true while Trim works.
+var trimming atomic.Bool
+
+// Trim gives memory back to the operating system, in the background: for after a configuration was read, which takes many times what is kept of it. Between collections, a
+// small process would hold on to that for minutes.
+func Trim() {
+	if trimming.Swap(true) {
+		return
+	}
+	go func() {
+		defer trimming.Store(false)
+		debug.FreeOSMemory()
+	}()
+}

@@ -6,6 +6,7 @@ import (
 	"runtime"
 	"runtime/debug"
 	"testing"
+	"time"
 )
 
 func TestProcessors(t *testing.T) {
@@ -55,3 +56,30 @@ func TestApplyLeavesTheEnvironment(t *testing.T) {
 		t.Errorf("GOGC: got %d, want 77", got)
 	}
 }
+
+// What is garbage now is the operating system's soon.
+func TestTrim(t *testing.T) {
+	restore(t)
+	debug.SetGCPercent(-1)
+	heap := func() (m runtime.MemStats) {
+		runtime.ReadMemStats(&m)
+		return m
+	}
+	kept = make([]byte, 64<<20)
+	clear(kept)
+	before := heap()
+	kept = nil
+	Trim()
+	deadline := time.After(10 * time.Second)
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for after := heap(); after.HeapAlloc > before.HeapAlloc-(32<<20) || after.HeapReleased < before.HeapReleased+(32<<20) || trimming.Load(); after = heap() {
+		select {
+		case <-tick.C:
+		case <-deadline:
+			t.Fatalf("heap %d -> %d bytes, released %d -> %d", before.HeapAlloc, after.HeapAlloc, before.HeapReleased, after.HeapReleased)
+		}
+	}
+}
+
+var kept []byte

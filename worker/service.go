@@ -8,6 +8,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	workerv1 "github.com/policy-engine/policy-engine/api/worker/v1"
+	"github.com/policy-engine/policy-engine/limits"
 	"github.com/policy-engine/policy-engine/worker/chain"
 )
 
@@ -80,6 +81,7 @@ func (s *service) PushConfig(ctx context.Context, req *workerv1.PushConfigReques
 		g.release()
 		return nil, errDraining
 	}
+	limits.Trim()
 	s.env.log.Info("generation added", "generation", g.id, "kernel", req.GetKernelId(), "chains", len(g.chains))
 	return &workerv1.PushConfigResponse{}, nil
 }
