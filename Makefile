@@ -47,6 +47,10 @@ conformance: ## Play the table of scenarios against the real Envoy, on both tran
 large: ## Send and get 1 GiB (MIB=1024) through policies that read, and that edit, streams; prints the memory of kernel and workers over time
 	@ENVOY=$$(tools/fetch.sh envoy) && export ENVOY && POLICY_ENGINE_TRANSFER_MIB=$(or $(MIB),1024) go test ./test/e2e -run '^TestLargeTransfers$$' -count 1 -timeout 30m -v
 
+.PHONY: large
+large: ## Send and get 1 GiB (MIB=1024) through policies that read, and that edit, streams; prints the memory of kernel and workers over time
+	@ENVOY=$$(tools/fetch.sh envoy) && export ENVOY && POLICY_ENGINE_TRANSFER_MIB=$(or $(MIB),1024) go test ./test/e2e -run '^TestLargeTransfers$$' -count 1 -timeout 30m -v
+
 .PHONY: bench
 bench: $(tools)/bench ## Run all benchmarks, for BENCHTIME each (of BENCH, a pattern, and PKG, if given); fails when one allocates more than bench/allocations.txt says
 	@$(tools)/bench run -bench '$(BENCH)' -benchtime $(BENCHTIME) -count $(or $(COUNT),1) $(PKG)
@@ -90,6 +94,12 @@ profile: build-bench ## Take CPU, heap and contention profiles under load, and p
 compare: build-bench ## Measure the engine against what else Envoy can do: ROWS=a,b ROUNDS=3 SECONDS_PER_ROW=4
 	@ENVOY=$$(tools/fetch.sh envoy) && export ENVOY && exec build/bench/loadtest compare \
 		-rows "$(ROWS)" $(if $(ROUNDS),-rounds $(ROUNDS)) $(if $(SECONDS_PER_ROW),-duration $(SECONDS_PER_ROW)s) $(if $(CONNECTIONS),-connections $(CONNECTIONS)) -connections-table=$(or $(TABLE),$(if $(ROWS),false,true))
+
+.PHONY: compare-streams
+compare-streams: build-bench ## Measure bodies that pass a policy in chunks against a server that does nothing: ROUNDS=3 SECONDS_PER_ROW=4 CONNECTIONS=4
+	@CGO_ENABLED=0 go build -trimpath -o build/bench/ ./loadtest/streams ./test/e2e/testworker
+	@ENVOY=$$(tools/fetch.sh envoy) && export ENVOY && exec build/bench/streams \
+		$(if $(ROUNDS),-rounds $(ROUNDS)) $(if $(SECONDS_PER_ROW),-duration $(SECONDS_PER_ROW)s) $(if $(CONNECTIONS),-connections $(CONNECTIONS))
 
 .PHONY: generate
 generate: $(generators) ## Generate api/**/*.pb.go and the JSON schemas of the configuration

@@ -44,6 +44,7 @@ func tune() {
 func main() {
 	addr := flag.String("listen", "127.0.0.1:9102", "address to listen on")
 	workers := flag.Uint("stream-workers", 32, "grpc-go's NumStreamWorkers; 0 is a goroutine for each stream")
+	bodies := flag.Bool("bodies", false, "answer every message of a stream, as bodies need, in place of the first alone")
 	flag.Parse()
 	tune()
 	l, err := net.Listen("tcp", *addr)
@@ -56,9 +57,13 @@ func main() {
 		grpc.StaticStreamWindowSize(1<<20), grpc.StaticConnWindowSize(16<<20),
 		grpc.MaxConcurrentStreams(65536),
 	)
+	handler := serve
+	if *bodies {
+		handler = serveBodies
+	}
 	s.RegisterService(&grpc.ServiceDesc{
 		ServiceName: "envoy.service.ext_proc.v3.ExternalProcessor", HandlerType: (*any)(nil),
-		Streams: []grpc.StreamDesc{{StreamName: "Process", Handler: serve, ServerStreams: true, ClientStreams: true}},
+		Streams: []grpc.StreamDesc{{StreamName: "Process", Handler: handler, ServerStreams: true, ClientStreams: true}},
 	}, struct{}{})
 	log.Fatal(s.Serve(l))
 }

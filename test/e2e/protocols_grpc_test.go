@@ -28,6 +28,9 @@ const grpcRoutes = twoWorkers + `  route_policies:
     - route_name: both
       request_flow: {policy_chain: [{policy: answerA, params: {if: x-e2e-must-not-arrive, status: 403}}, {policy: witnessA, params: {name: a}}]}
       response_flow: {policy_chain: [{policy: answerA, params: {if_response: x-hide, status: 403}}, {policy: witnessB, params: {name: back}}]}
+    - route_name: chunks
+      request_flow: {policy_chain: [{policy: sumB}, {policy: chunkA, params: {name: a, find: secret, with: "******"}}, {policy: witnessA, params: {name: a}}]}
+      response_flow: {policy_chain: [{policy: chunkB, params: {name: b, find: hidden, with: "******"}}]}
     - route_name: whole
       request_flow: {policy_chain: [{policy: answerA, params: {if: x-e2e-must-not-arrive, status: 403}}, {policy: bodyA, params: {name: a, deny_if: forbidden}}]}
     - route_name: whole-response
@@ -190,15 +193,21 @@ func (c *grpcClient) wantStatus(got *status.Status, code codes.Code, text string
 
 func TestProtocolGRPC(t *testing.T) {
 	t.Parallel()
-	upstream := startGRPC(t, "gate", "both", "whole", "whole-response")
+	upstream := startGRPC(t, "gate", "both", "chunks", "whole", "whole-response")
 	e := harness.StartEngine(t, harness.Spec{
 		Kernel: grpcRoutes, EnvoyArgs: []string{"--upstream", upstream, "--upstream-http2"},
 		Workers: []harness.WorkerSpec{testWorker("a", "worker-a", "A"), testWorker("b", "worker-b", "B")},
 	})
-	for _, route := range []string{"gate", "both"} {
+	for _, route := range []string{"gate", "both", "chunks"} {
 		t.Run("calls on "+route, func(t *testing.T) { grpcCalls(t, dialGRPC(t, e), "/"+route+"/") })
 		t.Run("turns on "+route, func(t *testing.T) { grpcTurns(t, dialGRPC(t, e), "/"+route+"/Each") })
 	}
+	t.Run("edited", func(t *testing.T) {
+		got, _, end := dialGRPC(t, e).call("/chunks/Each", []string{"a secret", "is hidden"})
+		if end.Code() != codes.OK || fmt.Sprint(got) != "[a ****** is ******]" {
+			t.Errorf("got %q, %v", got, end)
+		}
+	})
 	t.Run("denied", func(t *testing.T) { grpcDenied(t, dialGRPC(t, e)) })
 	t.Run("whole bodies", func(t *testing.T) { grpcWhole(t, dialGRPC(t, e)) })
 	wantIdle(t, e)
