@@ -82,11 +82,18 @@ func (r *run) overHTTP1(s send) (*message, error) {
 	}
 	defer conn.Close()
 	line, body := framed(s)
-	// A body that is refused early may not be taken: there is an answer all the same.
-	if _, err := io.WriteString(conn, r.head(s, "Connection: close", line)+body); err != nil && body == "" {
+	if _, err := io.WriteString(conn, r.head(s, "Connection: close", line)); err != nil {
 		return nil, err
 	}
-	return readResponse(in, s.method)
+	sent := make(chan struct{})
+	go func() {
+		defer close(sent)
+		_, _ = io.WriteString(conn, body) // One that is refused early may not be taken: there is an answer all the same.
+	}()
+	m, err := readResponse(in, s.method)
+	_ = conn.Close()
+	<-sent
+	return m, err
 }
 
 // readResponse reads responses until the final one.

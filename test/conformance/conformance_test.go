@@ -36,8 +36,8 @@ func transports() []string {
 	return strings.Split(text, ",")
 }
 
-// scenarios is the whole table.
-func scenarios() []*scenario {
+// chosen are the scenarios of tables that are to be played.
+func chosen(tables ...[]scenario) []*scenario {
 	var all []*scenario
 	for _, part := range tables {
 		for i := range part {
@@ -49,10 +49,20 @@ func scenarios() []*scenario {
 	return all
 }
 
+// allStages are the engine as it should be, with most of the tables, and those that have something wrong.
+func allStages() []stage {
+	all := []stage{{name: "", table: slices.Concat(tables...)}}
+	return append(all, stages...)
+}
+
 // TestTable: the table itself is in order.
 func TestTable(t *testing.T) {
+	var all []*scenario
+	for _, st := range allStages() {
+		all = append(all, chosen(st.table)...)
+	}
 	seen := map[string]bool{}
-	for _, s := range scenarios() {
+	for _, s := range all {
 		switch {
 		case seen[s.name]:
 			t.Errorf("%s: there are two", s.name)
@@ -71,48 +81,59 @@ func TestTable(t *testing.T) {
 
 // TestConformance plays the table against the real Envoy.
 func TestConformance(t *testing.T) {
-	all := scenarios()
-	report := &report{}
+	results := &report{}
+	of := 0
+	for _, st := range allStages() {
+		of += len(chosen(st.table))
+	}
 	for _, transport := range transports() {
 		t.Run(transport, func(t *testing.T) {
-			start := time.Now()
-			e := startEngine(t, transport, all, nil)
-			var runs []*run
-			performAll(e, all, *atOnceFlag, func(r *run) {
-				runs = append(runs, r)
-				if *tableFlag {
-					fmt.Println(progress(transport, len(runs), len(all), r))
+			n := 0
+			for _, st := range allStages() {
+				all := chosen(st.table)
+				if len(all) == 0 {
+					continue
 				}
-			})
-			for _, r := range runs {
-				r.checkStayedAway()
-				t.Run(r.s.name, func(t *testing.T) {
-					for _, problem := range r.problems {
-						t.Error(problem)
+				start := time.Now()
+				e := startEngine(t, transport, all, engineOptions{absent: st.absent})
+				if st.spoil != nil {
+					st.spoil(t, e)
+				}
+				var runs []*run
+				performAll(e, all, *atOnceFlag, func(r *run) {
+					runs = append(runs, r)
+					if n++; *tableFlag {
+						fmt.Println(progress(transport, n, of, r))
 					}
 				})
+				tell(t, e, runs)
+				results.add(transport, runs, e.Tap.Problems(), time.Since(start)) // The harness makes errors of those.
 			}
-			for _, stray := range e.upstream.strays {
-				t.Errorf("a request of no scenario reached the upstream: %s", stray)
-			}
-			problems := e.Tap.Problems() // The harness makes errors of them.
-			report.add(transport, runs, problems, time.Since(start))
 		})
 	}
-	report.sort(slices.Collect(func(yield func(string) bool) {
-		for _, s := range all {
-			if !yield(s.name) {
-				return
-			}
-		}
-	}))
+	results.finish()
 	if *tableFlag {
-		report.print(os.Stdout)
+		results.print(os.Stdout)
 	}
 	if *reportFlag != "" {
-		if err := report.write(*reportFlag); err != nil {
+		if err := results.write(*reportFlag); err != nil {
 			t.Error(err)
 		}
+	}
+}
+
+// tell makes a subtest of each run.
+func tell(t *testing.T, e *engine, runs []*run) {
+	for _, r := range runs {
+		r.checkStayedAway()
+		t.Run(r.s.name, func(t *testing.T) {
+			for _, problem := range r.problems {
+				t.Error(problem)
+			}
+		})
+	}
+	for _, stray := range e.upstream.strays {
+		t.Errorf("a request of no scenario reached the upstream: %s", stray)
 	}
 }
 

@@ -19,6 +19,8 @@ type engine struct {
 	// tlsListen takes connections with TLS; roots know its certificate.
 	tlsListen string
 	roots     *x509.CertPool
+	// certFile and keyFile are for that.
+	certFile, keyFile string
 }
 
 func (e *engine) routeOf(s *scenario) string { return e.routes[s.name] }
@@ -68,17 +70,24 @@ func testWorker(name, suffix string) harness.WorkerSpec {
 	}
 }
 
+// engineOptions are what is not as usual.
+type engineOptions struct {
+	falsify tap.Falsify
+	absent  []string
+}
+
 // startEngine starts Envoy, the kernel and two workers, whose policies' names end in A and B.
-func startEngine(t testing.TB, transport string, scenarios []*scenario, falsify tap.Falsify) *engine {
+func startEngine(t testing.TB, transport string, scenarios []*scenario, o engineOptions) *engine {
 	t.Helper()
 	up := startUpstream(t, scenarios)
 	routes, yaml := kernelRoutes(scenarios)
-	e := &engine{upstream: up, routes: routes}
+	e := &engine{upstream: up, routes: routes, tlsListen: fmt.Sprintf("127.0.0.1:%d", harness.FreePort(t))}
+	e.makeCertificate(t)
 	e.Engine = harness.StartEngine(t, harness.Spec{
 		Kernel: kernelHead + yaml, EnvoyKernel: kernelHead + yaml + "    - route_name: stranger\n",
 		Workers:   []harness.WorkerSpec{testWorker("a", "A"), testWorker("b", "B")},
 		EnvoyArgs: []string{"--upstream", up.address, "--access-log"},
-		EditEnvoy: e.editEnvoy, Transport: transport, Falsify: falsify,
+		EditEnvoy: e.editEnvoy, Transport: transport, Falsify: o.falsify, Absent: o.absent,
 	})
 	e.listen = e.Listen
 	return e

@@ -2,12 +2,14 @@ package conformance
 
 import "fmt"
 
+// failureKinds are the ways in which a policy can fail: the step that does it, and the code of the refusal.
+var failureKinds = []struct{ name, step, code string }{
+	{"error", "error", "POLICY_FAILED"}, {"panic", "panic", "POLICY_FAILED"}, {"timeout", "hang", "POLICY_TIMEOUT"}, {"illegal result", `set x-b a\nb`, "POLICY_FAILED"},
+}
+
 // failureTable: what a policy's failure means, in each header phase, of each kind, under each on_failure.
 var failureTable = func() (table []scenario) {
-	kinds := []struct{ name, step, code string }{
-		{"error", "error", "POLICY_FAILED"}, {"panic", "panic", "POLICY_FAILED"}, {"timeout", "hang", "POLICY_TIMEOUT"}, {"illegal result", `set x-b a\nb`, "POLICY_FAILED"},
-	}
-	for _, kind := range kinds {
+	for _, kind := range failureKinds {
 		for _, onFailure := range []string{"deny", "continue", "skip_remaining"} {
 			chain := []string{failing("editA", kind.step, onFailure), policy("editA", "set x-after same"), policy("editB", "set x-last other")}
 			request := scenario{

@@ -53,17 +53,21 @@ func (r *report) add(transport string, runs []*run, grammar []string, took time.
 	if r.Streams == nil {
 		r.Streams = map[string]streams{}
 	}
-	counts := streams{Seconds: took.Seconds()}
-	if len(runs) > 0 {
-		counts.Streams, counts.Messages = runs[0].e.Tap.Counts()
-	}
-	r.Streams[transport] = counts
+	counts := r.Streams[transport]
+	n, m := runs[0].e.Tap.Counts()
+	r.Streams[transport] = streams{counts.Streams + n, counts.Messages + m, counts.Seconds + took.Seconds()}
 	r.Grammar = append(r.Grammar, grammar...)
-	r.count()
 }
 
-// count counts each scenario once for each transport, and an illegal conversation as a failure.
-func (r *report) count() {
+// finish puts the results into the order of the table and counts: each scenario once for each transport, and an illegal conversation as a failure.
+func (r *report) finish() {
+	order := map[string]int{}
+	for _, st := range allStages() {
+		for i := range st.table {
+			order[st.table[i].name] = len(order)
+		}
+	}
+	slices.SortStableFunc(r.Results, func(a, b result) int { return cmp.Compare(order[a.Name], order[b.Name]) })
 	r.Passed, r.Failed = 0, len(r.Grammar)
 	names := map[string]bool{}
 	for _, one := range r.Results {
@@ -75,15 +79,6 @@ func (r *report) count() {
 		}
 	}
 	r.Scenarios = len(names)
-}
-
-// sort puts the results into the order of the table.
-func (r *report) sort(names []string) {
-	order := map[string]int{}
-	for i, name := range names {
-		order[name] = i
-	}
-	slices.SortStableFunc(r.Results, func(a, b result) int { return cmp.Compare(order[a.Name], order[b.Name]) })
 }
 
 func verdict(passed bool) string {

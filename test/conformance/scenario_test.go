@@ -89,6 +89,8 @@ type message struct {
 	broken error
 	// took is how long it took the client.
 	took time.Duration
+	// done: the upstream has read all that comes.
+	done bool
 }
 
 func (m *message) String() string {
@@ -102,12 +104,16 @@ type check func(*message) string
 type arrival struct {
 	count  int
 	checks []check
+	// orNever: none may arrive, too. A request whose body is streamed has reached the upstream when its first chunk is refused, or not yet.
+	orNever bool
 }
 
 // never is for requests that must not reach the upstream.
 var never = &arrival{}
 
-func reached(checks ...check) *arrival { return &arrival{1, checks} }
+func reached(checks ...check) *arrival { return &arrival{count: 1, checks: checks} }
+
+func mayReach(checks ...check) *arrival { return &arrival{count: 1, checks: checks, orNever: true} }
 
 func status(want int) check {
 	return func(m *message) string {
@@ -125,6 +131,16 @@ func refused(want int, code string) check {
 			return fmt.Sprintf("want %d with the code %s as JSON", want, code)
 		}
 		return ""
+	}
+}
+
+// refusedOrBroken is for refusals of a response that may have begun, or not yet: the engine's answer, or a response that is not whole.
+func refusedOrBroken(want int, code string) check {
+	return func(m *message) string {
+		if m.broken != nil {
+			return ""
+		}
+		return refused(want, code)(m)
 	}
 }
 

@@ -71,11 +71,14 @@ func (u *upstream) serve(w http.ResponseWriter, r *http.Request) {
 	u.mu.Unlock()
 	if a.handler != nil {
 		a.handler(w, r)
+		u.mu.Lock()
+		got.done = true
+		u.mu.Unlock()
 		return
 	}
 	body, err := io.ReadAll(r.Body)
 	u.mu.Lock()
-	got.body, got.broken, got.trailer = string(body), err, r.Trailer.Clone()
+	got.body, got.broken, got.trailer, got.done = string(body), err, r.Trailer.Clone(), true
 	u.mu.Unlock()
 	if err != nil {
 		return // The client, or a policy, has broken the request off.

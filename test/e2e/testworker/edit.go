@@ -170,6 +170,12 @@ func (s *script) steps(on editable, setBody func([]byte)) (policies.Verdict, err
 			on.RemoveHeader(first)
 		case step == "body" && setBody != nil:
 			setBody([]byte(rest))
+		case step == "grpc":
+			code, err := strconv.ParseUint(first, 10, 32)
+			if err != nil {
+				return verdict, err
+			}
+			verdict = verdict.WithGRPCStatus(uint32(code))
 		case step == "with":
 			verdict = verdict.WithHeader(first, second)
 		case on.other(step, rest):
