@@ -13,6 +13,7 @@ import (
 type Definition struct {
 	name     string
 	version  string
+	shares   string // the policy whose shared values it uses; empty: its own
 	phases   []Phase
 	blocking bool
 	bodies   Bodies
@@ -47,6 +48,20 @@ func Define[C, P any](name, version string, build func(Env, C) (P, error)) Defin
 			return build(env, params)
 		},
 	}
+}
+
+// SharingWith returns d with the values of Env.Shared in common with the policy of that name, so that two policies of one package work on the same state.
+func (d Definition) SharingWith(name string) Definition {
+	d.shares = name
+	return d
+}
+
+// Shares returns the name of the policy whose values of Env.Shared instances use; it is their own, unless SharingWith said otherwise.
+func (d Definition) Shares() string {
+	if d.shares == "" {
+		return d.name
+	}
+	return d.shares
 }
 
 // Name returns the name by which chains refer to the policy.

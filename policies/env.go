@@ -27,7 +27,7 @@ type Env interface {
 	// Counter returns the counter policy_worker_policy_events_total{policy, event}. For handles resolved at load time.
 	Counter(event string) Counter
 	// Shared returns the value of that key, made by open at the first call. The value lives on when the configuration is
-	// reloaded, as long as one generation uses it, and is closed after that. Keys are private to the policy's name.
+	// reloaded, as long as one generation uses it, and is closed after that. Keys are private to the policy's name (but see Definition.SharingWith).
 	Shared(key string, open func() (io.Closer, error)) (any, error)
 	// HTTPClient has the worker's limits for outgoing calls: timeouts, sizes, no redirects to another host.
 	HTTPClient() *http.Client

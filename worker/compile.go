@@ -89,7 +89,7 @@ func (c *compiler) policy(ch *workerv1.Chain, p *workerv1.PolicyInstance) (chain
 		flow = "response"
 	}
 	e := &env{
-		environment: c.env, generation: c.generation, policy: name, route: at.route,
+		environment: c.env, generation: c.generation, policy: name, shares: definition.Shares(), route: at.route,
 		// Not the index in the chain: what a policy keeps has to survive a change of its neighbours. The route's name may have any character, so it is first.
 		instance: fmt.Sprintf("%s/%s/%s/%d", at.route, flow, name, ordinal),
 	}

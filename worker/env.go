@@ -28,6 +28,7 @@ type env struct {
 	*environment
 	generation *generation
 	policy     string
+	shares     string // the policy whose shared values it uses
 	route      string
 	instance   string
 }
@@ -63,7 +64,7 @@ func (e *env) Counter(event string) policies.Counter { return e.meters.event(e.p
 
 // Shared implements policies.Env.
 func (e *env) Shared(key string, open func() (io.Closer, error)) (any, error) {
-	g, k := e.generation, sharedKey{e.policy, key}
+	g, k := e.generation, sharedKey{e.shares, key}
 	if v, err := g.sharedValue(k); err != nil {
 		return nil, err
 	} else if v != nil {

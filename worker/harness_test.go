@@ -176,14 +176,18 @@ func (w *world) definitions() []policies.Definition {
 			_, err2 := env.Issuer(p.Issuer)
 			return denier{}, errors.Join(err1, err2)
 		}),
-		policies.Define("shares", "1", func(env policies.Env, _ none) (denier, error) {
-			_, err := env.Shared("x", func() (io.Closer, error) {
-				w.opened.Add(1)
-				return closeFunc(func() error { w.dropped.Add(1); return nil }), nil
-			})
-			return denier{}, err
-		}),
+		policies.Define("shares", "1", w.sharer),
+		policies.Define("sharesToo", "1", w.sharer).SharingWith("shares"),
+		policies.Define("sharesNot", "1", w.sharer),
 	}
+}
+
+func (w *world) sharer(env policies.Env, _ none) (denier, error) {
+	_, err := env.Shared("x", func() (io.Closer, error) {
+		w.opened.Add(1)
+		return closeFunc(func() error { w.dropped.Add(1); return nil }), nil
+	})
+	return denier{}, err
 }
 
 type closeFunc func() error

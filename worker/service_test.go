@@ -26,7 +26,7 @@ func TestEveryMethod(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if cfg.Name != "worker-1" || cfg.Version != "v1" || cfg.InstanceId == 0 || len(cfg.Policies) != 9 {
+	if cfg.Name != "worker-1" || cfg.Version != "v1" || cfg.InstanceId == 0 || len(cfg.Policies) != 11 {
 		t.Errorf("configuration %v", cfg)
 	}
 	i := slices.IndexFunc(cfg.Policies, func(p *workerv1.PolicyDescriptor) bool { return p.Name == "set" })
@@ -128,12 +128,12 @@ func TestPushRefuses(t *testing.T) {
 		chains []*workerv1.Chain
 		want   []string
 	}{
-		{"unknown policy", []*workerv1.Chain{requestChain(1, policy("sett", set))}, []string{`1 chain[sett]: unknown policy "sett"; legal are bad, deny, explodes, gate, set, shares, stall, stores, wall`}},
+		{"unknown policy", []*workerv1.Chain{requestChain(1, policy("sett", set))}, []string{`1 chain[sett]: unknown policy "sett"; legal are bad, deny, explodes, gate, set, shares, sharesNot, sharesToo, stall, stores, wall`}},
 		{"all mistakes at once", []*workerv1.Chain{requestChain(1, policy("set", "{}"), policy("set", `{"headre":"a"}`)), requestChain(2, policy("x", ""))}, []string{
 			"1 chain[set].params.header: is missing",
 			"1 chain[set].params.value: value of the header: value: is missing",
 			"1 chain[set].params.headre: unknown parameter; legal are header, value, wait",
-			`2 chain[x]: unknown policy "x"; legal are bad, deny, explodes, gate, set, shares, stall, stores, wall`,
+			`2 chain[x]: unknown policy "x"; legal are bad, deny, explodes, gate, set, shares, sharesNot, sharesToo, stall, stores, wall`,
 		}},
 		{"wrong type", []*workerv1.Chain{requestChain(1, policy("set", `{"header":1,"value":"b"}`))}, []string{"1 chain[set].params.header: number is not legal here; want a string"}},
 		{"panic", []*workerv1.Chain{requestChain(1, policy("explodes", ""))}, []string{"1 chain[explodes]: the policy can't be built: it panicked: no"}},
@@ -246,8 +246,10 @@ func TestShared(t *testing.T) {
 	}
 	retire(2)
 	eventually(t, "the value closed", func() bool { return w.dropped.Load() == 1 })
-	w.push(t, 4, requestChain(1, policy("shares", "")))
+	w.push(t, 4, requestChain(1, policy("shares", ""), policy("sharesToo", "")))
 	expect(2, 1)
+	w.push(t, 5, requestChain(1, policy("sharesNot", "")))
+	expect(3, 1)
 }
 
 func TestRefusals(t *testing.T) {

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/policy-engine/policy-engine/policies"
+	"github.com/policy-engine/policy-engine/policies/ratelimit/bucket"
 )
 
 // fields are the header fields that tell a client what it has left: RateLimit and RateLimit-Policy (draft-ietf-httpapi-ratelimit-headers-11, structured fields
@@ -30,10 +31,10 @@ type text struct {
 	value            string
 }
 
-func newFields(params Params, r rate) fields {
+func newFields(params Params, r bucket.Rate) fields {
 	// Clients count requests, so a cost is taken out. A name of digits, letters and token characters needs no escapes in an sf-string.
-	f := fields{form: params.Headers, cost: r.cost, limit: r.requests / r.cost, texts: new([64]atomic.Pointer[text])}
-	per := time.Duration(r.per)
+	f := fields{form: params.Headers, cost: r.Cost, limit: r.Requests / r.Cost, texts: new([64]atomic.Pointer[text])}
+	per := time.Duration(r.Per)
 	f.name = strconv.Quote(strings.ReplaceAll(params.Key, ":", "-") + "-" + per.String())
 	f.policy = fmt.Sprintf("%s;q=%d", f.name, f.limit)
 	if per%time.Second == 0 {
@@ -74,8 +75,8 @@ var (
 const legacyKey = "rateLimit.legacy"
 
 // note leaves a note for rateLimitHeaders.
-func (f *fields) note(r *policies.Request, d decision) {
-	remaining, reset := d.remaining/f.cost, ceilSeconds(d.resetAfter)
+func (f *fields) note(r *policies.Request, d bucket.Decision) {
+	remaining, reset := d.Remaining/f.cost, ceilSeconds(d.ResetAfter)
 	switch f.form {
 	case headersDraft:
 		for i := range policyKeys {
@@ -105,8 +106,8 @@ func cutLegacy(text string) (limit, remaining, reset string, ok bool) {
 }
 
 // answer sets the fields of a refusal. Its t is the same as Retry-After, which must not be earlier (section 6 of the draft).
-func (f *fields) answer(v policies.Verdict, d decision, seconds int64) policies.Verdict {
-	remaining := d.remaining / f.cost
+func (f *fields) answer(v policies.Verdict, d bucket.Decision, seconds int64) policies.Verdict {
+	remaining := d.Remaining / f.cost
 	switch f.form {
 	case headersDraft:
 		return v.WithHeader("ratelimit-policy", f.policy).WithHeader("ratelimit", f.text(remaining, seconds))

@@ -2,11 +2,10 @@ package ratelimit
 
 import (
 	"errors"
-	"math"
-	"strings"
 	"time"
 
 	"github.com/policy-engine/policy-engine/policies"
+	"github.com/policy-engine/policy-engine/policies/ratelimit/bucket"
 )
 
 // Params are the parameters of rateLimit.
@@ -17,12 +16,15 @@ type Params struct {
 	Key      string            `json:"key,omitempty" jsonschema:"default=identity,description=What makes two requests those of one client: identity or client_ip or route or header:NAME."`
 	Cost     int64             `json:"cost,omitempty" jsonschema:"minimum=1,default=1,description=How much of requests and burst one request uses up."`
 	Store    string            `json:"store,omitempty" jsonschema:"enum=local,default=local,description=Where the state is kept: local is the memory of the worker."`
-	Headers  string            `json:"headers,omitempty" jsonschema:"enum=draft,enum=legacy,enum=off,default=draft,description=The fields that tell clients what they have left."`
+	// CountRetries is false where a request that comes again with the same x-request-id is to be counted once.
+	CountRetries bool `json:"count_retries,omitempty" jsonschema:"default=true,description=Whether a request that was admitted within the last minute is counted again when it comes again with the same x-request-id."`
+
+	Headers string `json:"headers,omitempty" jsonschema:"enum=draft,enum=legacy,enum=off,default=draft,description=The fields that tell clients what they have left."`
 }
 
 // Defaults sets what the configuration leaves out.
 func (p *Params) Defaults() {
-	*p = Params{Key: "identity", Cost: 1, Store: "local", Headers: headersDraft}
+	*p = Params{Key: "identity", Cost: 1, Store: "local", Headers: headersDraft, CountRetries: true}
 }
 
 // The forms of the header fields.
@@ -32,28 +34,22 @@ const (
 	headersOff    = "off"
 )
 
-const (
-	maxRequests = 1_000_000_000
-	minPer      = time.Millisecond
-	maxPer      = 366 * 24 * time.Hour
-)
-
 // check returns the parameters as the policy uses them, or all that is wrong with them.
-func (p *Params) check() (rate, clientKey, error) {
+func (p *Params) check() (bucket.Rate, bucket.Client, error) {
 	var problems []error
 	bad := func(param, format string, args ...any) {
 		problems = append(problems, policies.BadParam(param, format, args...))
 	}
 	burst := p.Requests
-	if p.Requests < 1 || p.Requests > maxRequests {
-		bad("requests", "%d is not legal; legal are 1 to %d", p.Requests, maxRequests)
+	if p.Requests < 1 || p.Requests > bucket.MaxRequests {
+		bad("requests", "%d is not legal; legal are 1 to %d", p.Requests, bucket.MaxRequests)
 	}
-	if per := time.Duration(p.Per); per < minPer || per > maxPer {
+	if per := time.Duration(p.Per); per < bucket.MinPer || per > bucket.MaxPer {
 		bad("per", "%v is not legal; legal are 1ms to 8784h", per)
 	}
 	if p.Burst != nil {
-		if burst = *p.Burst; burst < 1 || burst > maxRequests {
-			bad("burst", "%d is not legal; legal are 1 to %d", burst, maxRequests)
+		if burst = *p.Burst; burst < 1 || burst > bucket.MaxRequests {
+			bad("burst", "%d is not legal; legal are 1 to %d", burst, bucket.MaxRequests)
 		}
 	}
 	if p.Cost < 1 {
@@ -69,37 +65,16 @@ func (p *Params) check() (rate, clientKey, error) {
 	default:
 		bad("headers", "%q is not legal; legal are draft, legacy and off", p.Headers)
 	}
-	key, ok := parseKey(p.Key)
+	key, ok := bucket.ParseClient(p.Key)
 	if !ok {
 		bad("key", "%q is not legal; legal are identity, client_ip, route and header:NAME", p.Key)
 	}
 	if len(problems) > 0 {
-		return rate{}, clientKey{}, errors.Join(problems...)
+		return bucket.Rate{}, bucket.Client{}, errors.Join(problems...)
 	}
-	r, ok := newRate(p.Requests, int64(p.Per), burst, p.Cost)
+	r, ok := bucket.NewRate(p.Requests, int64(p.Per), burst, p.Cost)
 	if !ok {
-		return rate{}, clientKey{}, policies.BadParam("burst", "%d takes longer than %.0f years to fill up again", burst, time.Duration(maxFull).Hours()/24/365)
+		return bucket.Rate{}, bucket.Client{}, policies.BadParam("burst", "%d takes longer than %.0f years to fill up again", burst, bucket.MaxFull.Hours()/24/365)
 	}
 	return r, key, nil
 }
-
-func parseKey(text string) (clientKey, bool) {
-	switch text {
-	case "identity":
-		return clientKey{kind: byIdentity}, true
-	case "client_ip":
-		return clientKey{kind: byClientIP}, true
-	case "route":
-		return clientKey{kind: byRoute}, true
-	}
-	header, ok := strings.CutPrefix(text, "header:")
-	// Any field may be read that has a legal name, so the rules for fields that may be set are kept out by the prefix. The host is :authority
-	// to Envoy, so a field of that name never comes.
-	if !ok || header == "" || strings.EqualFold(header, "host") || policies.CheckHeader("a"+header, "") != nil {
-		return clientKey{}, false
-	}
-	return clientKey{kind: byHeader, header: strings.ToLower(header)}, true
-}
-
-// maxFull bounds the time in which an empty bucket fills up, so that no sum of times overflows: nine years, in nanoseconds.
-const maxFull = math.MaxInt64 >> 5

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/policy-engine/policy-engine/policies"
+	"github.com/policy-engine/policy-engine/policies/ratelimit/bucket"
 )
 
 const (
@@ -22,39 +23,49 @@ func Definition() policies.Definition { return policies.Define(name, version, bu
 
 // Policy is rateLimit at one place of the configuration.
 type Policy struct {
-	rate    rate
-	key     clientKey
+	rate    bucket.Rate
+	client  bucket.Client
 	place   []byte // prefix of what is hashed to a bucket's key
-	store   *store
-	account *account
+	store   *bucket.Store
+	account *bucket.Account
 	clock   policies.Clock
 	fields  fields
+	retries *retries // nil where each request is counted
 
 	limited  policies.Counter
 	overflow policies.Counter
 }
 
 func build(env policies.Env, params Params) (*Policy, error) {
-	r, key, err := params.check()
+	r, client, err := params.check()
 	if err != nil {
 		return nil, err
 	}
-	opened, err := env.Shared("store", func() (io.Closer, error) { return newStore(env.Clock().Now(), maxPerShard, maxPerPlace), nil })
+	opened, err := env.Shared("store", func() (io.Closer, error) { return bucket.NewStore(env.Clock().Now()), nil })
 	if err != nil {
 		return nil, fmt.Errorf("open store: %w", err)
 	}
 	// What changes the meaning of a bucket is part of its name: buckets survive a reload that leaves it as it is.
-	place := fmt.Sprintf("%q %d %d %d %d %q", env.Instance(), r.requests, r.per, r.burst, params.Cost, params.Key)
-	shared, err := env.Shared("account "+place, func() (io.Closer, error) { return &account{}, nil })
+	place := fmt.Sprintf("%q %d %d %d %d %q", env.Instance(), r.Requests, r.Per, r.Burst, params.Cost, params.Key)
+	shared, err := env.Shared("account "+place, func() (io.Closer, error) { return &bucket.Account{}, nil })
 	if err != nil {
 		return nil, fmt.Errorf("open account: %w", err)
 	}
+	var remembered *retries
+	if !params.CountRetries {
+		opened, err := env.Shared("retries "+place, func() (io.Closer, error) { return &retries{}, nil })
+		if err != nil {
+			return nil, fmt.Errorf("open retries: %w", err)
+		}
+		remembered = opened.(*retries)
+	}
 	return &Policy{
+		retries:  remembered,
 		rate:     r,
-		key:      key,
+		client:   client,
 		place:    []byte(place),
-		store:    opened.(*store),
-		account:  shared.(*account),
+		store:    opened.(*bucket.Store),
+		account:  shared.(*bucket.Account),
 		clock:    env.Clock(),
 		fields:   newFields(params, r),
 		limited:  env.Counter("limited"),
@@ -64,25 +75,35 @@ func build(env policies.Env, params Params) (*Policy, error) {
 
 // OnRequestHeaders charges the client's bucket.
 func (p *Policy) OnRequestHeaders(_ context.Context, r *policies.Request) (policies.Verdict, error) {
-	k, err := p.key.of(r, p.place)
+	k, err := p.client.Key(r, p.place)
 	if err != nil {
 		return policies.Verdict{}, err
 	}
-	d := p.store.take(k, p.account, &p.rate, p.clock.Now())
-	if d.shared {
+	var retry [16]byte
+	remember := false
+	if p.retries != nil {
+		if retry, remember = retryKey(k, r); remember && p.retries.isRetry(retry, p.clock.Now()) {
+			return policies.Continue(), nil
+		}
+	}
+	d := p.store.Take(k, p.account, &p.rate, p.clock.Now())
+	if d.Shared {
 		p.overflow.Inc()
 	}
-	if !d.allowed {
+	if !d.Allowed {
 		p.limited.Inc()
 		return p.refuse(d), nil
+	}
+	if remember {
+		p.retries.admit(retry, p.clock.Now())
 	}
 	p.fields.note(r, d)
 	return policies.Continue(), nil
 }
 
 // refuse is the answer to a request over the limit.
-func (p *Policy) refuse(d decision) policies.Verdict {
-	seconds := max(1, ceilSeconds(d.retryAfter))
+func (p *Policy) refuse(d bucket.Decision) policies.Verdict {
+	seconds := max(1, ceilSeconds(d.RetryAfter))
 	retryAfter := strconv.FormatInt(seconds, 10)
 	v := policies.Deny(429, "rate_limited").
 		WithMessage("too many requests; retry after "+retryAfter+" s").

@@ -1,4 +1,4 @@
-package ratelimit
+package bucket
 
 import (
 	"encoding/json"
@@ -27,7 +27,7 @@ func TestVectors(t *testing.T) {
 	if err := json.Unmarshal(text, &vectors); err != nil || len(vectors.Rows) == 0 {
 		t.Fatal(err)
 	}
-	r, ok := newRate(vectors.Quota.RatePerSecond, int64(time.Second), vectors.Quota.Limit, 1)
+	r, ok := NewRate(vectors.Quota.RatePerSecond, int64(time.Second), vectors.Quota.Limit, 1)
 	if !ok {
 		t.Fatal("the rate is refused")
 	}
@@ -35,13 +35,13 @@ func TestVectors(t *testing.T) {
 	var tat moment
 	for i, row := range vectors.Rows {
 		step, _ := r.span(int64(row[1].(float64)))
-		var got decision
+		var got Decision
 		tat, got = r.decide(tat, ms(row[0]), step)
-		want := decision{allowed: !row[5].(bool), remaining: int64(row[2].(float64)), resetAfter: ms(row[3]), retryAfter: ms(row[4])}
+		want := Decision{Allowed: !row[5].(bool), Remaining: int64(row[2].(float64)), ResetAfter: ms(row[3]), RetryAfter: ms(row[4])}
 		if row[4].(float64) < 0 { // The source has -1 for both.
-			want.retryAfter = 0
-			if !want.allowed {
-				want.retryAfter = -1
+			want.RetryAfter = 0
+			if !want.Allowed {
+				want.RetryAfter = -1
 			}
 		}
 		if got != want {
@@ -54,12 +54,12 @@ func TestVectors(t *testing.T) {
 type model struct {
 	level *big.Rat // units that are left
 	at    int64
-	rate  rate
+	rate  Rate
 }
 
 func (m *model) take(now, n int64) (bool, int64) {
-	m.level.Add(m.level, new(big.Rat).Mul(big.NewRat(now-m.at, m.rate.per), big.NewRat(m.rate.requests, 1)))
-	if full := big.NewRat(m.rate.burst, 1); m.level.Cmp(full) > 0 {
+	m.level.Add(m.level, new(big.Rat).Mul(big.NewRat(now-m.at, m.rate.Per), big.NewRat(m.rate.Requests, 1)))
+	if full := big.NewRat(m.rate.Burst, 1); m.level.Cmp(full) > 0 {
 		m.level.Set(full)
 	}
 	m.at = now
@@ -72,12 +72,12 @@ func (m *model) take(now, n int64) (bool, int64) {
 }
 
 // rates draws rates of all sizes, prime ones among them.
-var rates = rapid.Custom(func(t *rapid.T) rate {
+var rates = rapid.Custom(func(t *rapid.T) Rate {
 	for {
-		requests := rapid.Int64Range(1, rapid.SampledFrom([]int64{10, 1000, maxRequests}).Draw(t, "up to")).Draw(t, "requests")
-		per := rapid.Int64Range(int64(minPer), int64(rapid.SampledFrom([]time.Duration{time.Second, time.Hour, maxPer}).Draw(t, "within"))).Draw(t, "per")
-		burst := rapid.Int64Range(1, rapid.SampledFrom([]int64{1, 20, maxRequests}).Draw(t, "burst up to")).Draw(t, "burst")
-		if r, ok := newRate(requests, per, burst, rapid.Int64Range(1, burst).Draw(t, "cost")); ok {
+		requests := rapid.Int64Range(1, rapid.SampledFrom([]int64{10, 1000, MaxRequests}).Draw(t, "up to")).Draw(t, "requests")
+		per := rapid.Int64Range(int64(MinPer), int64(rapid.SampledFrom([]time.Duration{time.Second, time.Hour, MaxPer}).Draw(t, "within"))).Draw(t, "per")
+		burst := rapid.Int64Range(1, rapid.SampledFrom([]int64{1, 20, MaxRequests}).Draw(t, "burst up to")).Draw(t, "burst")
+		if r, ok := NewRate(requests, per, burst, rapid.Int64Range(1, burst).Draw(t, "cost")); ok {
 			return r
 		}
 	}
@@ -86,29 +86,29 @@ var rates = rapid.Custom(func(t *rapid.T) rate {
 func TestDecideIsExact(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		r := rates.Draw(t, "rate")
-		now := rapid.Int64Range(0, latestNow-int64(maxPer)).Draw(t, "start")
-		m := &model{level: big.NewRat(r.burst, 1), at: now, rate: r}
+		now := rapid.Int64Range(0, latestNow-int64(MaxPer)).Draw(t, "start")
+		m := &model{level: big.NewRat(r.Burst, 1), at: now, rate: r}
 		var tat moment
 		for range rapid.IntRange(1, 30).Draw(t, "steps") {
-			now += rapid.Int64Range(0, min(r.full.ns*2+2, int64(maxPer)/30)).Draw(t, "wait")
-			n := rapid.Int64Range(0, r.burst).Draw(t, "n")
+			now += rapid.Int64Range(0, min(r.full.ns*2+2, int64(MaxPer)/30)).Draw(t, "wait")
+			n := rapid.Int64Range(0, r.Burst).Draw(t, "n")
 			step, _ := r.span(n)
 			before := tat
-			var d decision
+			var d Decision
 			tat, d = r.decide(tat, now, step)
 			allowed, left := m.take(now, n)
-			if d.allowed != allowed || d.remaining != left {
+			if d.Allowed != allowed || d.Remaining != left {
 				t.Fatalf("decided %+v, the model says %v with %d left", d, allowed, left)
 			}
-			if d.allowed != (d.retryAfter == 0) || d.resetAfter < 0 || d.resetAfter > r.full.ceil() {
+			if d.Allowed != (d.RetryAfter == 0) || d.ResetAfter < 0 || d.ResetAfter > r.full.ceil() {
 				t.Fatalf("decided %+v", d)
 			}
-			if !d.allowed { // Not sooner, and then surely.
-				if _, again := r.decide(before, now+d.retryAfter-1, step); again.allowed {
-					t.Fatalf("admitted before %d ns", d.retryAfter)
+			if !d.Allowed { // Not sooner, and then surely.
+				if _, again := r.decide(before, now+d.RetryAfter-1, step); again.Allowed {
+					t.Fatalf("admitted before %d ns", d.RetryAfter)
 				}
-				if _, again := r.decide(before, now+d.retryAfter, step); !again.allowed {
-					t.Fatalf("not admitted after %d ns", d.retryAfter)
+				if _, again := r.decide(before, now+d.RetryAfter, step); !again.Allowed {
+					t.Fatalf("not admitted after %d ns", d.RetryAfter)
 				}
 			}
 		}
@@ -125,10 +125,10 @@ func TestNeverMoreThanBurstAndRate(t *testing.T) {
 		now := int64(0)
 		for range rapid.IntRange(1, 60).Draw(t, "requests") {
 			now += rapid.Int64Range(0, max(1, r.step.ns)).Draw(t, "wait")
-			var d decision
+			var d Decision
 			tat, d = r.decide(tat, now, r.step)
-			if d.allowed {
-				admitted = append(admitted, admission{now, r.cost})
+			if d.Allowed {
+				admitted = append(admitted, admission{now, r.Cost})
 			}
 		}
 		for i := range admitted {
@@ -136,9 +136,9 @@ func TestNeverMoreThanBurstAndRate(t *testing.T) {
 			for _, a := range admitted[i:] {
 				sum += a.units
 				// sum <= burst + length * requests / per
-				bound := new(big.Int).Mul(big.NewInt(a.at-admitted[i].at), big.NewInt(r.requests))
-				bound.Add(bound, new(big.Int).Mul(big.NewInt(r.burst), big.NewInt(r.per)))
-				if new(big.Int).Mul(big.NewInt(sum), big.NewInt(r.per)).Cmp(bound) > 0 {
+				bound := new(big.Int).Mul(big.NewInt(a.at-admitted[i].at), big.NewInt(r.Requests))
+				bound.Add(bound, new(big.Int).Mul(big.NewInt(r.Burst), big.NewInt(r.Per)))
+				if new(big.Int).Mul(big.NewInt(sum), big.NewInt(r.Per)).Cmp(bound) > 0 {
 					t.Fatalf("%d units between %d and %d", sum, admitted[i].at, a.at)
 				}
 			}
@@ -151,14 +151,14 @@ func TestHugeValues(t *testing.T) {
 		requests, per, burst int64
 		ok                   bool
 	}{
-		{1, int64(maxPer), 9, true},
-		{1, int64(maxPer), 10, false},
-		{maxRequests, int64(maxPer), maxRequests, true},
-		{1, int64(maxPer), maxRequests, false},
-		{maxRequests, int64(minPer), 1, true},
+		{1, int64(MaxPer), 9, true},
+		{1, int64(MaxPer), 10, false},
+		{MaxRequests, int64(MaxPer), MaxRequests, true},
+		{1, int64(MaxPer), MaxRequests, false},
+		{MaxRequests, int64(MinPer), 1, true},
 		{1, math.MaxInt64, math.MaxInt64, false},
 	} {
-		r, ok := newRate(c.requests, c.per, c.burst, 1)
+		r, ok := NewRate(c.requests, c.per, c.burst, 1)
 		if ok != c.ok {
 			t.Errorf("%+v: %v", c, ok)
 		}
@@ -168,14 +168,14 @@ func TestHugeValues(t *testing.T) {
 		// At the end of time, a bucket still empties: the burst, and then no more.
 		all, _ := r.span(c.burst)
 		tat, d := r.decide(moment{}, latestNow, all)
-		if !d.allowed || d.remaining != 0 || tat.ns < latestNow {
+		if !d.Allowed || d.Remaining != 0 || tat.ns < latestNow {
 			t.Errorf("%+v: %+v", c, d)
 		}
-		if _, d := r.decide(tat, latestNow, r.step); d.allowed || d.retryAfter <= 0 {
+		if _, d := r.decide(tat, latestNow, r.step); d.Allowed || d.RetryAfter <= 0 {
 			t.Errorf("%+v: %+v", c, d)
 		}
 		// Nor does a clock that goes back to its beginning admit anything.
-		if _, d := r.decide(tat, 0, r.step); d.allowed || d.remaining != 0 || d.retryAfter <= 0 {
+		if _, d := r.decide(tat, 0, r.step); d.Allowed || d.Remaining != 0 || d.RetryAfter <= 0 {
 			t.Errorf("%+v at 0: %+v", c, d)
 		}
 	}
@@ -184,18 +184,18 @@ func TestHugeValues(t *testing.T) {
 func FuzzDecide(f *testing.F) {
 	f.Add(int64(7), int64(time.Second), int64(3), int64(1), int64(5), int64(9), int64(100))
 	f.Fuzz(func(t *testing.T, requests, per, burst, cost, ns, frac, now int64) {
-		if requests < 1 || requests > maxRequests || per < int64(minPer) || per > int64(maxPer) || burst < 1 || burst > maxRequests || cost < 1 || cost > burst {
+		if requests < 1 || requests > MaxRequests || per < int64(MinPer) || per > int64(MaxPer) || burst < 1 || burst > MaxRequests || cost < 1 || cost > burst {
 			return
 		}
-		r, ok := newRate(requests, per, burst, cost)
+		r, ok := NewRate(requests, per, burst, cost)
 		if !ok || now < 0 || now > latestNow || ns < 0 || ns > latestNow+maxFull || frac < 0 || frac >= requests {
 			return
 		}
 		tat, d := r.decide(moment{ns, frac}, now, r.step)
-		if tat.ns < 0 || tat.frac < 0 || tat.frac >= requests || d.remaining < 0 || d.remaining > burst || d.resetAfter < 0 || d.retryAfter < 0 {
+		if tat.ns < 0 || tat.frac < 0 || tat.frac >= requests || d.Remaining < 0 || d.Remaining > burst || d.ResetAfter < 0 || d.RetryAfter < 0 {
 			t.Errorf("%+v, %+v", tat, d)
 		}
-		if d.allowed && tat.after(r.add(moment{ns: now}, r.full)) {
+		if d.Allowed && tat.after(r.add(moment{ns: now}, r.full)) {
 			t.Errorf("admitted more than fits: %+v", tat)
 		}
 	})

@@ -1,16 +1,17 @@
-package ratelimit
+package bucket
 
 import (
 	"crypto/sha256"
 	"encoding/binary"
 	"errors"
 	"net/netip"
+	"strings"
 
 	"github.com/policy-engine/policy-engine/policies"
 )
 
-// clientKey says what makes two requests those of one client.
-type clientKey struct {
+// Client says what makes two requests those of one client.
+type Client struct {
 	kind   keyKind
 	header string
 }
@@ -30,15 +31,15 @@ var (
 	errNoAddress  = errors.New("limit rate by client_ip: the last entry of x-forwarded-for is not an address; Envoy has to append it (use_remote_address)")
 )
 
-// of returns the key of the request's bucket. Every field is hashed with its length, so that no two lists of fields are the same bytes.
-func (k clientKey) of(r *policies.Request, place []byte) (bucketKey, error) {
+// Key returns the key of the request's bucket. Every field is hashed with its length, so that no two lists of fields are the same bytes.
+func (k Client) Key(r *policies.Request, place []byte) (Key, error) {
 	var buf [512]byte // Longer ones are legal, and cost an allocation.
 	b := appendField(buf[:0], place)
 	switch k.kind {
 	case byIdentity:
 		id := r.Identity()
 		if id == nil {
-			return bucketKey{}, errNoIdentity
+			return Key{}, errNoIdentity
 		}
 		// A subject means nothing without who says so: two issuers may both know an alice.
 		b = appendField(b, id.Method)
@@ -47,7 +48,7 @@ func (k clientKey) of(r *policies.Request, place []byte) (bucketKey, error) {
 	case byClientIP:
 		address := r.ClientAddress()
 		if !address.IsValid() {
-			return bucketKey{}, errNoAddress
+			return Key{}, errNoAddress
 		}
 		network := clientNetwork(address).As16()
 		b = append(b, network[:]...)
@@ -58,7 +59,26 @@ func (k clientKey) of(r *policies.Request, place []byte) (bucketKey, error) {
 		}
 	}
 	sum := sha256.Sum256(b)
-	return bucketKey(sum[:len(bucketKey{})]), nil
+	return Key(sum[:len(Key{})]), nil
+}
+
+// ParseClient reads a parameter: identity, client_ip, route or header:NAME.
+func ParseClient(text string) (Client, bool) {
+	switch text {
+	case "identity":
+		return Client{kind: byIdentity}, true
+	case "client_ip":
+		return Client{kind: byClientIP}, true
+	case "route":
+		return Client{kind: byRoute}, true
+	}
+	header, ok := strings.CutPrefix(text, "header:")
+	// Any field may be read that has a legal name, so the rules for fields that may be set are kept out by the prefix. The host is :authority
+	// to Envoy, so a field of that name never comes.
+	if !ok || header == "" || strings.EqualFold(header, "host") || policies.CheckHeader("a"+header, "") != nil {
+		return Client{}, false
+	}
+	return Client{kind: byHeader, header: strings.ToLower(header)}, true
 }
 
 // clientNetwork is the address, or of IPv6 the /64 that it is in: that is what one customer gets (RFC 6177), with 2^64 addresses to come from.
