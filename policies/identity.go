@@ -6,7 +6,7 @@ import (
 )
 
 // Identity is who makes the request, as an authentication policy established it. It travels to all later policies, on
-// whichever worker, and into the response phase.
+// whichever worker, and into the response phase. One that Request.Identity returns is valid only during the call, and so are its slices; its strings may be kept.
 type Identity struct {
 	// Subject names the client: a key's id, a token's sub. Never a secret. Not empty.
 	Subject string

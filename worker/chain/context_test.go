@@ -92,6 +92,40 @@ func TestContext(t *testing.T) {
 	}
 }
 
+// TestIdentitiesDoNotMix: what one request's identity had is gone when the next one has less.
+func TestIdentitiesDoNotMix(t *testing.T) {
+	var seen []string
+	c := mustCompile(t, false, Policy{Instance: requestFunc(func(_ context.Context, r *policies.Request) (policies.Verdict, error) {
+		if id := r.Identity(); id == nil {
+			seen = append(seen, "nobody")
+		} else {
+			seen = append(seen, fmt.Sprintf("%+v", *id))
+		}
+		return policies.Continue(), nil
+	})})
+	run := NewRun(testSettings())
+	for _, context := range []*workerv1.Context{
+		{Identity: &workerv1.Identity{Subject: "alice", Method: "m", Issuer: "i", Scopes: []string{"s1", "s2"}, Claims: []*workerv1.Entry{{Key: "a", Value: "b"}, {Key: "c", Value: "d"}}}},
+		{Identity: &workerv1.Identity{Subject: "bob", Claims: []*workerv1.Entry{{Key: "e"}}}},
+		{},
+		{Identity: &workerv1.Identity{Subject: "carol", Scopes: []string{"s3"}}},
+	} {
+		call := requestCall()
+		call.Context = encodeContext(t, context)
+		again := execute(t, run, c, call).Context
+		var carried workerv1.Context
+		if err := proto.Unmarshal(again, &carried); err != nil || !proto.Equal(carried.Identity, context.Identity) {
+			t.Errorf("the context goes on with %v, %v", carried.Identity, err)
+		}
+		run.Reset()
+	}
+	want := "{Subject:alice Method:m Issuer:i Scopes:[s1 s2] Claims:[{Key:a Value:b} {Key:c Value:d}]} {Subject:bob Method: Issuer: Scopes:[] Claims:[{Key:e Value:}]}" +
+		" nobody {Subject:carol Method: Issuer: Scopes:[s3] Claims:[]}"
+	if got := strings.Join(seen, " "); got != want {
+		t.Errorf("got  %s\nwant %s", got, want)
+	}
+}
+
 // TestContextIsNotAliased changes the call's bytes after the run: strings that a policy kept must stay.
 func TestContextIsNotAliased(t *testing.T) {
 	var subject, value string

@@ -23,6 +23,7 @@ func (e *encoding) reset() {
 	e.result.Context, e.result.Body = nil, nil
 	clear(e.immediate.Headers)
 	e.immediate.Reset()
+	e.context.Identity = nil // It is ours, not the pool's.
 	e.context.ResetVT()
 	claims := e.identity.Claims
 	for _, c := range claims {

@@ -61,8 +61,9 @@ type Run struct {
 	badCoding error // why the codings of the body can't be undone
 	states    []*workerv1.PolicyState
 
-	in  workerv1.Context
-	out encoding
+	in     workerv1.Context
+	claims []policies.Entry // of the identity in in
+	out    encoding
 }
 
 // outcome is how the chain ended.
@@ -93,6 +94,8 @@ func (r *Run) Reset() {
 	r.next, r.mark, r.awaiting = 0, policies.Mark{}, nil
 	r.outcome = outcome{}
 	r.in.ResetVT()
+	clear(r.claims)
+	r.claims = r.claims[:0]
 	r.out.reset()
 }
 

@@ -1769,6 +1769,7 @@ var vtprotoPool_Context = sync.Pool{
 
 func (m *Context) ResetVT() {
 	if m != nil {
+		m.Identity.ReturnToVTPool()
 		for _, mm := range m.Metadata {
 			mm.Reset()
 		}
@@ -1810,6 +1811,35 @@ func (m *Context) ReturnToVTPool() {
 }
 func ContextFromVTPool() *Context {
 	return vtprotoPool_Context.Get().(*Context)
+}
+
+var vtprotoPool_Identity = sync.Pool{
+	New: func() interface{} {
+		return &Identity{}
+	},
+}
+
+func (m *Identity) ResetVT() {
+	if m != nil {
+		clear(m.Scopes)
+		f0 := m.Scopes[:0]
+		for _, mm := range m.Claims {
+			mm.Reset()
+		}
+		f1 := m.Claims[:0]
+		m.Reset()
+		m.Scopes = f0
+		m.Claims = f1
+	}
+}
+func (m *Identity) ReturnToVTPool() {
+	if m != nil {
+		m.ResetVT()
+		vtprotoPool_Identity.Put(m)
+	}
+}
+func IdentityFromVTPool() *Identity {
+	return vtprotoPool_Identity.Get().(*Identity)
 }
 
 var vtprotoPool_Result = sync.Pool{
@@ -4731,7 +4761,7 @@ func (m *Context) UnmarshalVT(dAtA []byte) error {
 				return io.ErrUnexpectedEOF
 			}
 			if m.Identity == nil {
-				m.Identity = &Identity{}
+				m.Identity = IdentityFromVTPool()
 			}
 			if err := m.Identity.UnmarshalVT(dAtA[iNdEx:postIndex]); err != nil {
 				return err
@@ -5483,7 +5513,14 @@ func (m *Identity) UnmarshalVT(dAtA []byte) error {
 			if postIndex > l {
 				return io.ErrUnexpectedEOF
 			}
-			m.Claims = append(m.Claims, &Entry{})
+			if len(m.Claims) == cap(m.Claims) {
+				m.Claims = append(m.Claims, &Entry{})
+			} else {
+				m.Claims = m.Claims[:len(m.Claims)+1]
+				if m.Claims[len(m.Claims)-1] == nil {
+					m.Claims[len(m.Claims)-1] = &Entry{}
+				}
+			}
 			if err := m.Claims[len(m.Claims)-1].UnmarshalVT(dAtA[iNdEx:postIndex]); err != nil {
 				return err
 			}
@@ -8921,7 +8958,7 @@ func (m *Context) UnmarshalVTUnsafe(dAtA []byte) error {
 				return io.ErrUnexpectedEOF
 			}
 			if m.Identity == nil {
-				m.Identity = &Identity{}
+				m.Identity = IdentityFromVTPool()
 			}
 			if err := m.Identity.UnmarshalVTUnsafe(dAtA[iNdEx:postIndex]); err != nil {
 				return err
@@ -9691,7 +9728,14 @@ func (m *Identity) UnmarshalVTUnsafe(dAtA []byte) error {
 			if postIndex > l {
 				return io.ErrUnexpectedEOF
 			}
-			m.Claims = append(m.Claims, &Entry{})
+			if len(m.Claims) == cap(m.Claims) {
+				m.Claims = append(m.Claims, &Entry{})
+			} else {
+				m.Claims = m.Claims[:len(m.Claims)+1]
+				if m.Claims[len(m.Claims)-1] == nil {
+					m.Claims[len(m.Claims)-1] = &Entry{}
+				}
+			}
 			if err := m.Claims[len(m.Claims)-1].UnmarshalVTUnsafe(dAtA[iNdEx:postIndex]); err != nil {
 				return err
 			}
