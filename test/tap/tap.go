@@ -14,7 +14,7 @@ import (
 )
 
 // maxKept is how many conversations that broke the grammar are kept.
-const maxKept = 20
+const maxKept = 100
 
 // Tap forwards connections to the server. Bytes go through as they are, unless answers are falsified.
 type Tap struct {
