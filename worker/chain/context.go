@@ -35,8 +35,10 @@ func (r *Run) Load(c *Chain, call *workerv1.Call, received time.Time, holder Hol
 		return err
 	}
 	// A policy may keep strings, so those of the context can't alias the call. This is the only allocation of a run.
-	if err := r.in.UnmarshalVTUnsafe(bytes.Clone(call.Context)); err != nil {
-		return fmt.Errorf("decode context: %w", err)
+	if r.resume = len(call.Context) > 0; r.resume {
+		if err := r.in.UnmarshalVTUnsafe(bytes.Clone(call.Context)); err != nil {
+			return fmt.Errorf("decode context: %w", err)
+		}
 	}
 	if err := r.fill(call); err != nil {
 		return err

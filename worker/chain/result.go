@@ -21,8 +21,10 @@ const maxKept = 64 << 10
 func (e *encoding) reset() {
 	e.result.ResetVT()
 	e.result.Context, e.result.Body = nil, nil
-	clear(e.immediate.Headers)
-	e.immediate.Reset()
+	if e.immediate.Status != 0 {
+		clear(e.immediate.Headers)
+		e.immediate.Reset()
+	}
 	e.context.Identity = nil // It is ours, not the pool's.
 	e.context.ResetVT()
 	claims := e.identity.Claims

@@ -63,6 +63,7 @@ type Run struct {
 
 	in     workerv1.Context
 	claims []policies.Entry // of the identity in in
+	resume bool             // in is not empty
 	out    encoding
 }
 
@@ -93,9 +94,12 @@ func (r *Run) Reset() {
 	r.deadline, r.began = time.Time{}, time.Time{}
 	r.next, r.mark, r.awaiting = 0, policies.Mark{}, nil
 	r.outcome = outcome{}
-	r.in.ResetVT()
-	clear(r.claims)
-	r.claims = r.claims[:0]
+	// Fast path: the first call of an HTTP request has no context.
+	if r.resume {
+		r.in.ResetVT()
+		clear(r.claims)
+		r.claims, r.resume = r.claims[:0], false
+	}
 	r.out.reset()
 }
 
