@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -16,7 +17,10 @@ import (
 	"testing"
 	"time"
 
+	extprocv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/ext_proc/v3"
+
 	"github.com/policy-engine/policy-engine/config"
+	"github.com/policy-engine/policy-engine/policies"
 )
 
 // bootstraps are the command lines whose output is kept.
@@ -203,4 +207,45 @@ func TestMessageTimeoutIsAboveTheWorkers(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestWholeBodiesAreAskedForFromTheStart(t *testing.T) {
+	c := newCatalogue()
+	whole := policies.Define("whole", "1", func(policies.Env, struct{}) (wholeBody, error) { return wholeBody{}, nil })
+	c["whole"] = whole
+	flow := func(mode config.ProcessingMode, names ...string) config.Flow {
+		f := config.Flow{Mode: mode}
+		for _, name := range names {
+			f.Chain = append(f.Chain, config.Policy{Name: name})
+		}
+		return f
+	}
+	tests := []struct {
+		name string
+		r    config.Route
+		want bool
+	}{
+		{"no policy", config.Route{}, false},
+		{"headers only", config.Route{Request: flow("", "apiKeyAuth")}, false},
+		{"not known", config.Route{Request: flow("", "ofAnotherWorker")}, false},
+		{"not known, and configured", config.Route{Request: flow(config.ProcessingModeBuffered, "ofAnotherWorker")}, true},
+		{"known", config.Route{Request: flow("", "apiKeyAuth", "whole")}, true},
+		{"of the response", config.Route{Response: flow(config.ProcessingModeBuffered, "whole")}, false},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			if got := c.wantsWholeRequest(&tt.r); got != tt.want {
+				t.Errorf("got %v, want %v", got, tt.want)
+			}
+		})
+	}
+	if mode := processingMode(false, true).RequestBodyMode; mode != extprocv3.ProcessingMode_BUFFERED {
+		t.Errorf("mode %v", mode)
+	}
+}
+
+type wholeBody struct{}
+
+func (wholeBody) OnRequestBody(context.Context, *policies.Request) (policies.Verdict, error) {
+	return policies.Continue(), nil
 }

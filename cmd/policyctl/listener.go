@@ -80,7 +80,7 @@ func (b *bootstrap) extProc() *extprocv3.ExternalProcessor {
 		FailureModeAllow:  false,
 		MessageTimeout:    durationpb.New(b.timeout),
 		AllowModeOverride: true,
-		ProcessingMode:    processingMode(false),
+		ProcessingMode:    processingMode(false, false),
 		// Without it, Envoy drops a forbidden change and lets the request pass without it. What is forbidden is what Envoy forbids by default:
 		// host, :authority, :scheme and x-envoy-….
 		MutationRules: &mutationv3.HeaderMutationRules{DisallowIsError: wrapperspb.Bool(true)},
@@ -90,7 +90,7 @@ func (b *bootstrap) extProc() *extprocv3.ExternalProcessor {
 	}
 }
 
-func processingMode(response bool) *extprocv3.ProcessingMode {
+func processingMode(response, wholeRequest bool) *extprocv3.ProcessingMode {
 	mode := &extprocv3.ProcessingMode{
 		RequestHeaderMode:   extprocv3.ProcessingMode_SEND,
 		ResponseHeaderMode:  extprocv3.ProcessingMode_SKIP,
@@ -102,12 +102,16 @@ func processingMode(response bool) *extprocv3.ProcessingMode {
 	if response {
 		mode.ResponseHeaderMode = extprocv3.ProcessingMode_SEND
 	}
+	if wholeRequest {
+		mode.RequestBodyMode = extprocv3.ProcessingMode_BUFFERED
+	}
 	return mode
 }
 
 // routes makes one Envoy route per mapping, each with its name for the kernel. There is no other: for a request that matches none
 // the filter runs all the same, and the kernel gets no name; should it let that pass (unknown_route), Envoy answers 404.
 func (b *bootstrap) routes() []*routev3.Route {
+	known := newCatalogue()
 	out := make([]*routev3.Route, 0, len(b.mappings))
 	for i := range b.mappings {
 		m := &b.mappings[i]
@@ -119,9 +123,10 @@ func (b *bootstrap) routes() []*routev3.Route {
 				Value: strings.ReplaceAll(m.route.Name, "%", "%%"),
 			}},
 		}
-		if len(m.route.Response.Chain) > 0 {
+		response, whole := len(m.route.Response.Chain) > 0, known.wantsWholeRequest(m.route)
+		if response || whole {
 			// It takes the place of the filter's mode as a whole.
-			overrides.ProcessingMode = processingMode(true)
+			overrides.ProcessingMode = processingMode(response, whole)
 		}
 		out = append(out, &routev3.Route{
 			Name:  m.route.Name,

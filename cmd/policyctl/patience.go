@@ -40,3 +40,13 @@ func (c catalogue) onlyHeaders(policy string) bool {
 		return p != policies.PhaseRequestHeaders && p != policies.PhaseResponseHeaders
 	})
 }
+
+// wantsWholeRequest reports whether it is known already that bodies of requests are wanted as a whole. Envoy would be told with each request, but then it reads a body that is
+// longer than its buffer no further until the answer to the headers, and not after that either (ext_proc.cc, onData): the client would wait for the end of a
+// timeout instead of getting a 413.
+func (c catalogue) wantsWholeRequest(r *config.Route) bool {
+	return r.Request.Mode == config.ProcessingModeBuffered || slices.ContainsFunc(r.Request.Chain, func(p config.Policy) bool {
+		d, known := c[p.Name]
+		return known && d.Bodies().WholeRequest
+	})
+}

@@ -43,7 +43,7 @@ type Upstream struct {
 	received []Received
 }
 
-// StartUpstream serves until the end of the test. The handler answers in place of the upstream's own answer; it may be nil.
+// StartUpstream serves HTTP/1.1 and HTTP/2 until the end of the test. The handler answers in place of the upstream's own answer; it may be nil.
 func StartUpstream(t testing.TB, handler http.Handler) *Upstream {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -51,7 +51,9 @@ func StartUpstream(t testing.TB, handler http.Handler) *Upstream {
 		t.Fatal(err)
 	}
 	u := &Upstream{Address: l.Addr().String(), t: t, handler: handler}
-	server := &http.Server{Handler: http.HandlerFunc(u.serve), ReadHeaderTimeout: Timeout}
+	server := &http.Server{Handler: http.HandlerFunc(u.serve), ReadHeaderTimeout: Timeout, Protocols: new(http.Protocols)}
+	server.Protocols.SetHTTP1(true)
+	server.Protocols.SetUnencryptedHTTP2(true)
 	ended := make(chan struct{})
 	go func() {
 		_ = server.Serve(l)
