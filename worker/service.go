@@ -81,7 +81,7 @@ func (s *service) PushConfig(ctx context.Context, req *workerv1.PushConfigReques
 		g.release()
 		return nil, errDraining
 	}
-	limits.Trim()
+	context.AfterFunc(ctx, limits.Trim) // When the call has ended: then what was pushed is garbage.
 	s.env.log.Info("generation added", "generation", g.id, "kernel", req.GetKernelId(), "chains", len(g.chains))
 	return &workerv1.PushConfigResponse{}, nil
 }

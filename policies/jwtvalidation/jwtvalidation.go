@@ -7,6 +7,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"slices"
 	"strings"
@@ -57,9 +58,36 @@ func build(env policies.Env, params Params) (*Policy, error) {
 	if err != nil {
 		return nil, err
 	}
+	identity, err := fingerprint(&params)
+	if err != nil {
+		return nil, fmt.Errorf("identify parameters: %w", err)
+	}
+	// Each generation holds the cache, also if it finds the policy made.
+	verified, err := env.Shared("verified", openCache)
+	if err != nil {
+		return nil, fmt.Errorf("open token cache: %w", err)
+	}
+	made, err := env.Shared("policy "+string(identity[:]), func() (io.Closer, error) {
+		return reused{newPolicy(env, &params, issuers, identity, verified.(*cache))}, nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("share the policy: %w", err)
+	}
+	return made.(reused).policy, nil
+}
+
+// reused is a policy that stands at several places with the same parameters: it knows nothing of its place, and 3 KB for each of 100,000 routes add up.
+type reused struct{ policy *Policy }
+
+// Close implements io.Closer, as shared values do.
+func (reused) Close() error { return nil }
+
+func newPolicy(env policies.Env, params *Params, issuers []policies.Issuer, identity [sha256.Size]byte, verified *cache) *Policy {
 	p := &Policy{
 		clock:      env.Clock(),
-		refusals:   newRefusals(&params),
+		cache:      verified,
+		params:     identity,
+		refusals:   newRefusals(params),
 		issuers:    issuers,
 		audience:   slices.Clone(params.Audience),
 		scopes:     slices.Clone(params.RequiredScopes),
@@ -80,15 +108,7 @@ func build(env policies.Env, params Params) (*Policy, error) {
 		p.claims = append(p.claims, claim)
 		p.targets = append(p.targets, strings.ToLower(params.ClaimsToHeaders[claim]))
 	}
-	if p.params, err = fingerprint(&params); err != nil {
-		return nil, fmt.Errorf("identify parameters: %w", err)
-	}
-	shared, err := env.Shared("verified", openCache)
-	if err != nil {
-		return nil, fmt.Errorf("open token cache: %w", err)
-	}
-	p.cache = shared.(*cache)
-	return p, nil
+	return p
 }
 
 func resolve(env policies.Env, names []string) ([]policies.Issuer, error) {

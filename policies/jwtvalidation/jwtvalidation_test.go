@@ -282,3 +282,15 @@ func TestREADME(t *testing.T) {
 	}
 	policytest.RunExamples(t, readme, Definition(), newWorld(t).Env)
 }
+
+// The same parameters are one policy, however they are written and wherever it stands; others are another.
+func TestEqualPoliciesAreOne(t *testing.T) {
+	w := newWorld(t)
+	p := w.policy(t, `{"issuer":"corporate","leeway":"5s","required_scopes":["a"]}`)
+	if same := w.policy(t, `{ "required_scopes": ["a"], "leeway": "5000ms", "issuer": "corporate" }`); same != p {
+		t.Error("equal parameters make two policies")
+	}
+	if other := w.policy(t, `{"issuer":"corporate","leeway":"5s","required_scopes":["b"]}`); other == p {
+		t.Error("other parameters make the same policy")
+	}
+}
