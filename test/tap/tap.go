@@ -53,7 +53,8 @@ type Change struct {
 	Close, Mute bool
 }
 
-// Falsify may change an answer; false leaves it as it is. It is called for one answer of a connection at a time.
+// Falsify may change an answer; false leaves it as it is. It is called for one answer of a connection at a time. What Envoy is not given of an answer stays
+// out of the connection's window (RFC 9113 section 6.9), so it is for answers that are small.
 type Falsify func(Answer) (Change, bool)
 
 // Options are what a tap may know.
