@@ -5,6 +5,7 @@ package main
 import (
 	"github.com/policy-engine/policy-engine/engine"
 	"github.com/policy-engine/policy-engine/policies/apikeyauth"
+	"github.com/policy-engine/policy-engine/policies/jsonschemavalidation"
 	"github.com/policy-engine/policy-engine/policies/jwtvalidation"
 	"github.com/policy-engine/policy-engine/policies/modifyheaders"
 	"github.com/policy-engine/policy-engine/policies/ratelimit"
@@ -24,6 +25,7 @@ func main() {
 		version,
 		engine.Policies{
 			apikeyauth.Definition(),
+			jsonschemavalidation.Definition(),
 			jwtvalidation.Definition(),
 			modifyheaders.Definition(),
 			ratelimit.Definition(),

@@ -3,6 +3,7 @@ package main
 
 import (
 	"github.com/policy-engine/policy-engine/policies/apikeyauth"
+	"github.com/policy-engine/policy-engine/policies/jsonschemavalidation"
 	"github.com/policy-engine/policy-engine/policies/jwtvalidation"
 	"github.com/policy-engine/policy-engine/policies/modifyheaders"
 	"github.com/policy-engine/policy-engine/policies/ratelimit"
@@ -21,6 +22,7 @@ func main() {
 	worker.Main(
 		version,
 		apikeyauth.Definition(),
+		jsonschemavalidation.Definition(),
 		jwtvalidation.Definition(),
 		modifyheaders.Definition(),
 		ratelimit.Definition(),

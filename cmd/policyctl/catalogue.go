@@ -6,6 +6,7 @@ import (
 
 	"github.com/policy-engine/policy-engine/policies"
 	"github.com/policy-engine/policy-engine/policies/apikeyauth"
+	"github.com/policy-engine/policy-engine/policies/jsonschemavalidation"
 	"github.com/policy-engine/policy-engine/policies/jwtvalidation"
 	"github.com/policy-engine/policy-engine/policies/modifyheaders"
 	"github.com/policy-engine/policy-engine/policies/ratelimit"
@@ -24,6 +25,7 @@ func newCatalogue() catalogue {
 	c := catalogue{}
 	for _, d := range []policies.Definition{
 		apikeyauth.Definition(),
+		jsonschemavalidation.Definition(),
 		jwtvalidation.Definition(),
 		modifyheaders.Definition(),
 		ratelimit.Definition(),

@@ -1,0 +1,158 @@
+// Package jsonschemavalidation is the policy jsonSchemaValidation: it lets only those bodies pass that are JSON and fit a JSON Schema.
+package jsonschemavalidation
+
+import (
+	"context"
+	"log/slog"
+	"net/http"
+
+	"github.com/santhosh-tekuri/jsonschema/v6"
+
+	"github.com/policy-engine/policy-engine/policies"
+)
+
+const (
+	name    = "jsonSchemaValidation"
+	version = "1.0.0"
+)
+
+// maxInline is the longest body, in bytes, that is checked at once: that takes 0.2 ms, or 2 ms if each of its values is an error. With a longer one, other requests need not wait.
+const maxInline = 2 << 10
+
+// Definition returns the policy's entry for a worker's registry.
+func Definition() policies.Definition { return policies.Define(name, version, build) }
+
+// Policy is jsonSchemaValidation at one place of the configuration.
+type Policy struct {
+	schema    *jsonschema.Schema
+	types     mediaTypes
+	required  bool
+	maxBody   int64 // bytes; 0: no limit of its own
+	bounds    bounds
+	maxErrors int
+	status    int
+
+	missing     policies.Verdict
+	unsupported policies.Verdict
+	tooLarge    policies.Verdict
+	response    policies.Verdict
+	log         *slog.Logger
+	events      events
+}
+
+type events struct{ malformed, invalid, response policies.Counter }
+
+func build(env policies.Env, params Params) (*Policy, error) {
+	schema, err := params.check()
+	if err != nil {
+		return nil, err
+	}
+	return &Policy{
+		schema:    schema,
+		types:     params.ContentTypes,
+		required:  params.Required,
+		maxBody:   params.MaxBodyBytes,
+		bounds:    bounds{depth: params.MaxDepth, values: params.MaxValues},
+		maxErrors: params.MaxErrors,
+		status:    params.Status,
+
+		missing:     policies.Deny(http.StatusBadRequest, "body_missing").WithMessage("a JSON body is required"),
+		unsupported: policies.Deny(http.StatusUnsupportedMediaType, "content_type_unsupported").WithMessage("the content-type is not one that is taken here"),
+		tooLarge:    policies.Deny(http.StatusRequestEntityTooLarge, "body_too_large").WithMessage("the body is too large"),
+		response:    policies.Deny(http.StatusBadGateway, "response_invalid").WithMessage("the upstream's response is not what it should be"),
+		log:         env.Logger(),
+		events:      events{env.Counter("malformed"), env.Counter("invalid"), env.Counter("response_invalid")},
+	}, nil
+}
+
+// DecodesBodies: what is checked is what a recipient makes of the body.
+func (p *Policy) DecodesBodies() {}
+
+// ReadsBodiesOnly: the body goes on as it came, byte by byte.
+func (p *Policy) ReadsBodiesOnly() {}
+
+// OnRequestBody refuses what does not fit.
+func (p *Policy) OnRequestBody(_ context.Context, r *policies.Request) (policies.Verdict, error) {
+	body := r.Body()
+	if len(body) == 0 {
+		if p.required {
+			return p.missing, nil
+		}
+		return policies.Continue(), nil
+	}
+	value, n := r.Header("content-type")
+	switch {
+	// Another spelling, or a second one, might be the one that the upstream goes by.
+	case n != 1 || r.Spellings("content-type") != 1 || !p.types.allow(value):
+		return p.unsupported, nil
+	case p.maxBody > 0 && int64(len(body)) > p.maxBody:
+		return p.tooLarge, nil
+	case len(body) <= maxInline:
+		return p.judge(body), nil
+	}
+	return policies.Await(func(context.Context) (policies.Verdict, error) { return p.judge(body), nil }), nil
+}
+
+// judge checks the body of a request.
+func (p *Policy) judge(body []byte) policies.Verdict {
+	value, flaw := parse(body, p.bounds)
+	if flaw != nil {
+		p.events.malformed.Inc()
+		return policies.Deny(http.StatusBadRequest, flaw.reason).WithMessage(flaw.Error())
+	}
+	if err := p.schema.Validate(value); err != nil {
+		p.events.invalid.Inc()
+		return policies.Deny(p.status, "body_invalid").WithBody("application/json", report(err, p.maxErrors))
+	}
+	return policies.Continue()
+}
+
+// OnResponseBody puts 502 in the place of a successful response that does not fit. Others say why there is no result, in a form of their own.
+func (p *Policy) OnResponseBody(_ context.Context, r *policies.Response) (policies.Verdict, error) {
+	status := r.Status()
+	if status < 200 || status > 299 || string(r.Request().Method()) == http.MethodHead {
+		return policies.Continue(), nil
+	}
+	body := r.Body()
+	if len(body) == 0 {
+		if p.required && status != http.StatusNoContent && status != http.StatusResetContent {
+			return p.refuseResponse("it has no body"), nil
+		}
+		return policies.Continue(), nil
+	}
+	value, n := r.Header("content-type")
+	switch {
+	case n != 1 || !p.types.allow(value):
+		return p.refuseResponse("its content-type is another one"), nil
+	case p.maxBody > 0 && int64(len(body)) > p.maxBody:
+		return p.refuseResponse("it is too large"), nil
+	case len(body) <= maxInline:
+		return p.judgeResponse(body), nil
+	}
+	return policies.Await(func(context.Context) (policies.Verdict, error) { return p.judgeResponse(body), nil }), nil
+}
+
+func (p *Policy) judgeResponse(body []byte) policies.Verdict {
+	value, flaw := parse(body, p.bounds)
+	if flaw != nil {
+		return p.refuseResponse(flaw.reason)
+	}
+	if err := p.schema.Validate(value); err != nil {
+		return p.refuseResponse("it does not fit at " + firstKeyword(err))
+	}
+	return policies.Continue()
+}
+
+// refuseResponse tells the client nothing of the response, and the log nothing of its content.
+func (p *Policy) refuseResponse(why string) policies.Verdict {
+	p.events.response.Inc()
+	p.log.Debug("response refused", "why", why)
+	return p.response
+}
+
+var (
+	_ policies.RequestBody    = (*Policy)(nil)
+	_ policies.ResponseBody   = (*Policy)(nil)
+	_ policies.DecodedBodies  = (*Policy)(nil)
+	_ policies.ReadOnlyBodies = (*Policy)(nil)
+)

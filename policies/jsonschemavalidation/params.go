@@ -1,0 +1,110 @@
+package jsonschemavalidation
+
+import (
+	"encoding/json"
+	"errors"
+	"mime"
+	"regexp"
+	"strings"
+
+	"github.com/santhosh-tekuri/jsonschema/v6"
+
+	"github.com/policy-engine/policy-engine/policies"
+)
+
+// Params are the policy's parameters.
+type Params struct {
+	Schema        json.RawMessage `json:"schema" jsonschema:"required,description=The JSON Schema; draft 2020-12 unless its $schema names another."`
+	ContentTypes  mediaTypes      `json:"content_types,omitempty" jsonschema:"default=application/json,default=application/*+json,description=The media types that a body may have."`
+	Required      bool            `json:"required,omitempty" jsonschema:"default=true,description=Refuse messages without a body."`
+	Status        int             `json:"status,omitempty" jsonschema:"enum=400,enum=422,default=400,description=The status for JSON that does not fit the schema."`
+	AssertFormats bool            `json:"assert_formats,omitempty" jsonschema:"default=true,description=Enforce format; false: it is a remark."`
+	MaxBodyBytes  int64           `json:"max_body_bytes,omitempty" jsonschema:"minimum=1,description=The longest body. Default: what kernel and worker allow."`
+	MaxDepth      int             `json:"max_depth,omitempty" jsonschema:"minimum=1,maximum=512,default=32,description=How deep objects and arrays may be nested."`
+	MaxValues     int             `json:"max_values,omitempty" jsonschema:"minimum=1,maximum=1000000,default=10000,description=How many values a body may have, those in objects and arrays included."`
+	MaxErrors     int             `json:"max_errors,omitempty" jsonschema:"minimum=0,maximum=50,default=5,description=How many errors the client is told of; 0: only that there are some."`
+}
+
+// Defaults sets what the configuration leaves out.
+func (p *Params) Defaults() {
+	*p = Params{
+		ContentTypes: mediaTypes{"application/json", "application/*+json"}, Required: true, Status: 400, AssertFormats: true,
+		MaxBodyBytes: unlimited, MaxDepth: 32, MaxValues: 10_000, MaxErrors: 5,
+	}
+}
+
+// The largest values of the parameters.
+const (
+	unlimited = 1 << 30 // bytes; far beyond what a worker takes
+	maxDepth  = 512
+	maxValues = 1_000_000
+	maxErrors = 50
+)
+
+// check returns the compiled schema, or all that is wrong with the parameters.
+func (p *Params) check() (*jsonschema.Schema, error) {
+	var problems []error
+	bad := func(param, format string, args ...any) {
+		problems = append(problems, policies.BadParam(param, format, args...))
+	}
+	within := func(param string, value, least, most int64) {
+		if value < least || value > most {
+			bad(param, "%d is not legal; legal are %d to %d", value, least, most)
+		}
+	}
+	if p.Status != 400 && p.Status != 422 {
+		bad("status", "%d is not legal; legal are 400 and 422", p.Status)
+	}
+	within("max_body_bytes", p.MaxBodyBytes, 1, unlimited)
+	within("max_depth", int64(p.MaxDepth), 1, maxDepth)
+	within("max_values", int64(p.MaxValues), 1, maxValues)
+	within("max_errors", int64(p.MaxErrors), 0, maxErrors)
+	if len(p.ContentTypes) == 0 {
+		bad("content_types", "it is empty; legal are media types such as application/json")
+	}
+	for _, t := range p.ContentTypes {
+		if !mediaType.MatchString(t) {
+			bad("content_types", "%q is not legal; legal are media types in lower case without parameters, such as application/json, and application/*+json for all that end with +json", t)
+		}
+	}
+	var schema *jsonschema.Schema
+	if len(p.Schema) == 0 {
+		bad("schema", "it is missing; legal is a JSON Schema")
+	} else {
+		var err error
+		if schema, err = compile(p.Schema, p.AssertFormats); err != nil {
+			bad("schema", "%v", err)
+		}
+	}
+	return schema, errors.Join(problems...)
+}
+
+// mediaType is a type with a subtype, or with all subtypes of a suffix (RFC 6838 section 4.2).
+var mediaType = regexp.MustCompile(`^[a-z0-9][a-z0-9!#$&^_.-]*/(\*\+)?[a-z0-9][a-z0-9!#$&^_.+-]*$`)
+
+// mediaTypes are the types that a body may have.
+type mediaTypes []string
+
+// allow reports whether a content-type is one of those, in UTF-8 (RFC 8259 section 8.1) if it names a charset.
+func (m mediaTypes) allow(contentType []byte) bool {
+	// Fast path: as most clients write it.
+	for _, t := range m {
+		if t == string(contentType) {
+			return true
+		}
+	}
+	got, params, err := mime.ParseMediaType(string(contentType))
+	if err != nil {
+		return false
+	}
+	if charset, ok := params["charset"]; ok && !strings.EqualFold(charset, "utf-8") {
+		return false
+	}
+	for _, t := range m {
+		kind, suffix, wild := strings.Cut(t, "*")
+		if got == t || wild && len(got) > len(kind)+len(suffix) && strings.HasPrefix(got, kind) && strings.HasSuffix(got, suffix) {
+			return true
+		}
+	}
+	return false
+}

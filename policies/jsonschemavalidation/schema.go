@@ -1,0 +1,184 @@
+package jsonschemavalidation
+
+import (
+	"bytes"
+	"cmp"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/santhosh-tekuri/jsonschema/v6"
+	"github.com/santhosh-tekuri/jsonschema/v6/kind"
+)
+
+// base is where the schema stands for its own relative references. Nothing is loaded from there.
+const base = "schema:///params"
+
+// noLoader keeps references within the schema: what it means must not depend on another document that may change, or may not be there.
+type noLoader struct{}
+
+func (noLoader) Load(url string) (any, error) {
+	return nil, &otherDocument{strings.TrimPrefix(url, "schema:///")}
+}
+
+// otherDocument is a reference out of the schema.
+type otherDocument struct{ url string }
+
+func (e *otherDocument) Error() string {
+	return fmt.Sprintf("%q is another document, and those are not fetched; put it under $defs with that $id", e.url)
+}
+
+// compile makes the schema out of the parameter, or says where it is wrong.
+func compile(raw json.RawMessage, formats bool) (*jsonschema.Schema, error) {
+	doc, err := jsonschema.UnmarshalJSON(bytes.NewReader(raw))
+	if err != nil {
+		return nil, err
+	}
+	c := jsonschema.NewCompiler()
+	c.DefaultDraft(jsonschema.Draft2020)
+	c.UseLoader(noLoader{})
+	if formats {
+		c.AssertFormat()
+	}
+	if err := c.AddResource(base, doc); err != nil {
+		return nil, err
+	}
+	schema, err := c.Compile(base)
+	if err != nil {
+		return nil, explain(err)
+	}
+	return schema, probe(schema)
+}
+
+// explain turns an error of the compiler into one line.
+func explain(err error) error {
+	var load *jsonschema.LoadURLError
+	var other *otherDocument
+	if errors.As(err, &load) && errors.As(load.Err, &other) {
+		return other
+	}
+	var meta *jsonschema.SchemaValidationError
+	var where *jsonschema.ValidationError
+	if errors.As(err, &meta) && errors.As(meta.Err, &where) {
+		var lines []string
+		for _, l := range leaves(where) {
+			lines = append(lines, fmt.Sprintf("at %q: %s", pointer(l.InstanceLocation), detail(l)))
+		}
+		slices.Sort(lines)
+		return fmt.Errorf("it is no JSON Schema: %s", strings.Join(slices.Compact(lines), "; "))
+	}
+	return errors.New(strings.NewReplacer(base+"#", "#", base, "#", "\n", " ").Replace(err.Error()))
+}
+
+// probe finds references that go round in a circle: such a schema fits nothing.
+func probe(schema *jsonschema.Schema) error {
+	for _, value := range []any{nil, true, json.Number("0"), "", []any{}, map[string]any{}} {
+		var err *jsonschema.ValidationError
+		if !errors.As(schema.Validate(value), &err) {
+			continue
+		}
+		for _, l := range leaves(err) {
+			if _, ok := l.ErrorKind.(*kind.RefCycle); ok {
+				return errors.New("its references go round in a circle")
+			}
+		}
+	}
+	return nil
+}
+
+// problem is one error, as clients are told.
+type problem struct {
+	// Pointer is where in the body (RFC 6901); empty for the body as a whole.
+	Pointer string `json:"pointer"`
+	Detail  string `json:"detail"`
+}
+
+// maxText is how much of a pointer or detail clients are told, in bytes. Both may have their own text in them.
+const maxText = 256
+
+// report is the body of a refusal: {"error":…,"code":…} with the first errors, by place.
+func report(err error, most int) []byte {
+	answer := struct {
+		Error  string    `json:"error"`
+		Code   string    `json:"code"`
+		Errors []problem `json:"errors,omitempty"`
+	}{Error: "the body does not fit the schema", Code: "BODY_INVALID"}
+	var top *jsonschema.ValidationError
+	if most > 0 && errors.As(err, &top) {
+		for _, l := range first(leaves(top), most) {
+			answer.Errors = append(answer.Errors, problem{shorten(pointer(l.InstanceLocation)), shorten(detail(l))})
+		}
+	}
+	body, err := json.Marshal(answer)
+	if err != nil { // Text always encodes.
+		panic(err)
+	}
+	return body
+}
+
+// leaves are the errors that have no others for their cause.
+func leaves(err *jsonschema.ValidationError) (all []*jsonschema.ValidationError) {
+	if _, ok := err.ErrorKind.(*kind.PropertyNames); ok || len(err.Causes) == 0 {
+		return []*jsonschema.ValidationError{err}
+	}
+	for _, cause := range err.Causes {
+		all = append(all, leaves(cause)...)
+	}
+	return all
+}
+
+// first returns the first errors in the order of their places, so that the same body has the same answer.
+func first(errs []*jsonschema.ValidationError, most int) []*jsonschema.ValidationError {
+	slices.SortStableFunc(errs, func(a, b *jsonschema.ValidationError) int {
+		return cmp.Or(slices.Compare(a.InstanceLocation, b.InstanceLocation), cmp.Compare(a.SchemaURL, b.SchemaURL),
+			slices.Compare(a.ErrorKind.KeywordPath(), b.ErrorKind.KeywordPath()))
+	})
+	return errs[:min(most, len(errs))]
+}
+
+func pointer(location []string) string {
+	var b strings.Builder
+	for _, token := range location {
+		b.WriteByte('/')
+		b.WriteString(strings.ReplaceAll(strings.ReplaceAll(token, "~", "~0"), "/", "~1"))
+	}
+	return b.String()
+}
+
+// detail says in words what is wrong.
+func detail(err *jsonschema.ValidationError) string {
+	if k, ok := err.ErrorKind.(*kind.AdditionalProperties); ok {
+		slices.Sort(k.Properties) // They come in the order of a map.
+	}
+	alone := jsonschema.ValidationError{SchemaURL: err.SchemaURL, InstanceLocation: err.InstanceLocation, ErrorKind: err.ErrorKind}
+	return alone.BasicOutput().Error.String()
+}
+
+// firstKeyword is the place in the schema that the first error is of. It is the operator's text.
+func firstKeyword(err error) string {
+	var top *jsonschema.ValidationError
+	if !errors.As(err, &top) {
+		return "?"
+	}
+	l := first(leaves(top), 1)[0]
+	place := strings.TrimPrefix(l.SchemaURL, base)
+	if path := l.ErrorKind.KeywordPath(); len(path) > 0 {
+		place += "/" + path[0]
+	}
+	return place
+}
+
+// shorten cuts a text that is too long, between two characters.
+func shorten(s string) string {
+	if len(s) <= maxText {
+		return s
+	}
+	n := maxText
+	for n > 0 && !utf8.RuneStart(s[n]) {
+		n--
+	}
+	return s[:n] + "…"
+}
