@@ -47,10 +47,6 @@ conformance: ## Play the table of scenarios against the real Envoy, on both tran
 large: ## Send and get 1 GiB (MIB=1024) through policies that read, and that edit, streams; prints the memory of kernel and workers over time
 	@ENVOY=$$(tools/fetch.sh envoy) && export ENVOY && POLICY_ENGINE_TRANSFER_MIB=$(or $(MIB),1024) go test ./test/e2e -run '^TestLargeTransfers$$' -count 1 -timeout 30m -v
 
-.PHONY: large
-large: ## Send and get 1 GiB (MIB=1024) through policies that read, and that edit, streams; prints the memory of kernel and workers over time
-	@ENVOY=$$(tools/fetch.sh envoy) && export ENVOY && POLICY_ENGINE_TRANSFER_MIB=$(or $(MIB),1024) go test ./test/e2e -run '^TestLargeTransfers$$' -count 1 -timeout 30m -v
-
 .PHONY: bench
 bench: $(tools)/bench ## Run all benchmarks, for BENCHTIME each (of BENCH, a pattern, and PKG, if given); fails when one allocates more than bench/allocations.txt says
 	@$(tools)/bench run -bench '$(BENCH)' -benchtime $(BENCHTIME) -count $(or $(COUNT),1) $(PKG)
