@@ -15,6 +15,7 @@ import (
 	"github.com/policy-engine/policy-engine/policies/rewritepath"
 	"github.com/policy-engine/policy-engine/policies/securityheaders"
 	"github.com/policy-engine/policy-engine/policies/tenantguard"
+	"github.com/policy-engine/policy-engine/policies/tokenquota"
 )
 
 // version is set by the build.
@@ -36,6 +37,8 @@ func main() {
 			respond.Definition(),
 			rewritepath.Definition(),
 			securityheaders.Definition(),
+			tokenquota.Definition(),
+			tokenquota.UsageDefinition(),
 		},
 		engine.Policies{
 			tenantguard.Definition(),

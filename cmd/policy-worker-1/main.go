@@ -12,6 +12,7 @@ import (
 	"github.com/policy-engine/policy-engine/policies/respond"
 	"github.com/policy-engine/policy-engine/policies/rewritepath"
 	"github.com/policy-engine/policy-engine/policies/securityheaders"
+	"github.com/policy-engine/policy-engine/policies/tokenquota"
 	"github.com/policy-engine/policy-engine/worker"
 )
 
@@ -33,5 +34,7 @@ func main() {
 		respond.Definition(),
 		rewritepath.Definition(),
 		securityheaders.Definition(),
+		tokenquota.Definition(),
+		tokenquota.UsageDefinition(),
 	)
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/policy-engine/policy-engine/policies/rewritepath"
 	"github.com/policy-engine/policy-engine/policies/securityheaders"
 	"github.com/policy-engine/policy-engine/policies/tenantguard"
+	"github.com/policy-engine/policy-engine/policies/tokenquota"
 )
 
 // catalogue has the policies of the workers that come with the engine, by name.
@@ -36,6 +37,8 @@ func newCatalogue() catalogue {
 		respond.Definition(),
 		rewritepath.Definition(),
 		securityheaders.Definition(),
+		tokenquota.Definition(),
+		tokenquota.UsageDefinition(),
 		tenantguard.Definition(),
 	} {
 		c[d.Name()] = d

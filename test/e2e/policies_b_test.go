@@ -2,7 +2,9 @@ package e2e
 
 import (
 	"compress/gzip"
+	"fmt"
 	"io"
+	"net/http"
 	"strings"
 	"testing"
 
@@ -141,4 +143,60 @@ func plain(t *testing.T, coded string) string {
 		t.Fatal(err)
 	}
 	return string(b)
+}
+
+const quotaRoutes = `  workers:
+    - {name: worker-1, socket_path: "${RUN_DIR}/worker-1.sock", timeout: 2s}
+  route_policies:
+    - route_name: json
+      request_flow: {policy_chain: [{policy: tokenQuota, params: {tokens: 1000, per: 1h, estimate: 10, key: "header:x-client"}}]}
+      response_flow: {policy_chain: [{policy: tokenUsage}]}
+    - route_name: events
+      request_flow: {policy_chain: [{policy: tokenQuota, params: {tokens: 1000, per: 1h, estimate: 10, key: "header:x-client"}}]}
+      response_flow: {policy_chain: [{policy: tokenUsage}]}
+    - route_name: uncharged
+      response_flow: {policy_chain: [{policy: tokenUsage}]}
+`
+
+// model answers as a language model does: with the tokens that the query asks for.
+func model(w http.ResponseWriter, r *http.Request) {
+	if !strings.HasPrefix(r.URL.Path, "/events") {
+		w.Header().Set("Content-Type", "application/json")
+		fmt.Fprintf(w, `{"choices": ["%s"], "usage": {"total_tokens": %s}}`, strings.Repeat("x", 100_000), r.URL.Query().Get("use"))
+		return
+	}
+	w.Header().Set("Content-Type", "text/event-stream")
+	for _, piece := range []string{"data: {\"usage\": null}\n\ndata: {\"usage\": {\"total_", "tokens\": ", r.URL.Query().Get("use"), "}}\n\n", "data: [DONE]\n\n"} {
+		fmt.Fprint(w, piece)
+		_ = http.NewResponseController(w).Flush()
+	}
+}
+
+func TestTokenQuotas(t *testing.T) {
+	t.Parallel()
+	e := harness.StartEngine(t, harness.Spec{
+		Kernel:   quotaRoutes,
+		Workers:  []harness.WorkerSpec{{Name: "worker-1", Program: "policy-worker-1", Config: "  name: worker-1\n  socket_path: ${RUN_DIR}/worker-1.sock\n"}},
+		Upstream: http.HandlerFunc(model),
+	})
+	for _, route := range []string{"/json", "/events"} {
+		// Less than the estimate, many times: it is given back.
+		for range 120 {
+			get(t, e, 200, route+"?use=1", "X-Client: alice")
+		}
+		r := get(t, e, 200, route+"?use=2000", "X-Client: alice")
+		if !strings.Contains(r.Body, "2000") {
+			t.Errorf("%s: the client got %.200q", route, r.Body)
+		}
+		r = get(t, e, 429, route+"?use=1", "X-Client: alice", mustNotArrive+"the tokens are used up")
+		wantCode(t, r, "QUOTA_EXHAUSTED")
+		if r.Header.Get("Retry-After") == "" || !strings.HasPrefix(r.Header.Get("Ratelimit"), `"header-x-client-tokens-1h0m0s";r=0;t=`) {
+			t.Errorf("%s: %v", route, r.Header)
+		}
+		get(t, e, 200, route+"?use=1", "X-Client: bob")
+	}
+	if r, err := harness.TrySend(e.Listen, "GET", "/uncharged?use=1"); err == nil && r.Status == 200 && strings.Contains(r.Body, "total_tokens") {
+		t.Errorf("an answer that nobody was charged for: %v", r)
+	}
+	checkLogs(t, e, []string{"worker-1"})
 }
