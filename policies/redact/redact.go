@@ -5,7 +5,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
-	"sync"
+	"runtime"
 
 	"github.com/policy-engine/policy-engine/policies"
 )
@@ -22,7 +22,9 @@ func Definition() policies.Definition { return policies.Define(name, version, bu
 type Policy struct {
 	replacement string
 	types       []mediaType // none: all
-	scanners    sync.Pool
+	program     *program
+	// scanners are those that nobody uses; more than that are made when they are needed.
+	scanners chan *scanner
 
 	// The refusals of requests and of responses.
 	requests, responses refusals
@@ -47,7 +49,8 @@ func build(env policies.Env, params Params) (*Policy, error) {
 	return &Policy{
 		replacement: params.Replacement,
 		types:       types,
-		scanners:    sync.Pool{New: func() any { return newScanner(program) }},
+		program:     program,
+		scanners:    make(chan *scanner, runtime.GOMAXPROCS(0)),
 		requests:    newRefusals(415, 400),
 		responses:   newRefusals(502, 502),
 		redacted:    env.Counter("redacted"),
@@ -101,8 +104,8 @@ func (p *Policy) chunk(r keeper, c policies.Chunk) error {
 	if err != nil {
 		return err
 	}
-	s := p.scanners.Get().(*scanner)
-	defer p.scanners.Put(s)
+	s := p.scanner()
+	defer p.release(s)
 	keep := s.scan(b, front, c.Last())
 	left := 0
 	// Fast path: nothing was found, and the bytes go on where they are.
@@ -122,6 +125,22 @@ func (p *Policy) chunk(r keeper, c policies.Chunk) error {
 		r.SetState(encodeFront(left))
 	}
 	return nil
+}
+
+func (p *Policy) scanner() *scanner {
+	select {
+	case s := <-p.scanners:
+		return s
+	default:
+		return newScanner(p.program)
+	}
+}
+
+func (p *Policy) release(s *scanner) {
+	select {
+	case p.scanners <- s:
+	default:
+	}
 }
 
 func encodeFront(n int) []byte {

@@ -11,9 +11,6 @@ import (
 	"testing"
 
 	"pgregory.net/rapid"
-
-	"github.com/policy-engine/policy-engine/policies"
-	"github.com/policy-engine/policy-engine/policies/policytest"
 )
 
 var testPaths = []path{{"usage", "total"}, {"a"}, {"a", "a", "b"}}
@@ -258,61 +255,5 @@ func TestStateIsSmall(t *testing.T) {
 	s.write(testPaths, []byte(strings.Repeat("[", maxDepth+1)+`{"a":1`))
 	if s.State != malformed || s.Depth != maxDepth {
 		t.Errorf("%+v", s)
-	}
-}
-
-func chunk(t testing.TB, contentType, text string) (run func(), size int64) {
-	t.Helper()
-	w := newWorld(t, `{}`, `{"tokens": 1000, "per": "1h", "estimate": 1}`)
-	e, got := w.request(t, "alice")
-	if !got.Continued() || e == nil {
-		t.Fatal(got)
-	}
-	u, body := w.usage.(*Usage), []byte(strings.Repeat(text, 64<<10/len(text)))
-	x, ctx := new(policies.Exchange), t.Context()
-	request, response := policytest.Request{}.HeaderMap(), policytest.Response{Headers: []string{"content-type: " + contentType}}.HeaderMap()
-	return func() {
-		x.Reset()
-		if err := x.BeginRequest("chat", request, true); err != nil {
-			t.Fatal(err)
-		}
-		if err := x.BeginResponse(response, false); err != nil {
-			t.Fatal(err)
-		}
-		for _, m := range got.Metadata {
-			x.ReplayMetadata(m)
-		}
-		x.BeginBody(false)
-		x.Offer(body, true, false, true)
-		if v, err := u.OnResponseChunk(ctx, x.Response(), x.Chunk()); err != nil || !v.IsContinue() {
-			t.Fatal(v, err)
-		}
-	}, int64(len(body))
-}
-
-var bodies = map[string][2]string{
-	"events": {"text/event-stream", "data: {\"id\":\"chatcmpl-1\",\"choices\":[{\"index\":0,\"delta\":{\"content\":\" tokens\"}}],\"usage\":null}\n\n"},
-	"json":   {"application/json", `{"text":"` + strings.Repeat("lorem ipsum ", 80) + `"}`},
-}
-
-func TestAllocationsAreBounded(t *testing.T) {
-	for name, c := range bodies {
-		run, _ := chunk(t, c[0], c[1])
-		if n := testing.AllocsPerRun(50, run); n > 3 {
-			t.Errorf("%s: %v allocations for a chunk", name, n)
-		}
-	}
-}
-
-func BenchmarkChunk(b *testing.B) {
-	for name, c := range bodies {
-		b.Run(name, func(b *testing.B) {
-			run, size := chunk(b, c[0], c[1])
-			b.ReportAllocs()
-			b.SetBytes(size)
-			for b.Loop() {
-				run()
-			}
-		})
 	}
 }

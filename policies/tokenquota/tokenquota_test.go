@@ -259,21 +259,3 @@ func TestReload(t *testing.T) {
 		t.Errorf("another quota: %v", got)
 	}
 }
-
-func BenchmarkRequest(b *testing.B) {
-	w := newWorld(b, `{}`, `{"tokens": 1000000000, "per": "1s", "estimate": 1}`)
-	p := w.quotas[0].(*Policy)
-	x, headers := new(policies.Exchange), policytest.Request{}.HeaderMap()
-	b.ReportAllocs()
-	for b.Loop() {
-		w.Advance(time.Millisecond)
-		x.Reset()
-		if err := x.BeginRequest("route", headers, true); err != nil {
-			b.Fatal(err)
-		}
-		x.ReplayIdentity(policies.Identity{Subject: "alice", Method: "apiKeyAuth"})
-		if v, err := p.OnRequestHeaders(b.Context(), x.Request()); err != nil || !v.IsContinue() {
-			b.Fatal(v, err)
-		}
-	}
-}
