@@ -3,10 +3,9 @@ package jsonschemavalidation
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"net/http"
-
-	"github.com/santhosh-tekuri/jsonschema/v6"
 
 	"github.com/policy-engine/policy-engine/policies"
 )
@@ -24,11 +23,12 @@ func Definition() policies.Definition { return policies.Define(name, version, bu
 
 // Policy is jsonSchemaValidation at one place of the configuration.
 type Policy struct {
-	schema    *jsonschema.Schema
+	schema    *checkers
 	types     mediaTypes
 	required  bool
 	maxBody   int64 // bytes; 0: no limit of its own
 	bounds    bounds
+	maxSteps  int
 	maxErrors int
 	status    int
 
@@ -53,6 +53,7 @@ func build(env policies.Env, params Params) (*Policy, error) {
 		required:  params.Required,
 		maxBody:   params.MaxBodyBytes,
 		bounds:    bounds{depth: params.MaxDepth, values: params.MaxValues},
+		maxSteps:  params.MaxSteps,
 		maxErrors: params.MaxErrors,
 		status:    params.Status,
 
@@ -88,23 +89,30 @@ func (p *Policy) OnRequestBody(_ context.Context, r *policies.Request) (policies
 	case p.maxBody > 0 && int64(len(body)) > p.maxBody:
 		return p.tooLarge, nil
 	case len(body) <= maxInline:
-		return p.judge(body), nil
+		return p.judge(body)
 	}
-	return policies.Await(func(context.Context) (policies.Verdict, error) { return p.judge(body), nil }), nil
+	return policies.Await(func(context.Context) (policies.Verdict, error) { return p.judge(body) }), nil
 }
 
 // judge checks the body of a request.
-func (p *Policy) judge(body []byte) policies.Verdict {
+func (p *Policy) judge(body []byte) (policies.Verdict, error) {
 	value, flaw := parse(body, p.bounds)
 	if flaw != nil {
 		p.events.malformed.Inc()
-		return policies.Deny(http.StatusBadRequest, flaw.reason).WithMessage(flaw.Error())
+		return policies.Deny(http.StatusBadRequest, flaw.reason).WithMessage(flaw.Error()), nil
 	}
-	if err := p.schema.Validate(value); err != nil {
+	invalid, err := p.schema.check(value, p.maxSteps)
+	switch {
+	case err != nil:
+		return policies.Verdict{}, err
+	case errors.Is(invalid, errTooLong):
+		p.events.malformed.Inc()
+		return policies.Deny(http.StatusBadRequest, tooComplex).WithMessage("the body is not taken: " + errTooLong.Error()), nil
+	case invalid != nil:
 		p.events.invalid.Inc()
-		return policies.Deny(p.status, "body_invalid").WithBody("application/json", report(err, p.maxErrors))
+		return policies.Deny(p.status, "body_invalid").WithBody("application/json", report(invalid, p.maxErrors)), nil
 	}
-	return policies.Continue()
+	return policies.Continue(), nil
 }
 
 // OnResponseBody puts 502 in the place of a successful response that does not fit. Others say why there is no result, in a form of their own.
@@ -127,20 +135,26 @@ func (p *Policy) OnResponseBody(_ context.Context, r *policies.Response) (polici
 	case p.maxBody > 0 && int64(len(body)) > p.maxBody:
 		return p.refuseResponse("it is too large"), nil
 	case len(body) <= maxInline:
-		return p.judgeResponse(body), nil
+		return p.judgeResponse(body)
 	}
-	return policies.Await(func(context.Context) (policies.Verdict, error) { return p.judgeResponse(body), nil }), nil
+	return policies.Await(func(context.Context) (policies.Verdict, error) { return p.judgeResponse(body) }), nil
 }
 
-func (p *Policy) judgeResponse(body []byte) policies.Verdict {
+func (p *Policy) judgeResponse(body []byte) (policies.Verdict, error) {
 	value, flaw := parse(body, p.bounds)
 	if flaw != nil {
-		return p.refuseResponse(flaw.reason)
+		return p.refuseResponse(flaw.reason), nil
 	}
-	if err := p.schema.Validate(value); err != nil {
-		return p.refuseResponse("it does not fit at " + firstKeyword(err))
+	invalid, err := p.schema.check(value, p.maxSteps)
+	switch {
+	case err != nil:
+		return policies.Verdict{}, err
+	case errors.Is(invalid, errTooLong):
+		return p.refuseResponse(tooComplex), nil
+	case invalid != nil:
+		return p.refuseResponse("it does not fit at " + firstKeyword(invalid)), nil
 	}
-	return policies.Continue()
+	return policies.Continue(), nil
 }
 
 // refuseResponse tells the client nothing of the response, and the log nothing of its content.

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/policy-engine/policy-engine/policies"
@@ -44,6 +45,7 @@ func TestParameters(t *testing.T) {
 		`{"schema": true, "max_depth": 0}`:                                                      "max_depth: 0 is not legal; legal are 1 to 512",
 		`{"schema": true, "max_depth": 513}`:                                                    "max_depth: 513",
 		`{"schema": true, "max_values": 1000001}`:                                               "max_values: 1000001 is not legal",
+		`{"schema": true, "max_steps": 0}`:                                                      "max_steps: 0 is not legal; legal are 1 to 100000000",
 		`{"schema": true, "max_errors": -1}`:                                                    "max_errors: -1 is not legal; legal are 0 to 50",
 		`{"schema": true, "max_errors": 51}`:                                                    "max_errors: 51",
 		`{"schema": true, "content_types": []}`:                                                 "content_types: it is empty",
@@ -51,7 +53,7 @@ func TestParameters(t *testing.T) {
 		`{"schema": true, "content_types": ["a/b;c=d"]}`:                                        "content_types: ",
 		`{"schema": true, "content_types": [1]}`:                                                "content_types",
 		`{"schema": true, "required": "yes"}`:                                                   "required: string is not legal here; want true or false",
-		`{"shema": true}`:                                                                       "shema: unknown parameter; legal are schema, content_types, required, status, assert_formats, max_body_bytes, max_depth, max_values, max_errors",
+		`{"shema": true}`:                                                                       "shema: unknown parameter; legal are schema, content_types, required, status, assert_formats, max_body_bytes, max_depth, max_values, max_steps, max_errors",
 		`{"schema": true, "status": 1, "max_depth": -1}`:                                        "max_depth: -1",
 	} {
 		_, err := Definition().Build(policytest.NewEnv(t), json.RawMessage(params))
@@ -287,7 +289,9 @@ func benchmark(b *testing.B, body string) {
 	b.ReportAllocs()
 	b.SetBytes(int64(len(data)))
 	for b.Loop() {
-		p.judge(data)
+		if _, err := p.judge(data); err != nil {
+			b.Fatal(err)
+		}
 	}
 }
 
@@ -299,3 +303,66 @@ func BenchmarkInline(b *testing.B) {
 
 // The most that a body can cost: as many values as may be, and each is an error.
 func BenchmarkHostile(b *testing.B) { benchmark(b, `[`+strings.Repeat(`0,`, 9_990)+`0]`) }
+
+// tree is a schema whose work doubles with each level of the body.
+const tree = `{"schema": {"$ref": "#/$defs/node", "$defs": {"node": {"oneOf": [
+	{"properties": {"op": {"const": "and"}, "args": {"items": {"$ref": "#/$defs/node"}}}},
+	{"properties": {"op": {"const": "or"}, "args": {"items": {"$ref": "#/$defs/node"}}}}]}}}, "max_depth": 512%s}`
+
+// A small body does not take the worker's time, nor its memory.
+func TestSteps(t *testing.T) {
+	body := func(levels int) string {
+		return strings.Repeat(`{"op": "and", "args": [`, levels) + `{"op": "or"}` + strings.Repeat(`]}`, levels)
+	}
+	p := instance(t, fmt.Sprintf(tree, ""))
+	if got := post(t, p, body(3)); !got.Continued() {
+		t.Error(got)
+	}
+	for range maxKept + 2 { // None of them is lost.
+		if got := post(t, p, body(200)); got.String() != "400 body_too_complex" {
+			t.Fatal(got)
+		}
+	}
+	if got := post(t, p, body(3)); !got.Continued() {
+		t.Error(got)
+	}
+	e := policytest.NewExchange(policytest.Request{})
+	e.Respond(policytest.Response{Headers: []string{"content-type: application/json"}, Body: true})
+	if got := e.OnResponseBody(t, p, body(200)); got.String() != "502 response_invalid" {
+		t.Error(got)
+	}
+	few := instance(t, fmt.Sprintf(tree, `, "max_steps": 20`))
+	if got := post(t, few, body(3)); got.String() != "400 body_too_complex" {
+		t.Error(got)
+	}
+}
+
+// One instance checks bodies of many requests at once.
+func TestConcurrent(t *testing.T) {
+	p := instance(t, order).(*Policy)
+	var all sync.WaitGroup
+	for range 4 * maxKept {
+		all.Go(func() {
+			for range 20 {
+				if v, err := p.judge([]byte(`{"item": "tea", "quantity": 2}`)); err != nil || !v.IsContinue() {
+					t.Error(v, err)
+				}
+				if v, err := p.judge([]byte(`{"item": "tea", "quantity": 200}`)); err != nil || v.Status() != 400 {
+					t.Error(v, err)
+				}
+			}
+		})
+	}
+	all.Wait()
+}
+
+func BenchmarkSteps(b *testing.B) {
+	p := policytest.Build(b, Definition(), policytest.NewEnv(b), fmt.Sprintf(tree, "")).(*Policy)
+	data := []byte(strings.Repeat(`{"op": "and", "args": [`, 200) + strings.Repeat(`]}`, 200))
+	b.ReportAllocs()
+	for b.Loop() {
+		if v, err := p.judge(data); err != nil || v.Status() != 400 {
+			b.Fatal(v, err)
+		}
+	}
+}

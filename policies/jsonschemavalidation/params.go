@@ -7,8 +7,6 @@ import (
 	"regexp"
 	"strings"
 
-	"github.com/santhosh-tekuri/jsonschema/v6"
-
 	"github.com/policy-engine/policy-engine/policies"
 )
 
@@ -22,6 +20,7 @@ type Params struct {
 	MaxBodyBytes  int64           `json:"max_body_bytes,omitempty" jsonschema:"minimum=1,description=The longest body. Default: what kernel and worker allow."`
 	MaxDepth      int             `json:"max_depth,omitempty" jsonschema:"minimum=1,maximum=512,default=32,description=How deep objects and arrays may be nested."`
 	MaxValues     int             `json:"max_values,omitempty" jsonschema:"minimum=1,maximum=1000000,default=10000,description=How many values a body may have, those in objects and arrays included."`
+	MaxSteps      int             `json:"max_steps,omitempty" jsonschema:"minimum=1,maximum=100000000,default=200000,description=How many steps the schema may take on a body."`
 	MaxErrors     int             `json:"max_errors,omitempty" jsonschema:"minimum=0,maximum=50,default=5,description=How many errors the client is told of; 0: only that there are some."`
 }
 
@@ -29,7 +28,7 @@ type Params struct {
 func (p *Params) Defaults() {
 	*p = Params{
 		ContentTypes: mediaTypes{"application/json", "application/*+json"}, Required: true, Status: 400, AssertFormats: true,
-		MaxBodyBytes: unlimited, MaxDepth: 32, MaxValues: 10_000, MaxErrors: 5,
+		MaxBodyBytes: unlimited, MaxDepth: 32, MaxValues: 10_000, MaxSteps: 200_000, MaxErrors: 5,
 	}
 }
 
@@ -38,11 +37,12 @@ const (
 	unlimited = 1 << 30 // bytes; far beyond what a worker takes
 	maxDepth  = 512
 	maxValues = 1_000_000
+	maxSteps  = 100_000_000
 	maxErrors = 50
 )
 
-// check returns the compiled schema, or all that is wrong with the parameters.
-func (p *Params) check() (*jsonschema.Schema, error) {
+// check returns the schema, or all that is wrong with the parameters.
+func (p *Params) check() (*checkers, error) {
 	var problems []error
 	bad := func(param, format string, args ...any) {
 		problems = append(problems, policies.BadParam(param, format, args...))
@@ -58,6 +58,7 @@ func (p *Params) check() (*jsonschema.Schema, error) {
 	within("max_body_bytes", p.MaxBodyBytes, 1, unlimited)
 	within("max_depth", int64(p.MaxDepth), 1, maxDepth)
 	within("max_values", int64(p.MaxValues), 1, maxValues)
+	within("max_steps", int64(p.MaxSteps), 1, maxSteps)
 	within("max_errors", int64(p.MaxErrors), 0, maxErrors)
 	if len(p.ContentTypes) == 0 {
 		bad("content_types", "it is empty; legal are media types such as application/json")
@@ -67,12 +68,12 @@ func (p *Params) check() (*jsonschema.Schema, error) {
 			bad("content_types", "%q is not legal; legal are media types in lower case without parameters, such as application/json, and application/*+json for all that end with +json", t)
 		}
 	}
-	var schema *jsonschema.Schema
+	var schema *checkers
 	if len(p.Schema) == 0 {
 		bad("schema", "it is missing; legal is a JSON Schema")
 	} else {
 		var err error
-		if schema, err = compile(p.Schema, p.AssertFormats); err != nil {
+		if schema, err = newCheckers(p.Schema, p.AssertFormats); err != nil {
 			bad("schema", "%v", err)
 		}
 	}

@@ -31,8 +31,8 @@ func (e *otherDocument) Error() string {
 	return fmt.Sprintf("%q is another document, and those are not fetched; put it under $defs with that $id", e.url)
 }
 
-// compile makes the schema out of the parameter, or says where it is wrong.
-func compile(raw json.RawMessage, formats bool) (*jsonschema.Schema, error) {
+// compile makes a checker out of the parameter, or says where it is wrong.
+func compile(raw json.RawMessage, formats bool) (*checker, error) {
 	doc, err := jsonschema.UnmarshalJSON(bytes.NewReader(raw))
 	if err != nil {
 		return nil, err
@@ -43,14 +43,21 @@ func compile(raw json.RawMessage, formats bool) (*jsonschema.Schema, error) {
 	if formats {
 		c.AssertFormat()
 	}
+	made := &checker{}
+	c.RegisterVocabulary(&jsonschema.Vocabulary{
+		URL: base + "/steps",
+		Compile: func(*jsonschema.CompilerContext, map[string]any) (jsonschema.SchemaExt, error) {
+			return made, nil
+		},
+	})
+	c.AssertVocabs()
 	if err := c.AddResource(base, doc); err != nil {
 		return nil, err
 	}
-	schema, err := c.Compile(base)
-	if err != nil {
+	if made.schema, err = c.Compile(base); err != nil {
 		return nil, explain(err)
 	}
-	return schema, probe(schema)
+	return made, probe(made)
 }
 
 // explain turns an error of the compiler into one line.
@@ -74,10 +81,10 @@ func explain(err error) error {
 }
 
 // probe finds references that go round in a circle: such a schema fits nothing.
-func probe(schema *jsonschema.Schema) error {
+func probe(c *checker) error {
 	for _, value := range []any{nil, true, json.Number("0"), "", []any{}, map[string]any{}} {
 		var err *jsonschema.ValidationError
-		if !errors.As(schema.Validate(value), &err) {
+		if !errors.As(c.check(value, maxSteps), &err) {
 			continue
 		}
 		for _, l := range leaves(err) {
