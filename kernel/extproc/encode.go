@@ -130,6 +130,7 @@ func (m *Machine) appendTrailersAnswer(dst []byte) []byte {
 // The values of ProcessingMode's fields.
 const (
 	modeSend     = 1
+	modeSkip     = 2
 	modeStreamed = 1
 	modeBuffered = 2
 )
@@ -171,8 +172,11 @@ func (m *Machine) appendModeOverride(dst []byte) []byte {
 	if want.requestTrailers {
 		dst = appendUint(dst, 5, modeSend)
 	}
-	if want.responseTrailers {
+	switch {
+	case want.responseTrailers:
 		dst = appendUint(dst, 6, modeSend)
+	case m.asked.responseTrailers:
+		dst = appendUint(dst, 6, modeSkip) // DEFAULT would leave what was asked for with the request.
 	}
 	return shut(dst, start)
 }

@@ -136,7 +136,8 @@ var (
 	wantResponse  = override(&filterv3.ProcessingMode{ResponseHeaderMode: filterv3.ProcessingMode_SEND})
 	wantBody      = override(&filterv3.ProcessingMode{RequestBodyMode: filterv3.ProcessingMode_BUFFERED, RequestTrailerMode: filterv3.ProcessingMode_SEND})
 	wantChunks    = override(&filterv3.ProcessingMode{RequestBodyMode: filterv3.ProcessingMode_STREAMED, RequestTrailerMode: filterv3.ProcessingMode_SEND})
-	wantBodyBack  = override(&filterv3.ProcessingMode{ResponseHeaderMode: filterv3.ProcessingMode_SEND, ResponseBodyMode: filterv3.ProcessingMode_BUFFERED})
+	wantBodyBack  = override(&filterv3.ProcessingMode{ResponseHeaderMode: filterv3.ProcessingMode_SEND, ResponseBodyMode: filterv3.ProcessingMode_BUFFERED, ResponseTrailerMode: filterv3.ProcessingMode_SEND})
+	noMore        = override(&filterv3.ProcessingMode{ResponseTrailerMode: filterv3.ProcessingMode_SKIP})
 	toHeaders     = ask(RequestHeaders, false)
 	passed        = give(RequestHeaders)
 	withBody      = give(RequestHeaders, wantBody)
@@ -171,7 +172,8 @@ func TestLegal(t *testing.T) {
 		"in time":                               conversation(toHeaders, wait(timeoutOfTest-1), look, passed, closed(codes.OK)),
 		"full duplex has no timeout": conversation(askDuplex, passed, ask(RequestBody, false), wait(time.Hour), look, give(RequestBody, inPieces), ask(RequestBody, true), give(RequestBody, inPieces),
 			closed(codes.OK)),
-		"what comes after the end": conversation(toHeaders, immediate(403), closed(codes.OK), ask(RequestBody, true), envoyEnds),
+		"a body that is not wanted any more": conversation(toHeaders, give(RequestHeaders, wantBodyBack), ask(ResponseHeaders, false), give(ResponseHeaders, noMore), closed(codes.OK)),
+		"what comes after the end":           conversation(toHeaders, immediate(403), closed(codes.OK), ask(RequestBody, true), envoyEnds),
 	} {
 		t.Run(name, func(t *testing.T) {
 			if p := play(steps); len(p.stream.Violations()) > 0 {
@@ -211,6 +213,7 @@ func TestIllegal(t *testing.T) {
 		"closed before the last chunk":      {"before the request's body", conversation(toHeaders, inChunks, ask(RequestBody, false), give(RequestBody), closed(codes.OK))},
 		"closed before the body's answer":   {"before request_body was answered", after(bodies, closed(codes.OK))},
 		"closed before the trailers":        {"before the request's trailers", conversation(toHeaders, withBody, ask(RequestBody, false), give(RequestBody), closed(codes.OK))},
+		"DEFAULT takes nothing back":        {"before the response's trailers", conversation(toHeaders, give(RequestHeaders, wantBodyBack), ask(ResponseHeaders, false), give(ResponseHeaders, wantResponse), closed(codes.OK))},
 		"closed before the response's body": {"before the response's body", conversation(toHeaders, give(RequestHeaders, wantBodyBack), ask(ResponseHeaders, false), give(ResponseHeaders), closed(codes.OK))},
 		"no answer":                         {"had no answer within", conversation(toHeaders, wait(timeoutOfTest*19/20), envoyEnds)},
 		"no answer so far":                  {"had no answer within", conversation(toHeaders, wait(timeoutOfTest), look)},
