@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"strings"
 	"testing"
 
 	"github.com/policy-engine/policy-engine/policies"
@@ -27,6 +28,60 @@ func (shout) OnRequestChunk(_ context.Context, r *policies.Request, c policies.C
 		return policies.Deny(403, "question"), nil
 	}
 	return policies.Continue(), nil
+}
+
+func shoutDefinition() policies.Definition {
+	return policies.Define("shout", "1", func(policies.Env, struct{}) (shout, error) { return shout{}, nil })
+}
+
+func wholeDefinition() policies.Definition {
+	return policies.Define("whole", "1", func(policies.Env, struct{}) (whole, error) { return whole{}, nil })
+}
+
+func TestExamplesWithBodies(t *testing.T) {
+	RunExamples(t, "testdata/bodies.md", shoutDefinition(), NewEnv(t), wholeDefinition())
+}
+
+func TestExamplesWithBodiesThatDoNotHold(t *testing.T) {
+	for name, c := range map[string]struct{ http, want string }{
+		"body":              {"POST /\n@body xaay\n→ continue\n@body xaay", `["xAy"] goes on, want ["xaay"]`},
+		"chunks":            {"POST /\n@chunk xa\n@chunk ay\n→ continue\n@chunk xA\n@chunk y", `["x" "Ay"] goes on, want ["xA" "y"]`},
+		"number of chunks":  {"POST /\n@chunk a\n@chunk b\n→ continue\n@chunk ab", "goes on, want"},
+		"unchanged":         {"POST /\n@body xaay\n→ continue unchanged", "which is not unchanged"},
+		"refused":           {"POST /\n@body ?\n→ continue", `the outcome is "403 question"`},
+		"nobody takes part": {"POST /\n→ continue", "no policy takes part"},
+		"nothing is sent":   {"POST /\n@body ?\n→ 403\n@body ?", `[""] goes on, want ["?"]`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			examples, err := parseExamples("## Examples\n```yaml\npolicy: shout\n```\n```http\n" + c.http + "\n```\n")
+			if err != nil {
+				t.Fatal(err)
+			}
+			problems := record(t, func(r testing.TB) {
+				examples[0].run(r, NewEnv(t), "example", map[string]policies.Definition{"shout": shoutDefinition()})
+			})
+			if !strings.Contains(problems, c.want) {
+				t.Errorf("reported %q, want %q", problems, c.want)
+			}
+		})
+	}
+}
+
+// keeper keeps the slices of an identity.
+type keeper struct{ scopes []string }
+
+func (k *keeper) OnRequestHeaders(_ context.Context, r *policies.Request) (policies.Verdict, error) {
+	k.scopes = r.Identity().Scopes
+	return policies.Continue(), nil
+}
+
+// TestSlicesOfIdentities: a policy that keeps one finds nothing in it.
+func TestSlicesOfIdentities(t *testing.T) {
+	k, mine := &keeper{}, &policies.Identity{Subject: "alice", Scopes: []string{"a"}}
+	r := Run(t, k, Request{Identity: mine})
+	if k.scopes[0] != "" || r.Identity.Scopes[0] != "a" || mine.Scopes[0] != "a" {
+		t.Errorf("kept %q, result %q, given %q", k.scopes, r.Identity.Scopes, mine.Scopes)
+	}
 }
 
 func TestStream(t *testing.T) {

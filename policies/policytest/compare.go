@@ -17,29 +17,33 @@ func (x *exchange) run(t testing.TB, request, response []any) {
 	if x.response == nil && len(request) == 0 || x.response != nil && len(response) == 0 {
 		t.Fatalf("line %d: no policy stands in the flow that is to run", x.line)
 	}
-	e := NewExchange(x.request)
-	r := e.flow(t, request, (*Exchange).OnRequestHeaders)
-	if x.response != nil && (r == nil || r.Continued() || r.Err == nil && r.Verdict.IsSkipRemaining()) {
+	e, body := NewExchange(x.request), x.requestBody
+	p := e.flow(t, request, body)
+	if r := p.result; x.response != nil && (r == nil || r.Continued() || p.skip == r) {
 		e.Respond(*x.response)
-		r = e.flow(t, response, (*Exchange).OnResponseHeaders)
+		body = x.responseBody
+		p = e.flow(t, response, body)
 	}
-	x.compare(t, r)
+	if p.result == nil {
+		t.Fatalf("line %d: %s: no policy takes part; for one of bodies, there has to be @body, @chunk or @no-body", x.line, x.request)
+	}
+	x.compare(t, p.result)
+	x.compareBody(t, p, body)
 }
 
-// flow runs a chain until it has ended, and returns the last result with the changes of all; nil for an empty chain.
-func (e *Exchange) flow(t testing.TB, chain []any, run func(*Exchange, testing.TB, any) *Result) *Result {
+// compareBody compares what of the body goes on.
+func (x *exchange) compareBody(t testing.TB, p *passage, came *bodyLines) {
 	t.Helper()
-	var changes []policies.Change
-	var r *Result
-	for _, policy := range chain {
-		r = run(e, t, policy)
-		changes = append(changes, r.Changes...)
-		r.Changes = changes
-		if !r.Continued() {
-			break
-		}
+	got := p.sent
+	if x.sent != nil && x.sent.whole {
+		got = []string{strings.Join(got, "")}
 	}
-	return r
+	if x.sent != nil && !slices.Equal(got, x.sent.chunks) {
+		t.Errorf("line %d: %s: of the body, %q goes on, want %q", x.line, x.request, got, x.sent.chunks)
+	}
+	if x.outcome == "continue" && x.detail != "" && came != nil && strings.Join(p.sent, "") != strings.Join(came.chunks, "") {
+		t.Errorf("line %d: %s: of the body, %q goes on, which is not unchanged", x.line, x.request, p.sent)
+	}
 }
 
 func (x *exchange) compare(t testing.TB, r *Result) {

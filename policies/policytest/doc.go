@@ -59,7 +59,8 @@
 //   - the request line, such as "GET /orders"; a version at its end is ignored;
 //   - header lines of the request; ":authority: …" and ":scheme: http" are possible too;
 //   - lines that begin with '@' (below);
-//   - if the response flow is to run, "← 200", the status of the upstream's response, and its header lines;
+//   - the body of the request, if a policy takes part in it (below);
+//   - if the response flow is to run, "← 200", the status of the upstream's response, its header lines, and its body;
 //   - "→" and the outcome: "continue", "skip_remaining", "error" (the policy could not decide), or the status of the answer that the policy gives, such as 403. The
 //     reason may follow, or for "error" a part of its message. After "→ continue", the word "unchanged" says that nothing was changed;
 //   - what the outcome looks like: "name: value" for a header that is there with just this value (several lines of one name: in this order), "no name" for one that is not
@@ -73,6 +74,16 @@
 //	@metadata key=value                       an earlier policy set this
 //	@wait 10s                                 this time passes before the request
 //	@times 5                                  the exchange happens 5 times, each time with this outcome
+//
+// A body is given by one of
+//
+//	@body {"name": "alice"}                   as a whole; alone: an empty one
+//	@chunk one piece                          and more such lines: piece by piece, the last of which ends it
+//	@no-body                                  the message has none; policies of bodies run on an empty one that they can't replace
+//
+// The text goes from after the space to the end of the line, without spaces there; one in double quotes is a text of Go: "data: x\n\n". Where a policy of the flow wants the whole body, the chunks come as one.
+// Without such a line, an example is about the headers alone. After the outcome, "@body" with a text is all of the body that goes on, and "@chunk" lines are
+// what goes on of each chunk. "→ continue unchanged" says of the body too that it goes on as it came.
 //
 // After the outcome, "@identity" with a subject and scopes is the identity that there must be, "@identity" alone means that there is none. Empty lines, and lines that begin
 // with "# ", are ignored.

@@ -139,6 +139,13 @@ func TestMalformedExamples(t *testing.T) {
 		"times":             {readme("GET /\n@times 0\n→ 200"), "10: 0 times"},
 		"wait":              {readme("GET /\n@wait soon\n→ 200"), "10: time: invalid duration"},
 		"response":          {readme("GET /\n← ok\n→ 200"), "10: want one line such as"},
+		"two bodies":        {readme("GET /\n@body a\n@body b\n→ 200"), "11: @body after another line"},
+		"body and chunk":    {readme("GET /\n@body a\n@chunk b\n→ 200"), "11: @chunk after another line"},
+		"chunk and body":    {readme("GET /\n@chunk a\n@body b\n→ 200"), "11: @body after another line"},
+		"chunk and none":    {readme("GET /\n@no-body\n@chunk b\n→ 200"), "11: @chunk after another line"},
+		"none with a text":  {readme("GET /\n@no-body b\n→ 200"), "10: want @no-body alone"},
+		"quotes":            {readme("GET /\n@body \"\\q\"\n→ 200"), "10: \"\\\"\\\\q\\\"\" is not a text in double quotes"},
+		"none expected":     {readme("GET /\n→ 200\n@no-body"), "11: want \"name: value\""},
 		"expectation":       {readme("GET /\n→ 200\nwhatever"), "11: want \"name: value\""},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -94,6 +94,7 @@ type Exchange struct {
 	response *Response
 	changes  []policies.Change
 	identity *policies.Identity
+	lent     policies.Identity // a copy for the policy that runs
 	metadata []policies.Entry
 	keeps    map[any]*keeping
 	// passed and replaced are of the last body or chunk.
@@ -139,7 +140,8 @@ func (e *Exchange) begin(t testing.TB) (x *policies.Exchange, request, response 
 		x.ReplayMetadata(m)
 	}
 	if e.identity != nil {
-		x.ReplayIdentity(*e.identity)
+		e.lent = cloneIdentity(e.identity)
+		x.ReplayIdentity(e.lent)
 	}
 	check(x.Err())
 	return x, request, response

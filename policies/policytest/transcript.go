@@ -15,14 +15,17 @@ type exchange struct {
 	line     int
 	request  Request
 	response *Response
-	wait     time.Duration
-	times    int
+	// requestBody and responseBody are nil if the example does not tell of them.
+	requestBody, responseBody *bodyLines
+	wait                      time.Duration
+	times                     int
 
 	outcome string // the first word after "→"
 	detail  string // the rest of it
 	headers []policies.Header
 	absent  []string
 	body    string // JSON
+	sent    *bodyLines
 	// identity is nil if the example does not say.
 	identity *identityLine
 }
@@ -32,6 +35,7 @@ type identityLine struct{ fields []string }
 
 var (
 	requestLine = regexp.MustCompile(`^[A-Z]+ [/*]\S*( HTTP/[0-9.]+)?$`)
+	bodyLine    = regexp.MustCompile(`^@(body|chunk|no-body)( |$)`)
 	headerLine  = regexp.MustCompile("^:?[!#$%&'*+.^_`|~0-9A-Za-z-]+:")
 )
 
@@ -84,6 +88,15 @@ func (x *exchange) input(line string) error {
 			return fmt.Errorf("want one line such as \"← 200\", got %q", line)
 		}
 		x.response = &Response{Status: status}
+	case bodyLine.MatchString(line):
+		to, has := &x.requestBody, &x.request.Body
+		if x.response != nil {
+			to, has = &x.responseBody, &x.response.Body
+		}
+		if err := addBody(to, line); err != nil {
+			return err
+		}
+		*has = !(*to).none
 	case strings.HasPrefix(line, "@"):
 		return x.directive(strings.Fields(line))
 	case !headerLine.MatchString(line):
@@ -129,7 +142,7 @@ func (x *exchange) directive(fields []string) (err error) {
 			err = fmt.Errorf("%d times", x.times)
 		}
 	default:
-		err = fmt.Errorf("unknown line %q; legal are @identity SUBJECT SCOPE…, @claim KEY=VALUE after it, @metadata KEY=VALUE, @wait DURATION, @times N", strings.Join(fields, " "))
+		err = fmt.Errorf("unknown line %q; legal are @identity SUBJECT SCOPE…, @claim KEY=VALUE after it, @metadata KEY=VALUE, @wait DURATION, @times N, @body TEXT, @chunk TEXT, @no-body", strings.Join(fields, " "))
 	}
 	return err
 }
@@ -142,11 +155,39 @@ func (x *exchange) expectation(line string) error {
 		x.absent = append(x.absent, strings.TrimPrefix(line, "no "))
 	case line == "@identity" || strings.HasPrefix(line, "@identity "):
 		x.identity = &identityLine{strings.Fields(line)[1:]}
+	case bodyLine.MatchString(line) && !strings.HasPrefix(line, "@no-body"):
+		return addBody(&x.sent, line)
 	case headerLine.MatchString(line):
 		name, value := splitLine(line)
 		x.headers = append(x.headers, policies.Header{Name: strings.ToLower(name), Value: strings.TrimSpace(value)})
 	default:
-		return fmt.Errorf("want \"name: value\", \"no name\", a JSON object or @identity, got %q", line)
+		return fmt.Errorf("want \"name: value\", \"no name\", a JSON object, @identity, @body or @chunk, got %q", line)
+	}
+	return nil
+}
+
+// addBody takes a line that gives a body, or a chunk of one. A text in double quotes is one of Go, with its escapes.
+func addBody(to **bodyLines, line string) error {
+	word, text, _ := strings.Cut(line, " ")
+	if len(text) > 1 && text[0] == '"' && text[len(text)-1] == '"' {
+		unquoted, err := strconv.Unquote(text)
+		if err != nil {
+			return fmt.Errorf("%q is not a text in double quotes as Go has them", text)
+		}
+		text = unquoted
+	}
+	if *to == nil {
+		*to = &bodyLines{}
+	} else if word != "@chunk" || (*to).whole || (*to).none {
+		return fmt.Errorf("%s after another line of the body; legal are several of @chunk, or one of the others", word)
+	}
+	switch b := *to; {
+	case word != "@no-body":
+		b.chunks, b.whole = append(b.chunks, text), word == "@body"
+	case text != "":
+		return fmt.Errorf("want @no-body alone, got %q", line)
+	default:
+		b.none = true
 	}
 	return nil
 }
