@@ -164,15 +164,6 @@ func lines(name string, want ...string) check {
 	}
 }
 
-func has(name string) check {
-	return func(m *message) string {
-		if len(m.header.Values(name)) == 0 {
-			return "there is no " + name
-		}
-		return ""
-	}
-}
-
 func trailer(name, want string) check {
 	return func(m *message) string {
 		if got := strings.Join(m.trailer.Values(name), ","); got != want {

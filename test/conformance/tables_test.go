@@ -6,8 +6,10 @@ import (
 )
 
 // tables are all scenarios, file by file.
-var tables = [][]scenario{requestHeaderTable, responseHeaderTable, answerTable, failureTable, bodyTable, bodyFailureTable, chunkTable, trailerTable,
-	protocolTable, grpcTable, conversationTable, faultTable}
+var tables = [][]scenario{
+	requestHeaderTable, responseHeaderTable, answerTable, failureTable, bodyTable, bodyFailureTable, chunkTable, trailerTable,
+	protocolTable, grpcTable, conversationTable, faultTable,
+}
 
 // one is a chain of one policy of worker A, edit for headers, with its steps, separated by ", ".
 func one(steps string) []string { return []string{policy("editA", steps)} }
