@@ -199,9 +199,9 @@ func (s *scanner) open(object bool) {
 	for i := range s.Paths {
 		p := &s.Paths[i]
 		if p.Next && object {
-			p.Matched = uint8(s.Depth - 1)
+			p.Matched++
 		}
-		p.Next = false
+		p.Next, p.Key = false, -1
 	}
 }
 

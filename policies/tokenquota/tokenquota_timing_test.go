@@ -27,14 +27,14 @@ func BenchmarkRequest(b *testing.B) {
 	}
 }
 
-func chunk(t testing.TB, contentType, text string) (run func(), size int64) {
+func chunk(t testing.TB, contentType, first, text string) (run func(), size int64) {
 	t.Helper()
 	w := newWorld(t, `{}`, `{"tokens": 1000, "per": "1h", "estimate": 1}`)
 	e, got := w.request(t, "alice")
 	if !got.Continued() || e == nil {
 		t.Fatal(got)
 	}
-	u, body := w.usage.(*Usage), []byte(strings.Repeat(text, 64<<10/len(text)))
+	u, body := w.usage.(*Usage), []byte(first+strings.Repeat(text, 64<<10/len(text)))
 	x, ctx := new(policies.Exchange), t.Context()
 	request, response := policytest.Request{}.HeaderMap(), policytest.Response{Headers: []string{"content-type: " + contentType}}.HeaderMap()
 	return func() {
@@ -56,14 +56,14 @@ func chunk(t testing.TB, contentType, text string) (run func(), size int64) {
 	}, int64(len(body))
 }
 
-var bodies = map[string][2]string{
-	"events": {"text/event-stream", "data: {\"id\":\"chatcmpl-1\",\"choices\":[{\"index\":0,\"delta\":{\"content\":\" tokens\"}}],\"usage\":null}\n\n"},
-	"json":   {"application/json", `{"text":"` + strings.Repeat("lorem ipsum ", 80) + `"}`},
+var bodies = map[string][3]string{
+	"events": {"text/event-stream", "", "data: {\"id\":\"chatcmpl-1\",\"choices\":[{\"index\":0,\"delta\":{\"content\":\" tokens\"}}],\"usage\":null}\n\n"},
+	"json":   {"application/json", "[", `{"text":"` + strings.Repeat("lorem ipsum ", 80) + `"},`},
 }
 
 func TestAllocationsAreBounded(t *testing.T) {
 	for name, c := range bodies {
-		run, _ := chunk(t, c[0], c[1])
+		run, _ := chunk(t, c[0], c[1], c[2])
 		if n := testing.AllocsPerRun(50, run); n > 3 {
 			t.Errorf("%s: %v allocations for a chunk", name, n)
 		}
@@ -73,7 +73,7 @@ func TestAllocationsAreBounded(t *testing.T) {
 func BenchmarkChunk(b *testing.B) {
 	for name, c := range bodies {
 		b.Run(name, func(b *testing.B) {
-			run, size := chunk(b, c[0], c[1])
+			run, size := chunk(b, c[0], c[1], c[2])
 			b.ReportAllocs()
 			b.SetBytes(size)
 			for b.Loop() {

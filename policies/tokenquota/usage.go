@@ -152,7 +152,7 @@ func (d *reading) decode(b []byte, paths []path) error {
 			return errState
 		case p.Key > 0 && (int(p.Matched) >= len(names) || int(p.Key) > len(names[p.Matched])):
 			return errState
-		case i < len(paths) && int(p.Matched) >= len(names) && (p.Next || s.IsKey && p.Key >= 0):
+		case int(p.Matched) >= len(names) && (p.Next || i < len(paths) && s.IsKey && p.Key >= 0):
 			return errState
 		}
 	}
