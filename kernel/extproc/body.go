@@ -50,8 +50,6 @@ type direction struct {
 	// limited: the policies after the one at limitIndex of the chain at limitPosition were skipped.
 	limited                   bool
 	limitPosition, limitIndex int
-	// holding: policies hold bytes of the body back, in the context.
-	holding bool
 	// lost are the segments, by position, that failed on a chunk and are not called again for this body.
 	lost uint64
 }
@@ -203,11 +201,11 @@ func (m *Machine) limitOf(s *route.Segment) (limit uint32, runs bool) {
 		return 0, true
 	case s.Position > d.limitPosition:
 		// Its policies may hold bytes back, of chunks before.
-		return 1, isBody(m.stage) && d.holding
+		return 1, isBody(m.stage) && m.holding
 	case d.limitIndex == math.MaxInt32:
 		return 0, true
 	}
-	return uint32(d.limitIndex) + 2, s.Policies[0].Index <= d.limitIndex || isBody(m.stage) && d.holding
+	return uint32(d.limitIndex) + 2, s.Policies[0].Index <= d.limitIndex || isBody(m.stage) && m.holding
 }
 
 // runsAny reports whether a policy of the segments is left to run.
@@ -321,7 +319,6 @@ func (m *Machine) trailersMessage(now Instant) Effect {
 
 // takeBody takes over what a result makes of the body. It reports whether there is room for it.
 func (m *Machine) takeBody(r *workerv1.Result) bool {
-	m.direction(m.phase).holding = r.Holding
 	if !r.BodyReplaced {
 		return true
 	}
@@ -342,18 +339,27 @@ func (m *Machine) maxResultBody() int {
 func (m *Machine) checkBody(r *workerv1.Result) error {
 	switch {
 	case !isBody(m.stage):
-		if r.BodyReplaced || len(r.Body) > 0 || r.Holding {
+		if r.BodyReplaced || len(r.Body) > 0 || r.Holding && !m.route.Bodies {
 			return errBody
 		}
 		return nil
 	case len(r.Mutations) > 0 && (!m.body.whole || isTrailers(m.phase)):
 		return errMutationKind
-	case !r.BodyReplaced && len(r.Body) > 0, r.Holding && m.body.lastPiece(), len(r.Body) > m.maxResultBody():
+	case !r.BodyReplaced && len(r.Body) > 0, r.Holding && m.nobodyHolds(), len(r.Body) > m.maxResultBody():
 		return errBody
 	case r.BodyReplaced && m.body.none, isTrailers(m.phase) && len(r.Body) > 0:
 		return errBody // There is no message to put it into.
 	}
 	return nil
+}
+
+// nobodyHolds reports whether no policy can hold bytes back after the call: it is the last one of the body, and there are no chunks in the other direction.
+func (m *Machine) nobodyHolds() bool {
+	other := &m.response
+	if m.phase >= responseHeaders {
+		other = &m.request
+	}
+	return m.body.lastPiece() && m.next == len(m.segments()) && (!other.bodySeen || other.bodyDone)
 }
 
 // loseSegment lets the body go on without the segment called last, of which nothing came; it reports whether it can.
@@ -362,7 +368,7 @@ func (m *Machine) loseSegment() bool {
 		return true
 	}
 	d := m.direction(m.phase)
-	if d.holding || m.segment.Position >= 64 {
+	if m.holding || m.segment.Position >= 64 {
 		return false // What it held back of the body is lost with it.
 	}
 	d.lost |= 1 << m.segment.Position

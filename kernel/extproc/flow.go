@@ -192,13 +192,13 @@ func (m *Machine) pass(status Status, now Instant) Effect {
 			return m.refuse(because, now)
 		}
 	}
-	m.answered.add(m.phase)
 	m.out = m.appendHeadersAnswer(m.out[:0])
 	if m.phase != requestHeaders || !m.wanted.has(requestBody) {
 		m.decide(status, now)
 	} else {
 		m.undecided = true
 	}
+	m.answered.add(m.phase)
 	return m.answer()
 }
 
@@ -239,6 +239,7 @@ func (m *Machine) Complete(c *route.Call, r *workerv1.Result, err error, now Ins
 	}
 	if m.contextExpected {
 		m.context = append(m.context[:0], r.Context...)
+		m.holding = r.Holding
 	}
 	return m.advance(now)
 }

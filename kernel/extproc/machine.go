@@ -35,6 +35,8 @@ type Machine struct {
 
 	// request and response are what is known of the two directions.
 	request, response direction
+	// holding: policies hold bytes of bodies back, in the context.
+	holding bool
 	// undecided: the request's headers were let pass, and the decision on it waits for its body.
 	undecided bool
 	// asked is what Envoy was asked for with the request.
@@ -94,7 +96,7 @@ func (m *Machine) Open(routeName string, _ Instant) {
 	m.wanted, m.seen, m.answered = 0, 0, 0
 	m.wanted.add(requestHeaders)
 	m.requestDone, m.responseDone, m.streamedAhead = false, false, false
-	m.request, m.response, m.undecided = direction{}, direction{}, false
+	m.request, m.response, m.undecided, m.holding = direction{}, direction{}, false, false
 	m.asked = asked{}
 	m.context, m.subject, m.requestID = m.context[:0], m.subject[:0], nil
 	m.begin(0, 0)
@@ -310,7 +312,7 @@ func (m *Machine) decidesRequest(status Status) bool {
 	case 0:
 		return m.route == nil
 	case requestHeaders:
-		return true
+		return m.undecided || !m.answered.has(requestHeaders) // They may come again, which is an error.
 	case requestBody, requestTrailers:
 		return m.undecided && (status != StatusAllowed || m.body.last)
 	default:

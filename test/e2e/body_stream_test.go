@@ -165,6 +165,13 @@ func streamPieces(t *testing.T, e *harness.Engine, version string) {
 	s.send("ret, the terc", "***, the ")
 	s.send("es.", "***.")
 	s.end("")
+	// At the end, what each policy holds back goes on, whoever else holds something back.
+	s = openUpload(t, e, version, "/mask")
+	s.send("a secret", "a ")
+	s.end("***")
+	s = openUpload(t, e, version, "/both")
+	s.send("secretsec", "***")
+	s.end("sec")
 	s = openUpload(t, e, version, "/tell")
 	s.send("1234", "1234")
 	s.send("56", "56")
