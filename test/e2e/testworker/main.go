@@ -41,5 +41,7 @@ func offered(suffix string) []policies.Definition {
 		policies.Define("editTrailers"+suffix, "1", newEditTrailers),
 		policies.Define("chunk"+suffix, "1", newChunk),
 		policies.Define("watch"+suffix, "1", newWatch),
+		policies.Define("plain"+suffix, "1", newPlain),
+		policies.Define("plainChunks"+suffix, "1", newPlainChunks),
 	}
 }
