@@ -5,6 +5,7 @@ package main
 import (
 	"github.com/policy-engine/policy-engine/engine"
 	"github.com/policy-engine/policy-engine/policies/apikeyauth"
+	"github.com/policy-engine/policy-engine/policies/auditlog"
 	"github.com/policy-engine/policy-engine/policies/jsonschemavalidation"
 	"github.com/policy-engine/policy-engine/policies/jwtvalidation"
 	"github.com/policy-engine/policy-engine/policies/modifyheaders"
@@ -26,6 +27,7 @@ func main() {
 		version,
 		engine.Policies{
 			apikeyauth.Definition(),
+			auditlog.Definition(),
 			jsonschemavalidation.Definition(),
 			jwtvalidation.Definition(),
 			modifyheaders.Definition(),

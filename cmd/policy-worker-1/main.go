@@ -3,6 +3,7 @@ package main
 
 import (
 	"github.com/policy-engine/policy-engine/policies/apikeyauth"
+	"github.com/policy-engine/policy-engine/policies/auditlog"
 	"github.com/policy-engine/policy-engine/policies/jsonschemavalidation"
 	"github.com/policy-engine/policy-engine/policies/jwtvalidation"
 	"github.com/policy-engine/policy-engine/policies/modifyheaders"
@@ -23,6 +24,7 @@ func main() {
 	worker.Main(
 		version,
 		apikeyauth.Definition(),
+		auditlog.Definition(),
 		jsonschemavalidation.Definition(),
 		jwtvalidation.Definition(),
 		modifyheaders.Definition(),

@@ -6,6 +6,7 @@ import (
 
 	"github.com/policy-engine/policy-engine/policies"
 	"github.com/policy-engine/policy-engine/policies/apikeyauth"
+	"github.com/policy-engine/policy-engine/policies/auditlog"
 	"github.com/policy-engine/policy-engine/policies/jsonschemavalidation"
 	"github.com/policy-engine/policy-engine/policies/jwtvalidation"
 	"github.com/policy-engine/policy-engine/policies/modifyheaders"
@@ -26,6 +27,7 @@ func newCatalogue() catalogue {
 	c := catalogue{}
 	for _, d := range []policies.Definition{
 		apikeyauth.Definition(),
+		auditlog.Definition(),
 		jsonschemavalidation.Definition(),
 		jwtvalidation.Definition(),
 		modifyheaders.Definition(),

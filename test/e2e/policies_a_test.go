@@ -1,6 +1,9 @@
 package e2e
 
 import (
+	"encoding/json"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -212,5 +215,67 @@ func schemaResponses(t *testing.T, e *harness.Engine) {
 	}
 	if r := harness.Send(t, e.Listen, "HEAD", "/echo"); r.Status != 200 {
 		t.Errorf("HEAD: %v", r)
+	}
+}
+
+const auditRoutes = `  workers:
+    - {name: worker-1, socket_path: "${RUN_DIR}/worker-1.sock", timeout: 2s}
+  route_policies:
+    - route_name: audited
+      request_flow:
+        policy_chain:
+          - {policy: auditLog, params: {file: FILE, query: true, request_headers: [Authorization, User-Agent], required: true}}
+          - {policy: requestSizeLimit, params: {max_body_bytes: 10}}
+      response_flow: {policy_chain: [{policy: auditLog, params: {file: FILE, response_headers: [X-Upstream]}}]}
+    - route_name: logged
+      request_flow: {policy_chain: [{policy: auditLog}]}
+`
+
+func TestAuditLog(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "audit.jsonl")
+	e := bodyEngine(t, strings.ReplaceAll(auditRoutes, "FILE", file))
+	get(t, e, 200, "/audited/a?page=2&token=hunter2", "Authorization: Bearer hunter2", "User-Agent: \",\"event\":\"forged")
+	wantCode(t, post(t, e, 413, "/audited", "longer than ten bytes", mustNotArrive+"too large"), "BODY_TOO_LARGE")
+	get(t, e, 200, "/logged?token=hunter2")
+	checkLogs(t, e, []string{"worker-1"}, "hunter2") // It ends the worker, which writes what waits.
+	if log := e.Worker("worker-1").Output() + e.Kernel.Output(); !strings.Contains(log, `"message":"audit"`) || !strings.Contains(log, `"path":"/logged"`) {
+		t.Error("the worker's log has no audit")
+	}
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	type line struct {
+		Event           string            `json:"event"`
+		Route           string            `json:"route"`
+		RequestID       string            `json:"request_id"`
+		Path            string            `json:"path"`
+		Query           string            `json:"query"`
+		Status          int               `json:"status"`
+		RequestHeaders  map[string]string `json:"request_headers"`
+		ResponseHeaders map[string]string `json:"response_headers"`
+	}
+	var lines []line
+	for text := range strings.Lines(string(text)) {
+		var l line
+		if err := json.Unmarshal([]byte(text), &l); err != nil {
+			t.Fatalf("%q: %v", text, err)
+		}
+		lines = append(lines, l)
+	}
+	if len(lines) != 3 || strings.Contains(string(text), "hunter2") {
+		t.Fatalf("the file has %s", text)
+	}
+	request, response, refused := lines[0], lines[1], lines[2]
+	if request.Event != "request" || request.Route != "audited" || request.Path != "/audited/a" || request.Query != "page=2&token=[redacted]" ||
+		request.RequestHeaders["authorization"] != "[redacted]" || request.RequestHeaders["user-agent"] != `","event":"forged` {
+		t.Errorf("%+v", request)
+	}
+	if response.Event != "response" || response.Status != 200 || response.RequestID != request.RequestID || request.RequestID == "" || response.ResponseHeaders["x-upstream"] != "reached" {
+		t.Errorf("%+v", response)
+	}
+	if refused.Event != "request" || refused.Path != "/audited" || refused.RequestID == request.RequestID {
+		t.Errorf("%+v", refused)
 	}
 }
