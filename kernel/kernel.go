@@ -97,7 +97,7 @@ func build(cfg *config.Kernel, o Options) (*kernel, error) {
 	panics := k.set.NewCounter("policy_kernel_panics_total")
 	var err error
 	k.transport, err = transport.New(transport.Options{
-		Config: cfg.Server, Logger: log, Panicked: panics.Inc,
+		Config: cfg.Server, Logger: log, Panicked: panics.Inc, Bodies: settings.Bodies,
 		New: func() extproc.Driven { return extproc.New(settings) },
 	})
 	if err != nil {

@@ -24,7 +24,8 @@ func NewBudget(max int) *Budget { return &Budget{max: int64(max)} }
 // Used is what is taken now.
 func (b *Budget) Used() int64 { return b.used.Load() }
 
-func (b *Budget) take(n int) bool {
+// Take takes n bytes, if there are that many left.
+func (b *Budget) Take(n int) bool {
 	if b == nil || b.used.Add(int64(n)) <= b.max {
 		return true
 	}
@@ -32,7 +33,8 @@ func (b *Budget) take(n int) bool {
 	return false
 }
 
-func (b *Budget) give(n int) {
+// Give gives n bytes back.
+func (b *Budget) Give(n int) {
 	if b != nil {
 		b.used.Add(-int64(n))
 	}
@@ -143,7 +145,7 @@ func (m *Machine) grow() bool {
 	if size <= b.counted {
 		return true
 	}
-	if !m.settings.Bodies.take(size - b.counted) {
+	if !m.settings.Bodies.Take(size - b.counted) {
 		return false
 	}
 	b.counted = size
@@ -287,7 +289,7 @@ func (m *Machine) bodyMessage(now Instant) Effect {
 	d, b := m.direction(m.phase), &m.decoder.body
 	d.bodySeen = true
 	whole := d.mode == route.BodyBuffered
-	if whole && len(b.Body) > m.settings.MaxBodySize || !m.settings.Bodies.take(len(b.Body)) {
+	if whole && len(b.Body) > m.settings.MaxBodySize || !m.settings.Bodies.Take(len(b.Body)) {
 		return m.refuse(m.bodyTooLarge(), now)
 	}
 	m.chunk = append(m.chunk[:0], b.Body...)
@@ -407,7 +409,11 @@ func (m *Machine) passTrailers(status Status, now Instant) Effect {
 
 // release gives back what the budget gave for the body.
 func (m *Machine) release() {
-	m.settings.Bodies.give(m.body.counted)
+	// Fast path: no body is under way.
+	if m.body.counted == 0 {
+		return
+	}
+	m.settings.Bodies.Give(m.body.counted)
 	m.body.counted = 0
 }
 

@@ -250,7 +250,9 @@ func (m *Machine) Close() {
 		}
 	}
 	m.changes.reset()
-	m.body = body{}
+	if m.body.last || m.body.message != nil {
+		m.body = body{}
+	}
 	c := &m.call.Message
 	c.Headers, c.RequestHeaders, c.Context, c.Body, c.Trailers = nil, nil, nil, nil, nil
 }

@@ -1,11 +1,13 @@
 package fasttransport
 
-import "github.com/policy-engine/policy-engine/fastpath/h2"
+import (
+	"github.com/policy-engine/policy-engine/fastpath/h2"
+	"github.com/policy-engine/policy-engine/kernel/extproc"
+)
 
 // attachment is what we keep for a connection.
 type attachment struct {
-	batch  batch // what the frames of this read led to; only the goroutine that reads touches it
-	queued int   // cost of all queues of the connection's streams, in bytes; guarded by its lock
+	batch batch // what the frames of this read led to; only the goroutine that reads touches it
 }
 
 // attached returns the attachment of a connection, which is locked.
@@ -19,7 +21,7 @@ func attached(c *h2.Conn) *attachment {
 }
 
 // queue holds the messages of a stream that wait for the outcome of a call. Envoy sends one message a phase and waits for the answer; only streamed bodies come ahead
-// of it. The lock of the stream's connection guards it.
+// of it, as much of each as Envoy's buffer takes. They count as bodies do. The lock of the stream's connection guards it.
 type queue struct {
 	bytes []byte // of the messages, from begin on
 	begin int
@@ -28,7 +30,7 @@ type queue struct {
 }
 
 const (
-	// maxQueued is the most that one queue may cost, and maxAllQueued that all of a connection may, in bytes.
+	// maxQueued is the most that one queue may cost, in bytes, and maxAllQueued that all may where the server is given no budget.
 	maxQueued    = 4 << 20
 	maxAllQueued = 32 << 20
 	// queuedCost is what a message costs besides its bytes: there are empty ones.
@@ -39,16 +41,15 @@ const (
 
 func (q *queue) cost() int { return len(q.bytes) - q.begin + (len(q.ends)-q.first)*queuedCost }
 
-// add copies a message to the end, unless the queue, or those of the connection, would cost too much.
-func (q *queue) add(a *attachment, msg []byte) bool {
+// add copies a message to the end, unless the queue, or all of them, would cost too much.
+func (q *queue) add(b *extproc.Budget, msg []byte) bool {
 	cost := len(msg) + queuedCost
-	if q.cost()+cost > maxQueued || a.queued+cost > maxAllQueued {
+	if q.cost()+cost > maxQueued || !b.Take(cost) {
 		return false
 	}
 	if q.begin > len(q.bytes)/2 {
 		q.compact()
 	}
-	a.queued += cost
 	q.bytes = append(q.bytes, msg...)
 	q.ends = append(q.ends, len(q.bytes))
 	return true
@@ -65,14 +66,14 @@ func (q *queue) compact() {
 }
 
 // next takes the first message out. It is valid until the next call of add.
-func (q *queue) next(a *attachment) (msg []byte, ok bool) {
+func (q *queue) next(b *extproc.Budget) (msg []byte, ok bool) {
 	if q.first == len(q.ends) {
 		return nil, false
 	}
 	msg = q.bytes[q.begin:q.ends[q.first]]
 	q.begin = q.ends[q.first]
 	q.first++
-	a.queued -= len(msg) + queuedCost
+	b.Give(len(msg) + queuedCost)
 	if q.first == len(q.ends) {
 		q.bytes, q.begin, q.ends, q.first = q.bytes[:0], 0, q.ends[:0], 0
 	}
@@ -80,8 +81,11 @@ func (q *queue) next(a *attachment) (msg []byte, ok bool) {
 }
 
 // drop forgets all messages, and their memory where it is much.
-func (q *queue) drop(a *attachment) {
-	a.queued -= q.cost()
+func (q *queue) drop(b *extproc.Budget) {
+	// Fast path: nothing waits, as a rule.
+	if cost := q.cost(); cost > 0 {
+		b.Give(cost)
+	}
 	q.bytes, q.begin, q.ends, q.first = q.bytes[:0], 0, q.ends[:0], 0
 	if cap(q.bytes) > maxKept {
 		q.bytes = nil

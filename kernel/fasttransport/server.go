@@ -32,6 +32,8 @@ type Options struct {
 	Logger *zap.Logger
 	// Panicked is called for each panic of a machine, after it was logged.
 	Panicked func()
+	// Bodies bounds what messages that wait take together; nil stands for a bound of the server's own.
+	Bodies *extproc.Budget
 }
 
 // Server serves ext_proc and the gRPC health protocol.
@@ -42,6 +44,7 @@ type Server struct {
 	streams  sync.Pool
 	health   health
 	epoch    time.Time
+	bodies   *extproc.Budget
 	open     atomic.Int64
 
 	mu      sync.Mutex
@@ -55,7 +58,10 @@ func New(o Options) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{log: o.Logger, panicked: o.Panicked, epoch: time.Now(), pending: &outcome{}}
+	s := &Server{log: o.Logger, panicked: o.Panicked, epoch: time.Now(), bodies: o.Bodies, pending: &outcome{}}
+	if s.bodies == nil {
+		s.bodies = extproc.NewBudget(maxAllQueued)
+	}
 	s.streams.New = func() any { return &stream{server: s, machine: o.New()} }
 	s.http2 = h2.NewServer(h2.Config{MaxConcurrentStreams: o.Config.MaxConcurrentStreams, TLS: tlsConfig, Panicked: s.panicking}, s)
 	return s, nil

@@ -52,7 +52,7 @@ func (s *Server) process(hs *h2.Stream, r *h2.Request) h2.Receiver {
 func (st *stream) Message(hs *h2.Stream, msg []byte) {
 	if st.outstanding {
 		// Slow path: it waits for the outcome of the call.
-		if !st.queue.add(attached(st.conn), msg) {
+		if !st.queue.add(st.server.bodies, msg) {
 			st.apply(hs, extproc.Effect{Kind: extproc.KindFail, Code: codes.ResourceExhausted, Message: "too many messages ahead of an answer"})
 		}
 		return
@@ -144,7 +144,7 @@ func (st *stream) Complete(c *route.Call, r *workerv1.Result, err error) {
 // dequeue delivers the messages that came meanwhile, until one leads to a call (true) or to the end of the stream (false).
 func (st *stream) dequeue(hs *h2.Stream) (goesOn bool) {
 	for !st.outstanding {
-		msg, ok := st.queue.next(attached(st.conn))
+		msg, ok := st.queue.next(st.server.bodies)
 		if !ok {
 			break
 		}
@@ -173,7 +173,7 @@ func (st *stream) leave() {
 // end notes that nothing more will be sent.
 func (st *stream) end() {
 	st.gone = true
-	st.queue.drop(attached(st.conn))
+	st.queue.drop(st.server.bodies)
 	st.server.open.Add(-1)
 }
 

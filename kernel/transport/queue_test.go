@@ -17,7 +17,7 @@ func (p *player) ping() {
 	}
 }
 
-// TestQueuesShareABound: what waits behind calls is bounded for the connection, not only for a stream, and streams that are gone keep nothing, though their calls are
+// TestQueuesShareABound: what waits behind calls is bounded for all streams together, not only for each, and streams that are gone keep nothing, though their calls are
 // still outstanding.
 func TestQueuesShareABound(t *testing.T) {
 	if name() != config.TransportFast {

@@ -33,12 +33,15 @@ type Options struct {
 	Logger *zap.Logger
 	// Panicked is called for each panic of a machine, after it was logged.
 	Panicked func()
+	// Bodies bounds what bodies take that wait to be read by a machine; it may be nil.
+	Bodies *extproc.Budget
 }
 
 // New makes the server.
 func New(o Options) (Server, error) {
 	if o.Config.Transport == config.TransportGRPC {
-		return grpctransport.New(grpctransport.Options(o))
+		// It reads a stream no further than its machine takes it: what waits, waits in Envoy.
+		return grpctransport.New(grpctransport.Options{Config: o.Config, New: o.New, Logger: o.Logger, Panicked: o.Panicked})
 	}
 	return fasttransport.New(fasttransport.Options(o))
 }
