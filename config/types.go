@@ -30,7 +30,7 @@ type Kernel struct {
 
 // Limits bound the memory that bodies take, in bytes.
 type Limits struct {
-	// MaxBodySize is the longest body that is held as a whole, and the longest chunk.
+	// MaxBodySize is the longest body that is held as a whole.
 	MaxBodySize int
 	// MaxTotalBodySize is what all bodies and chunks that are held at the same time may take.
 	MaxTotalBodySize int

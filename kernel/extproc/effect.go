@@ -17,7 +17,7 @@ type Settings struct {
 	UnknownRoute       config.UnknownRoute
 	PolicyNotSupported config.ImmediateResponse
 	WorkerUnavailable  config.ImmediateResponse
-	// MaxBodySize is the longest body, or chunk of one, that is taken, in bytes.
+	// MaxBodySize is the longest whole body that is taken, in bytes.
 	MaxBodySize int
 	// Bodies bounds what bodies take in all streams together.
 	Bodies *Budget

@@ -41,7 +41,7 @@ type Kernel struct {
 // Limits is what bodies may take of memory. What is beyond is refused: 413 for a request, 502 for a response.
 type Limits struct {
 	strict.Node
-	// The longest body that is held as a whole, and the longest chunk of one that is streamed.
+	// The longest body that is held as a whole.
 	MaxBodySize strict.Size `yaml:"max_body_size" min:"1KiB" max:"3MiB"`
 	// What all bodies and chunks that are held at the same time may take.
 	MaxTotalBodySize strict.Size `yaml:"max_total_body_size" min:"1KiB" max:"64GiB"`
