@@ -69,7 +69,7 @@ func lowered(names []string) []string {
 
 // OnRequestHeaders writes down the request as it stands at this place of the chain.
 func (p *Policy) OnRequestHeaders(_ context.Context, r *policies.Request) (policies.Verdict, error) {
-	l, ok := p.queue.take()
+	l, ok := p.queue.take(p.required)
 	if !ok {
 		return p.losing()
 	}
@@ -81,7 +81,7 @@ func (p *Policy) OnRequestHeaders(_ context.Context, r *policies.Request) (polic
 
 // OnResponseHeaders writes down the request as it went upstream, and the status that came back.
 func (p *Policy) OnResponseHeaders(_ context.Context, r *policies.Response) (policies.Verdict, error) {
-	l, ok := p.queue.take()
+	l, ok := p.queue.take(p.required)
 	if !ok {
 		return p.losing()
 	}

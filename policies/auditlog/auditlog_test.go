@@ -287,36 +287,60 @@ func TestFullQueue(t *testing.T) {
 func TestBrokenFile(t *testing.T) {
 	env, dir := policytest.NewEnv(t), t.TempDir()
 	file := filepath.Join(dir, "logs", "audit")
-	p := instance(t, env, fmt.Sprintf(`{"file": %q, "required": true}`, file))
+	params := fmt.Sprintf(`{"file": %q`, file)
+	p, lax := instance(t, env, params+`, "required": true}`), instance(t, env, params+`}`)
+	if got := policytest.Run(t, p, policytest.Request{Path: "/first"}); !got.Continued() {
+		t.Error(got)
+	}
+	wait(t, "the file is found broken", p.queue.broken.Load)
 	for range 3 {
-		policytest.Run(t, p, policytest.Request{})
-		p.written(t)
+		if got := policytest.Run(t, p, policytest.Request{Path: "/refused"}); got.String() != "error "+errLost.Error() {
+			t.Error(got)
+		}
 	}
-	if n := env.Count("lost"); n != 3 {
-		t.Errorf("%d lines are counted as lost, want 3", n)
+	for range queueLen - 1 {
+		if got := policytest.Run(t, lax, policytest.Request{Path: "/waits"}); !got.Continued() {
+			t.Fatal(got)
+		}
 	}
-	if n := strings.Count(strings.Join(env.Lines(), "\n"), "audit log can't be written"); n != 1 {
-		t.Errorf("it is logged %d times", n)
+	if got := policytest.Run(t, lax, policytest.Request{Path: "/lost"}); !got.Continued() {
+		t.Error(got)
 	}
-	// While one line finds out, others are not taken.
-	l, ok := p.queue.take()
-	if !ok {
-		t.Fatal("no line to find out whether the file is still broken")
+	if n := env.Count("lost"); n != 4 {
+		t.Errorf("%d lines are counted as lost, want 4", n)
 	}
-	p.queue.free <- l
 	if err := os.Mkdir(filepath.Join(dir, "logs"), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	policytest.Run(t, p, policytest.Request{Path: "/again"})
 	p.written(t)
-	if lines := read(t, file); len(lines) != 1 || fields(t, lines[0])["path"] != "/again" {
-		t.Errorf("%q", lines)
+	if lines := read(t, file); len(lines) != queueLen || fields(t, lines[0])["path"] != "/first" || fields(t, lines[queueLen-1])["path"] != "/waits" {
+		t.Errorf("%d lines", len(lines))
 	}
-	if p.queue.broken.Load() || !strings.Contains(strings.Join(env.Lines(), "\n"), "audit log is written again") {
-		t.Errorf("the log is %q", env.Lines())
+	if got := policytest.Run(t, p, policytest.Request{}); !got.Continued() {
+		t.Error(got)
+	}
+	p.written(t)
+	log := strings.Join(env.Lines(), "\n")
+	if strings.Count(log, "audit log can't be written") != 1 || strings.Count(log, "audit log is written again") != 1 {
+		t.Errorf("the log is %s", log)
 	}
 	if s, err := os.Stat(file); err != nil || s.Mode().Perm() != 0o600 {
 		t.Errorf("%v, %v", s, err)
+	}
+}
+
+// Building the policy, as checks of a configuration do, makes no file; and the end does not wait for a file that can't be written.
+func TestNoFileBeforeTheFirstLine(t *testing.T) {
+	env, file := policytest.NewEnv(t), filepath.Join(t.TempDir(), "none", "audit")
+	p := instance(t, env, fmt.Sprintf(`{"file": %q}`, file))
+	if _, err := os.Stat(filepath.Dir(file)); !os.IsNotExist(err) {
+		t.Error(err)
+	}
+	for range 3 {
+		policytest.Run(t, p, policytest.Request{})
+	}
+	if err := p.queue.Close(); err != nil || env.Count("lost") != 3 {
+		t.Errorf("%v, %d lost", err, env.Count("lost"))
 	}
 }
 
@@ -339,9 +363,9 @@ func TestFilesThatAreNotTaken(t *testing.T) {
 		if got := policytest.Run(t, p, policytest.Request{}); !got.Continued() {
 			t.Errorf("%s: %v", file, got)
 		}
-		p.written(t)
-		if env.Count("lost") != 1 {
-			t.Errorf("%s: it was taken", file)
+		wait(t, file+" is refused", p.queue.broken.Load)
+		if err := p.queue.Close(); err != nil || env.Count("lost") != 1 {
+			t.Errorf("%s: %v, %d lost", file, err, env.Count("lost"))
 		}
 	}
 	if text, err := os.ReadFile(target); err != nil || string(text) != "mine\n" {

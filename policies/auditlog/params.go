@@ -12,7 +12,7 @@ import (
 // Params are the policy's parameters.
 type Params struct {
 	File            string   `json:"file,omitempty" jsonschema:"description=File that lines are appended to. Default: the worker's log at the level info."`
-	Required        bool     `json:"required,omitempty" jsonschema:"description=A line that can't be written is a failure of the policy; needs file. Default: it is counted and the request goes on."`
+	Required        bool     `json:"required,omitempty" jsonschema:"description=While lines can't be written the policy fails; needs file. Default: lines that are lost are counted and requests go on."`
 	Query           bool     `json:"query,omitempty" jsonschema:"description=Write the query of the path too."`
 	RequestHeaders  []string `json:"request_headers,omitempty" jsonschema:"description=Request headers to write."`
 	ResponseHeaders []string `json:"response_headers,omitempty" jsonschema:"description=Response headers to write."`

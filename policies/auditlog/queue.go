@@ -20,7 +20,7 @@ const (
 	queueLen = 1024
 	// maxLine is the largest memory of a line that is kept for later ones, in bytes.
 	maxLine = 8 << 10
-	// interval is how often the file is looked after: opened anew where that failed, or where it was moved away (as log rotation does).
+	// interval is how often the file is looked after, in case that it was moved away (as log rotation does), and how often a write that failed is tried again.
 	interval = time.Second
 	// lingering is how long the end waits for lines that are still to be written.
 	lingering = 5 * time.Second
@@ -64,10 +64,10 @@ func newQueue(path string, clock policies.Clock, log *slog.Logger, lost policies
 	return q
 }
 
-// take returns a line to fill in. It never waits.
-func (q *queue) take() (*line, bool) {
-	if q.broken.Load() && len(q.full) > 0 {
-		return nil, false // The one that waits is there to find out whether that is still so.
+// take returns a line to fill in. It never waits. strict: none while the file can't be written.
+func (q *queue) take(strict bool) (*line, bool) {
+	if strict && q.broken.Load() {
+		return nil, false
 	}
 	select {
 	case l := <-q.free:
@@ -85,39 +85,61 @@ func (q *queue) run() {
 	for {
 		select {
 		case l := <-q.full:
-			q.write(l)
+			q.deliver(l)
 		case <-q.closing:
-			for {
-				select {
-				case l := <-q.full:
-					q.write(l)
-				default:
-					if q.file != nil {
-						_ = q.file.Close() // Each line was written or counted.
-					}
-					return
-				}
+			for len(q.full) > 0 {
+				q.deliver(<-q.full)
 			}
+			if q.file != nil {
+				_ = q.file.Close() // Each line was written or counted.
+			}
+			return
 		}
 	}
 }
 
-func (q *queue) write(l *line) {
-	if q.path == "" {
-		// Text of JSON in the worker's own line.
-		l.log.LogAttrs(context.Background(), slog.LevelInfo, "audit", slog.String("request_id", string(l.id)), slog.Any("audit", json.RawMessage(l.text)))
-	} else if err := q.append(l.text); err != nil {
-		q.lost.Inc()
+// deliver writes a line, and tries again while that fails, until the end. Those behind it wait in the queue.
+func (q *queue) deliver(l *line) {
+	for err := q.write(l); err != nil; err = q.write(l) {
 		if !q.broken.Swap(true) {
 			q.log.Error("audit log can't be written", "file", q.path, "error", err.Error())
 		}
-	} else if q.broken.Swap(false) {
-		q.log.Info("audit log is written again", "file", q.path)
+		if !q.pause() {
+			q.lost.Inc()
+			break
+		}
 	}
 	if cap(l.text) > maxLine {
 		l.text = nil
 	}
 	q.free <- l
+}
+
+// pause waits for the next attempt; false: it is the end, and there is none.
+func (q *queue) pause() bool {
+	timer := time.NewTimer(interval)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-q.closing:
+		return false
+	}
+}
+
+func (q *queue) write(l *line) error {
+	if q.path == "" {
+		// Text of JSON in the worker's own line.
+		l.log.LogAttrs(context.Background(), slog.LevelInfo, "audit", slog.String("request_id", string(l.id)), slog.Any("audit", json.RawMessage(l.text)))
+		return nil
+	}
+	if err := q.append(l.text); err != nil {
+		return err
+	}
+	if q.broken.Swap(false) {
+		q.log.Info("audit log is written again", "file", q.path)
+	}
+	return nil
 }
 
 // append writes one line to the file.
@@ -126,7 +148,7 @@ func (q *queue) append(text []byte) error {
 		return err
 	}
 	text = append(text, '\n')
-	if q.torn { // What is there of the last line stands by itself.
+	if q.torn { // What is there of the last attempt stands by itself.
 		text = append([]byte{'\n'}, text...)
 	}
 	n, err := q.file.Write(text)

@@ -86,7 +86,8 @@ func TestSchemas(t *testing.T) {
 		{`{"pattern": "^a+$"}`, `"aab"`, `"" 'aab' does not match pattern '^a+$'`},
 		{`{"items": {"type": "string"}, "uniqueItems": true}`, `["a", 1, "a"]`, `"" items at 0 and 2 are equal|"/1" got number, want string`},
 		{`{"properties": {"a/b": {"properties": {"~": {"type": "null"}}}}}`, `{"a/b": {"~": 1}}`, `"/a~1b/~0" got number, want null`},
-		{`{"propertyNames": {"maxLength": 1}}`, `{"aa": 1}`, `"" invalid propertyName 'aa'`},
+		{`{"propertyNames": {"maxLength": 1}}`, `{"aa": 1}`, `? invalid propertyName 'aa'`},
+		{`{"additionalProperties": {"propertyNames": {"maxLength": 1}}}`, `{"a": {"yy": 1, "xx": 1}, "b": {}, "c": {}}`, `? invalid propertyName 'xx'|? invalid propertyName 'yy'`},
 		{`{"unevaluatedProperties": false, "allOf": [{"properties": {"a": true}}]}`, `{"a": 1, "b": 2}`, `"/b" false schema`},
 		{`{"anyOf": [{"type": "string"}, {"minimum": 5}]}`, `3`, `"" got number, want string|"" minimum: got 3, want 5`},
 		{`{"oneOf": [{"minimum": 1}, {"minimum": 2}]}`, `3`, `"" 'oneOf' failed, subschemas 0, 1 matched`},
@@ -114,7 +115,11 @@ func TestSchemas(t *testing.T) {
 		}
 		var told []string
 		for _, e := range answer.Errors {
-			told = append(told, fmt.Sprintf("%q %s", e.Pointer, e.Detail))
+			at := "?"
+			if e.Pointer != nil {
+				at = fmt.Sprintf("%q", *e.Pointer)
+			}
+			told = append(told, at+" "+e.Detail)
 		}
 		if !strings.HasPrefix(strings.Join(told, "|"), c.want) {
 			t.Errorf("%s on %s: %q, want %s", c.body, c.schema, told, c.want)

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"unicode/utf8"
 
@@ -98,9 +99,9 @@ func probe(c *checker) error {
 
 // problem is one error, as clients are told.
 type problem struct {
-	// Pointer is where in the body (RFC 6901); empty for the body as a whole.
-	Pointer string `json:"pointer"`
-	Detail  string `json:"detail"`
+	// Pointer is where in the body (RFC 6901); empty for the body as a whole, nil where the library does not know.
+	Pointer *string `json:"pointer,omitempty"`
+	Detail  string  `json:"detail"`
 }
 
 // maxText is how much of a pointer or detail clients are told, in bytes. Both may have their own text in them.
@@ -116,7 +117,12 @@ func report(err error, most int) []byte {
 	var top *jsonschema.ValidationError
 	if most > 0 && errors.As(err, &top) {
 		for _, l := range first(leaves(top), most) {
-			answer.Errors = append(answer.Errors, problem{shorten(pointer(l.InstanceLocation)), shorten(detail(l))})
+			p := problem{Detail: shorten(detail(l))}
+			if propertyName(l) == "" {
+				at := shorten(pointer(l.InstanceLocation))
+				p.Pointer = &at
+			}
+			answer.Errors = append(answer.Errors, p)
 		}
 	}
 	body, err := json.Marshal(answer)
@@ -128,7 +134,11 @@ func report(err error, most int) []byte {
 
 // leaves are the errors that have no others for their cause.
 func leaves(err *jsonschema.ValidationError) (all []*jsonschema.ValidationError) {
-	if _, ok := err.ErrorKind.(*kind.PropertyNames); ok || len(err.Causes) == 0 {
+	switch {
+	case propertyName(err) != "":
+		// The library (6.0.3) writes other places over that of this error. The name has to do.
+		return []*jsonschema.ValidationError{{SchemaURL: err.SchemaURL, ErrorKind: err.ErrorKind}}
+	case len(err.Causes) == 0:
 		return []*jsonschema.ValidationError{err}
 	}
 	for _, cause := range err.Causes {
@@ -137,11 +147,19 @@ func leaves(err *jsonschema.ValidationError) (all []*jsonschema.ValidationError)
 	return all
 }
 
+// propertyName is the name that is wrong, in quotation marks, for errors of propertyNames; empty for all others.
+func propertyName(err *jsonschema.ValidationError) string {
+	if k, ok := err.ErrorKind.(*kind.PropertyNames); ok {
+		return strconv.Quote(k.Property)
+	}
+	return ""
+}
+
 // first returns the first errors in the order of their places, so that the same body has the same answer.
 func first(errs []*jsonschema.ValidationError, most int) []*jsonschema.ValidationError {
 	slices.SortStableFunc(errs, func(a, b *jsonschema.ValidationError) int {
 		return cmp.Or(slices.Compare(a.InstanceLocation, b.InstanceLocation), cmp.Compare(a.SchemaURL, b.SchemaURL),
-			slices.Compare(a.ErrorKind.KeywordPath(), b.ErrorKind.KeywordPath()))
+			slices.Compare(a.ErrorKind.KeywordPath(), b.ErrorKind.KeywordPath()), cmp.Compare(propertyName(a), propertyName(b)))
 	})
 	return errs[:min(most, len(errs))]
 }
@@ -172,7 +190,7 @@ func firstKeyword(err error) string {
 	}
 	l := first(leaves(top), 1)[0]
 	place := strings.TrimPrefix(l.SchemaURL, base)
-	if path := l.ErrorKind.KeywordPath(); len(path) > 0 {
+	if path := l.ErrorKind.KeywordPath(); len(path) > 0 && propertyName(l) == "" {
 		place += "/" + path[0]
 	}
 	return place
