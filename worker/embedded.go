@@ -85,7 +85,7 @@ func (b *Embedded) begin(call *workerv1.Call, to Receiver) (e *execution, result
 	e, compiled, why := core.admit(call, now)
 	if e == nil {
 		result = why.result(call)
-	} else if why, ok := e.load(compiled, e.own.copy(call), now); !ok {
+	} else if why, ok := e.load(compiled, e.own.copy(call), now, now); !ok {
 		result = why.result(call)
 	} else if !e.run.Inline(b.ctx) {
 		waits = true

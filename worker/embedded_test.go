@@ -296,7 +296,7 @@ func TestEmbeddedCorePanics(t *testing.T) {
 				break
 			}
 		}
-		if panics < 3 {
+		if panics < 2 { // One before there is a run, one within it.
 			t.Errorf("chain %d: %d panics, too few to prove anything", chain, panics)
 		}
 	}

@@ -121,7 +121,7 @@ func (c *core) start(call *workerv1.Call, received time.Time) (*execution, refus
 	if e == nil {
 		return nil, why
 	}
-	if why, ok := e.load(compiled, call, received); !ok {
+	if why, ok := e.load(compiled, call, received, c.settings.Now()); !ok {
 		e.Release()
 		return nil, why
 	}
@@ -151,8 +151,8 @@ func (c *core) admit(call *workerv1.Call, received time.Time) (*execution, *chai
 }
 
 // load makes the execution ready to run, or says why it can't be.
-func (e *execution) load(compiled *chain.Chain, call *workerv1.Call, received time.Time) (why refusal, ok bool) {
-	err := e.run.Load(compiled, call, received, e)
+func (e *execution) load(compiled *chain.Chain, call *workerv1.Call, received, now time.Time) (why refusal, ok bool) {
+	err := e.run.Load(compiled, call, received, now, e)
 	switch {
 	case err == nil:
 		return 0, true

@@ -18,7 +18,7 @@ func TestOneAllocation(t *testing.T) {
 	call.Context = laterContext(t)
 	ctx, h := context.Background(), Holder(new(holds))
 	n := testing.AllocsPerRun(100, func() {
-		if run.Load(c, call, time.Now(), h) != nil || !run.Inline(ctx) {
+		if run.Load(c, call, time.Now(), time.Now(), h) != nil || !run.Inline(ctx) {
 			t.Fatal("not run inline")
 		}
 		if result := run.Result(); result.Outcome != workerv1.Result_OUTCOME_CONTINUE || len(result.Context) == 0 {

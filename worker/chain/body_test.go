@@ -384,7 +384,7 @@ func TestLoadRefusesBodies(t *testing.T) {
 	} {
 		call := bodyCall([]byte("x"))
 		tt.spoil(call)
-		if err := NewRun(testSettings()).Load(tt.chain, call, time.Now(), new(holds)); err == nil {
+		if err := NewRun(testSettings()).Load(tt.chain, call, time.Now(), time.Now(), new(holds)); err == nil {
 			t.Errorf("%s: no error", name)
 		}
 	}
@@ -409,7 +409,7 @@ func FuzzBody(f *testing.F) {
 				Phase: workerv1.Phase_PHASE_REQUEST_BODY, Headers: headerMap(":method", "POST", "content-encoding", string(coding)),
 				Body: body, WholeBody: whole, EndOfStream: end, NoBody: none, Context: carried, WantContext: true, Limit: limit,
 			}
-			if run.Load(c, call, time.Now(), new(holds)) == nil {
+			if run.Load(c, call, time.Now(), time.Now(), new(holds)) == nil {
 				run.Wait(t.Context())
 				result := run.Result()
 				if result.Outcome == workerv1.Result_OUTCOME_UNSPECIFIED {

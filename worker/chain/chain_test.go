@@ -116,7 +116,7 @@ func mustCompile(t testing.TB, response bool, list ...Policy) *Chain {
 func execute(t testing.TB, r *Run, c *Chain, call *workerv1.Call) *workerv1.Result {
 	t.Helper()
 	h := new(holds)
-	if err := r.Load(c, call, r.settings.Now(), h); err != nil {
+	if err := r.Load(c, call, r.settings.Now(), r.settings.Now(), h); err != nil {
 		t.Fatalf("load: %v", err)
 	}
 	if !r.Inline(context.Background()) {

@@ -41,7 +41,7 @@ func TestNoAllocation(t *testing.T) {
 	ctx, h := context.Background(), Holder(new(holds))
 	var buf [4096]byte
 	n := testing.AllocsPerRun(100, func() {
-		if run.Load(c, call, time.Now(), h) != nil || !run.Inline(ctx) {
+		if run.Load(c, call, time.Now(), time.Now(), h) != nil || !run.Inline(ctx) {
 			t.Fatal("not run inline")
 		}
 		result := run.Result()
@@ -64,7 +64,7 @@ func BenchmarkChain(b *testing.B) {
 	ctx, h := context.Background(), Holder(new(holds))
 	b.ReportAllocs()
 	for b.Loop() {
-		if run.Load(c, call, time.Now(), h) != nil || !run.Inline(ctx) {
+		if run.Load(c, call, time.Now(), time.Now(), h) != nil || !run.Inline(ctx) {
 			b.Fatal("not run inline")
 		}
 		run.Result()
@@ -82,7 +82,7 @@ func BenchmarkChainWithContext(b *testing.B) {
 	})
 	b.ReportAllocs()
 	for b.Loop() {
-		if run.Load(c, call, time.Now(), h) != nil || !run.Inline(ctx) {
+		if run.Load(c, call, time.Now(), time.Now(), h) != nil || !run.Inline(ctx) {
 			b.Fatal("not run inline")
 		}
 		run.Result()
@@ -97,7 +97,7 @@ func BenchmarkBlocking(b *testing.B) {
 	ctx, h := context.Background(), Holder(new(holds))
 	b.ReportAllocs()
 	for b.Loop() {
-		if run.Load(c, call, time.Now(), h) != nil {
+		if run.Load(c, call, time.Now(), time.Now(), h) != nil {
 			b.Fatal("not loaded")
 		}
 		run.Wait(ctx)

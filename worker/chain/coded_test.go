@@ -233,7 +233,7 @@ func TestChunkOfACodedBody(t *testing.T) {
 	for _, coding := range []string{"gzip", "zstd"} {
 		call.Headers = headerMap(":status", "200", "content-encoding", coding)
 		run := NewRun(testSettings())
-		if err := run.Load(c, call, run.settings.Now(), new(holds)); err == nil {
+		if err := run.Load(c, call, run.settings.Now(), run.settings.Now(), new(holds)); err == nil {
 			t.Errorf("%s: a chunk of a coded body runs", coding)
 		}
 	}

@@ -16,14 +16,14 @@ var ErrTooLarge = errors.New("call is too large")
 // maxTimeout bounds a caller's patience, so that no sum of times overflows.
 const maxTimeout = time.Hour
 
-// Load prepares for the chain's run on a call that arrived at received. The run aliases the call's bytes until Reset, but not the call. The holder outlives
+// Load prepares for the chain's run, which begins now, on a call that arrived at received. The run aliases the call's bytes until Reset, but not the call. The holder outlives
 // policies that overrun. After an error, the run is only good
 // for Reset.
-func (r *Run) Load(c *Chain, call *workerv1.Call, received time.Time, holder Holder) error {
+func (r *Run) Load(c *Chain, call *workerv1.Call, received, now time.Time, holder Holder) error {
 	r.chain, r.holder = c, holder
 	r.id, r.wantContext = call.Id, call.WantContext
 	r.phase, r.chainID = call.Phase, call.Chain
-	r.began = r.settings.Now()
+	r.began = now
 	if call.TimeoutUs > 0 {
 		r.deadline = received.Add(Microseconds(call.TimeoutUs))
 	}

@@ -205,7 +205,7 @@ func TestLoadRefuses(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			call := requestCall()
 			tt.spoil(call)
-			err := run.Load(tt.chain, call, time.Now(), new(holds))
+			err := run.Load(tt.chain, call, time.Now(), time.Now(), new(holds))
 			if err == nil || errors.Is(err, ErrTooLarge) != tt.tooLarge {
 				t.Errorf("error %v", err)
 			}
@@ -264,7 +264,7 @@ func FuzzLoad(f *testing.F) {
 		if response {
 			c, call.Phase = chains[1], workerv1.Phase_PHASE_RESPONSE_HEADERS
 		}
-		if err := run.Load(c, call, time.Now(), new(holds)); err != nil {
+		if err := run.Load(c, call, time.Now(), time.Now(), new(holds)); err != nil {
 			return
 		}
 		run.Wait(t.Context())

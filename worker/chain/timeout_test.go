@@ -55,7 +55,7 @@ func TestInlineTimeout(t *testing.T) {
 			call.TimeoutUs = uint64(tt.patience / time.Microsecond)
 			received := c.now
 			c.now = c.now.Add(tt.queued)
-			if err := run.Load(mustCompile(t, false, tt.list...), call, received, new(holds)); err != nil {
+			if err := run.Load(mustCompile(t, false, tt.list...), call, received, run.settings.Now(), new(holds)); err != nil {
 				t.Fatal(err)
 			}
 			if !run.Inline(context.Background()) {
@@ -119,7 +119,7 @@ func TestAbandoned(t *testing.T) {
 					Policy{Instance: requestFunc(look)},
 				)
 				run := NewRun(testSettings())
-				if err := run.Load(c, requestCall(), time.Now(), h); err != nil {
+				if err := run.Load(c, requestCall(), time.Now(), time.Now(), h); err != nil {
 					t.Fatal(err)
 				}
 				if run.Inline(context.Background()) {
@@ -177,7 +177,7 @@ func TestAbandonedKeepsRemovals(t *testing.T) {
 				})},
 			)
 			run := NewRun(testSettings())
-			if err := run.Load(c, requestCall(), time.Now(), h); err != nil {
+			if err := run.Load(c, requestCall(), time.Now(), time.Now(), h); err != nil {
 				t.Fatal(err)
 			}
 			run.Wait(context.Background())
@@ -200,7 +200,7 @@ func TestBlockingTimeoutThatIsHeeded(t *testing.T) {
 	run := NewRun(testSettings())
 	call := requestCall()
 	call.TimeoutUs = 2000 // The policy has no timeout of its own.
-	if err := run.Load(c, call, time.Now(), h); err != nil {
+	if err := run.Load(c, call, time.Now(), time.Now(), h); err != nil {
 		t.Fatal(err)
 	}
 	run.Wait(context.Background())
@@ -243,7 +243,7 @@ func TestCancel(t *testing.T) {
 			l := new(log)
 			c := mustCompile(t, false, Policy{Instance: blockingFunc{tt.policy}, OnFailure: cont, Observer: l}, Policy{Instance: set("x", "y")})
 			run := NewRun(testSettings())
-			if err := run.Load(c, requestCall(), time.Now(), h); err != nil {
+			if err := run.Load(c, requestCall(), time.Now(), time.Now(), h); err != nil {
 				t.Fatal(err)
 			}
 			ctx, cancel := context.WithCancel(context.Background())
