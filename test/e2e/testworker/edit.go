@@ -28,7 +28,7 @@ type editParams struct {
 	Do []string `json:"do"`
 }
 
-func newEdit(_ policies.Env, p editParams) (*edit, error) { return &edit{script{p}}, nil }
+func newEdit(_ policies.Env, p editParams) (*edit, error)         { return &edit{script{p}}, nil }
 func newEditBody(_ policies.Env, p editParams) (*editBody, error) { return &editBody{script{p}}, nil }
 
 func newEditChunks(_ policies.Env, p editParams) (*editChunks, error) {
