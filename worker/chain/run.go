@@ -67,17 +67,6 @@ type Run struct {
 	out    encoding
 }
 
-// outcome is how the chain ended.
-type outcome struct {
-	result  workerv1.Result_Outcome
-	verdict policies.Verdict // with IMMEDIATE
-	policy  string
-	reason  string
-	failure workerv1.Result_Failure
-	// position is the index of the policy in the chain, and one more.
-	position int
-}
-
 // NewRun makes a run.
 func NewRun(s *Settings) *Run {
 	return &Run{settings: s, x: new(policies.Exchange)}
@@ -290,29 +279,5 @@ func (r *Run) fail(s *step, cause Cause, err error, elapsed time.Duration, onFai
 	}
 	if r.settings.Poison {
 		r.x.Poison()
-	}
-}
-
-// cancel ends the chain without a decision: the call was given up by the caller, or the worker stops.
-func (r *Run) cancel(s *step) {
-	s.observer.Ran(StatusCancelled, r.settings.Now().Sub(r.began))
-	r.awaiting = nil
-	r.end(outcome{result: workerv1.Result_OUTCOME_FAILED, reason: "cancelled", failure: workerv1.Result_FAILURE_DRAINING})
-}
-
-// end ends the chain before its last step.
-func (r *Run) end(o outcome) {
-	r.outcome = o
-	if o.result == workerv1.Result_OUTCOME_SKIP_REMAINING {
-		r.flush()
-	}
-	r.next, r.stop = len(r.steps), len(r.steps)
-}
-
-// finish notes that all steps ran, unless one of them ended the chain.
-func (r *Run) finish() {
-	if r.outcome.result == workerv1.Result_OUTCOME_UNSPECIFIED {
-		r.outcome.result = workerv1.Result_OUTCOME_CONTINUE
-		r.flush() // Of the steps that the call wants left out.
 	}
 }
