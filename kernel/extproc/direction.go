@@ -1,0 +1,50 @@
+package extproc
+
+import (
+	"bytes"
+	"strconv"
+
+	"github.com/policy-engine/policy-engine/fastpath/headermap"
+	"github.com/policy-engine/policy-engine/fastpath/view"
+	"github.com/policy-engine/policy-engine/kernel/route"
+)
+
+// direction is what is known of the request, or of the response.
+type direction struct {
+	// mode is what was asked of Envoy for the body.
+	mode route.BodyMode
+	// hasLength, coded, upgrade: of the headers.
+	hasLength, coded, upgrade bool
+	length                    int64 // -1 if there is none that can be read
+	// bodySeen: a message of it has come. bodyDone: its policies have seen its end.
+	bodySeen, bodyDone bool
+	// limited: the policies after the one at limitIndex of the chain at limitPosition were skipped.
+	limited                   bool
+	limitPosition, limitIndex int
+	// lost are the segments, by position, that failed on a chunk and are not called again for this body.
+	lost uint64
+}
+
+// headersSeen notes what the body's phases need of the headers.
+func (d *direction) headersSeen(fields []headermap.Field) {
+	d.length = -1
+	upgrade, connection := false, false
+	for i := range fields {
+		switch f := &fields[i]; string(f.Name) {
+		case "content-length":
+			d.hasLength = true
+			if n, err := strconv.ParseInt(view.String(f.Value), 10, 64); err == nil {
+				d.length = n
+			}
+		case "content-encoding":
+			d.coded = d.coded || len(f.Value) > 0 && !bytes.EqualFold(f.Value, []byte("identity"))
+		case "upgrade":
+			upgrade = true
+		case "connection":
+			connection = connection || bytes.Contains(bytes.ToLower(f.Value), []byte("upgrade"))
+		case ":method":
+			d.upgrade = d.upgrade || string(f.Value) == "CONNECT"
+		}
+	}
+	d.upgrade = d.upgrade || upgrade && connection
+}
