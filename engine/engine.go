@@ -60,7 +60,7 @@ func Run(ctx context.Context, cfg *config.Kernel, ws []Worker, o kernel.Options)
 	o.Local = make(map[string]workers.Local, len(ws))
 	var errs []error
 	for _, w := range ws {
-		core, err := worker.Embed(w.Config, w.Registry, worker.Options{Version: o.Version, Log: w.Log.Slog().With("worker", w.Config.Name)})
+		core, err := worker.Embed(w.Config, w.Registry, worker.Options{Version: o.Version, Log: w.Log.Slog().With("worker", w.Config.Name), LogLost: w.Log.Lost})
 		if err != nil {
 			errs = append(errs, err)
 			continue

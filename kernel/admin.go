@@ -39,8 +39,7 @@ func (k *kernel) admin() *http.Server {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /metrics", func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
-		k.set.WritePrometheus(w)
-		_ = k.registry.WriteMetrics(r.Context(), w) // It fails only when the scraper is gone.
+		_ = k.writeMetrics(r.Context(), w) // It fails only when the scraper is gone.
 	})
 	mux.HandleFunc("GET /health/live", func(w http.ResponseWriter, _ *http.Request) {
 		writeJSON(w, http.StatusOK, map[string]bool{"live": true})

@@ -104,8 +104,7 @@ func build(cfg *config.Kernel, o Options) (*kernel, error) {
 		return nil, err
 	}
 	k.set.NewGauge("policy_kernel_streams", func() float64 { return float64(k.transport.Streams()) })
-	k.set.NewGauge("policy_kernel_log_records_lost_total", func() float64 { return float64(o.Log.Lost()) })
-	k.set.RegisterMetricsWriter(metrics.WriteProcessMetrics)
+	telemetry.DescribeKernel(k.set, o.Version, o.Log.Lost)
 	return k, nil
 }
 

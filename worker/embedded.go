@@ -118,6 +118,7 @@ func (b *Embedded) broke(panicked any, e *execution, to Receiver) {
 		e.broken = true
 	}
 	if panicked != nil {
+		b.worker.service.core.meters.panics.Inc()
 		b.worker.opts.Log.Error("panic in the worker core", "panic", fmt.Sprint(panicked), "stack", string(debug.Stack()))
 		return
 	}

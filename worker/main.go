@@ -70,7 +70,7 @@ func command(ctx context.Context, version string, args []string, stdout, stderr 
 	defer log.Close()
 	defer log.ReportHangups()()
 	limits.Apply(log.Slog(), memoryShare)
-	err = Run(ctx, cfg, registry, Options{Version: version, Log: log.Slog()})
+	err = Run(ctx, cfg, registry, Options{Version: version, Log: log.Slog(), LogLost: log.Lost})
 	var source *sourceError
 	switch {
 	case err == nil:

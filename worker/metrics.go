@@ -22,6 +22,9 @@ type meters struct {
 	policies map[string]*policyMeters
 	refused  [numRefusals]*metrics.Counter
 	stuck    *metrics.Counter // policies that kept a connection
+	panics   *metrics.Counter // of the worker itself
+	// process is true if the worker has a process of its own, to tell of.
+	process bool
 }
 
 // policyMeters are the handles of one policy.
@@ -46,6 +49,7 @@ func newMeters(r *Registry) *meters {
 		m.policies[name] = p
 	}
 	m.stuck = m.set.NewCounter("policy_worker_stuck_policies_total")
+	m.panics = m.set.NewCounter("policy_worker_panics_total")
 	for r := range m.refused {
 		m.refused[r] = m.set.NewCounter(telemetry.Series("policy_worker_policy_failures_total", "policy", noPolicy, "reason", refusal(r).String()))
 	}
@@ -60,7 +64,12 @@ func (m *meters) event(policy, event string) *metrics.Counter {
 	return m.set.GetOrCreateCounter(telemetry.Series("policy_worker_policy_events_total", "policy", policy, "event", event))
 }
 
-func (m *meters) write(w io.Writer) { m.set.WritePrometheus(w) }
+func (m *meters) write(w io.Writer) error {
+	if err := telemetry.WriteMetrics(w, m.set); err != nil || !m.process {
+		return err
+	}
+	return telemetry.WriteProcessMetrics(w)
+}
 
 func (p *policyMeters) ran(s chain.Status, d time.Duration) {
 	p.executions[s].Inc()

@@ -43,6 +43,7 @@ func newServer(s *service) *server {
 	srv.http2 = h2.NewServer(h2.Config{
 		MaxMessageSize: s.maxBatch, StreamWindow: streamWindow, ConnWindow: connWindow, MaxSendBuffer: maxSendBuffer, MaxReceiveBuffer: maxReceiveBuffer,
 		Panicked: func(v any, stack []byte) {
+			s.core.meters.panics.Inc()
 			s.env.log.Error("panic in the transport", "panic", fmt.Sprint(v), "stack", string(stack))
 		},
 	}, srv)
@@ -188,6 +189,7 @@ func (u *unary) run(request []byte) {
 func (u *unary) call(request []byte) (answer []byte, err error) {
 	defer func() {
 		if p := recover(); p != nil {
+			u.server.service.core.meters.panics.Inc()
 			u.server.service.env.log.Error("panic in a method of the worker", "method", u.method.MethodName, "panic", fmt.Sprint(p))
 			answer, err = nil, status.Error(codes.Internal, "internal error")
 		}

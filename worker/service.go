@@ -148,6 +148,8 @@ func (s *service) execute(ctx context.Context, call *workerv1.Call, response boo
 // GetMetrics implements the protocol.
 func (s *service) GetMetrics(context.Context, *workerv1.GetMetricsRequest) (*workerv1.GetMetricsResponse, error) {
 	var text bytes.Buffer
-	s.core.meters.write(&text)
+	if err := s.core.meters.write(&text); err != nil {
+		return nil, status.Errorf(codes.Internal, "write metrics: %v", err)
+	}
 	return &workerv1.GetMetricsResponse{Text: text.Bytes()}, nil
 }

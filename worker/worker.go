@@ -40,6 +40,8 @@ type Options struct {
 	Version string
 	// Log is where the worker logs; nil means nowhere.
 	Log *slog.Logger
+	// LogLost counts the records that the log has lost. It may be nil.
+	LogLost func() uint64
 	// Clock is the system's when nil.
 	Clock policies.Clock
 	// DrainTimeout is how long calls in flight may take after the worker was told to stop; 0 means 10 seconds.
@@ -60,6 +62,9 @@ func (systemClock) Now() time.Time { return time.Now() }
 func (o *Options) setDefaults() {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.LogLost == nil {
+		o.LogLost = func() uint64 { return 0 }
 	}
 	if o.Clock == nil {
 		o.Clock = systemClock{}
@@ -90,6 +95,7 @@ func Run(ctx context.Context, cfg *config.Worker, registry *Registry, opts Optio
 	}
 	defer func() { err = errors.Join(err, l.remove()) }()
 	w := newWorker(cfg, registry, opts, sources)
+	w.service.core.meters.process = true
 	w.server = newServer(w.service)
 	opts.Log.Info("serving", "socket", cfg.SocketPath, "policies", registry.names)
 	opts.Serving()
@@ -122,6 +128,7 @@ func newWorker(cfg *config.Worker, registry *Registry, opts Options, s *sources)
 	}
 	m.gauge("policy_worker_in_flight", func() float64 { return float64(c.inFlight.Load()) })
 	m.gauge("policy_worker_generations", func() float64 { return float64(c.generations.count()) })
+	telemetry.DescribeWorker(m.set, opts.Version, opts.LogLost)
 	w := &worker{opts: opts}
 	w.service = &service{
 		name: cfg.Name, version: opts.Version, instanceID: rand.Uint64(), registry: registry, core: c,

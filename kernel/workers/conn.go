@@ -55,11 +55,14 @@ type conn struct {
 	afterBatch func()
 	// unmatched is called for each result without a call: late, repeated or invented.
 	unmatched func()
+	// batches measures them; it may be nil.
+	batches *batchMeters
 
 	mu       sync.Mutex
 	filled   sync.Cond // there is something in pending, or the connection is closed
 	spare    []byte    // for the next pending; of lean
 	pending  []byte    // an encoded CallBatch that the writer has not taken yet
+	gathered int       // calls in pending
 	closed   bool
 	slots    [maxInFlight]slot
 	free     []int32
@@ -141,6 +144,7 @@ func (c *conn) accept(call *route.Call, deadline time.Duration) error {
 		return err
 	}
 	c.pending = pending
+	c.gathered++
 	c.sequence++
 	c.free = c.free[:len(c.free)-1]
 	c.enqueue(index, slot{call: call, id: id, deadline: deadline})
@@ -277,7 +281,10 @@ func (c *conn) write() {
 			return
 		}
 		batch.B, c.pending = c.pending, batch.B[:0]
+		calls := c.gathered
+		c.gathered = 0
 		c.mu.Unlock()
+		c.batches.sent(calls)
 		if err := c.stream.SendMsg(&batch); err != nil {
 			return
 		}
@@ -311,6 +318,8 @@ func (c *conn) read() error {
 // complete completes the calls of an encoded ResultBatch. It decodes one result at a time, so that memory doesn't depend on how many a worker invents. The
 // result aliases the batch, which is why it is valid only during Complete.
 func (c *conn) complete(r *workerv1.Result, batch []byte) error {
+	results := 0
+	defer func() { c.batches.received(results) }()
 	for len(batch) > 0 {
 		field, wire, n := protowire.ConsumeTag(batch)
 		if n < 0 {
@@ -334,6 +343,7 @@ func (c *conn) complete(r *workerv1.Result, batch []byte) error {
 			return err
 		}
 		if call := c.take(r.Id); call != nil {
+			results++
 			call.Done.Complete(call, r, nil)
 		} else {
 			c.unmatched()

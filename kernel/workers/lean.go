@@ -113,7 +113,10 @@ func (l *lean) flush() {
 		return
 	}
 	c.pending, c.spare = c.spare[:0], nil
+	calls := c.gathered
+	c.gathered = 0
 	c.mu.Unlock()
+	c.batches.sent(calls)
 	hc := l.client.Conn()
 	hc.Lock()
 	if hs := hc.Stream(l.id); hs != nil {
@@ -151,7 +154,7 @@ func (s *session) serveLean(ctx context.Context, reg *Registry, connections int,
 	for range max(1, connections) {
 		dialCtx, cancel := context.WithTimeout(ctx, discoverTimeout)
 		c := newConn(nil, s.replica.worker.timeout, s.replica.worker.unmatched.Inc)
-		c.afterBatch = reg.afterBatch
+		c.afterBatch, c.batches = reg.afterBatch, s.replica.worker.batches
 		l, err := connectLean(dialCtx, s.replica.path, c, reg.afterBatch)
 		cancel()
 		if err != nil {

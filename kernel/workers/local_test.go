@@ -83,7 +83,7 @@ func TestLocal(t *testing.T) {
 	eventually(t, "what it has lost is pushed again", func() bool { return slices.Equal(f.held(), []uint64{6}) && w.Available() })
 
 	var text bytes.Buffer
-	if err := reg.WriteMetrics(t.Context(), &text); err != nil || !strings.Contains(text.String(), "policy_worker_executions_total 7\n") {
+	if err := collect(t, reg, &text); err != nil || !strings.Contains(text.String(), "policy_worker_executions_total 7\n") {
 		t.Errorf("metrics %q, error %v", text.String(), err)
 	}
 	if st := reg.Status()[0]; !st.Available || len(st.Replicas) != 1 || st.Replicas[0].Socket != localPath || st.Replicas[0].Problem != "" {

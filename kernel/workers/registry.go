@@ -73,7 +73,9 @@ func New(refs []config.WorkerRef, o Options) *Registry {
 			ref.SocketPaths = []string{localPath}
 		}
 		for _, path := range ref.SocketPaths {
-			w.replicas = append(w.replicas, &replica{worker: w, path: path, connections: ref.Connections, health: ref.HealthCheck, problem: "not connected yet"})
+			r := &replica{worker: w, path: path, connections: ref.Connections, health: ref.HealthCheck, problem: "not connected yet"}
+			reg.measure(o.Metrics, r, len(w.replicas))
+			w.replicas = append(w.replicas, r)
 		}
 		reg.workers = append(reg.workers, w)
 		reg.byName[ref.Name] = w

@@ -158,6 +158,7 @@ func (s *session) serve(ctx context.Context, reg *Registry) (served bool, err er
 			return false, fmt.Errorf("open a stream to %q: %w", s.replica.path, err)
 		}
 		c := newConn(st, s.replica.worker.timeout, s.replica.worker.unmatched.Inc)
+		c.batches = s.replica.worker.batches
 		s.conns = append(s.conns, c)
 		group.Go(func() error {
 			return fmt.Errorf("read results from %q: %w", s.replica.path, c.run(cancel))

@@ -26,6 +26,7 @@ type Worker struct {
 	next      atomic.Uint32
 	// unmatched counts results without a call.
 	unmatched *metrics.Counter
+	batches   *batchMeters
 }
 
 // target is a healthy replica.
@@ -42,6 +43,7 @@ func newWorker(ref config.WorkerRef, set *metrics.Set) *Worker {
 	w := &Worker{name: ref.Name, timeout: ref.Timeout}
 	w.targets.Store(&[]target{})
 	w.unmatched = set.NewCounter(telemetry.Series("policy_kernel_worker_unmatched_results_total", "worker", ref.Name))
+	w.batches = newBatchMeters(set, ref.Name)
 	set.NewGauge(telemetry.Series("policy_kernel_worker_health", "worker", ref.Name), func() float64 {
 		if w.Available() {
 			return 1

@@ -47,10 +47,11 @@ func TestObservation(t *testing.T) {
 	send(2, 500, "/stranger", mustNotArrive+"unknown route")
 	send(1, 200, "/metered-response")
 	send(2, 500, "/metered-response", harness.AnswerHeader+": x-misbehave panic")
+	send(1, 200, "/metered/"+canary+"?"+canary+"="+canary, "X-"+canary+": "+canary, "X-Request-Id: "+canary, "User-Agent: "+canary, "Authorization: Bearer "+canary, "X-Policy-Route: "+canary)
 
 	want := map[string]float64{
-		`policy_kernel_request_duration_seconds_count{route="metered",worker="worker-b"}`:                  12,
-		`policy_kernel_request_duration_seconds_bucket{route="metered",worker="worker-b",le="+Inf"}`:       12,
+		`policy_kernel_request_duration_seconds_count{route="metered",worker="worker-b"}`:                  13,
+		`policy_kernel_request_duration_seconds_bucket{route="metered",worker="worker-b",le="+Inf"}`:       13,
 		`policy_kernel_request_duration_seconds_count{route="metered-slow",worker="worker-a"}`:             3,
 		`policy_kernel_request_duration_seconds_count{route="unknown",worker="none"}`:                      2,
 		`policy_kernel_request_duration_seconds_bucket{route="metered-slow",worker="worker-a",le="0.025"}`: 1, // the timeouts took 50 ms
@@ -60,7 +61,7 @@ func TestObservation(t *testing.T) {
 	requests := func(route, worker, status string, n float64) {
 		want[fmt.Sprintf(`policy_kernel_requests_total{route=%q,worker=%q,status=%q}`, route, worker, status)] = n
 	}
-	requests("metered", "worker-b", "allowed", 6)
+	requests("metered", "worker-b", "allowed", 7)
 	requests("metered", "worker-b", "denied", 2)
 	requests("metered", "worker-b", "policy_panic", 3)
 	requests("metered", "worker-b", "policy_error", 1)
@@ -71,15 +72,15 @@ func TestObservation(t *testing.T) {
 	runs := func(policy, status string, n float64) {
 		want[fmt.Sprintf(`policy_worker_executions_total{policy=%q,status=%q}`, policy, status)] = n
 	}
-	runs("witnessA", "continue", 12)
-	runs("misbehaveB", "continue", 6)
+	runs("witnessA", "continue", 13)
+	runs("misbehaveB", "continue", 7)
 	runs("misbehaveB", "deny", 2)
 	runs("misbehaveB", "panic", 5)
 	runs("misbehaveB", "error", 1)
 	runs("misbehaveB", "skip_remaining", 1)
 	runs("waitA", "continue", 1)
 	runs("waitA", "timeout", 2)
-	for series, n := range map[string]float64{"witnessA": 12, "misbehaveB": 15, "waitA": 3} {
+	for series, n := range map[string]float64{"witnessA": 13, "misbehaveB": 16, "waitA": 3} {
 		want[fmt.Sprintf(`policy_worker_execution_duration_seconds_count{policy=%q}`, series)] = n
 	}
 	failures := func(policy, reason string, n float64) {
@@ -91,6 +92,7 @@ func TestObservation(t *testing.T) {
 	failures("waitA", "timeout", 2)
 	failures("witnessA", "panic", 0)
 	e.Scrape().Want(t, want)
+	checkExposition(t, e)
 
 	e.Envoy.Signal(sigterm) // It writes what it has before it ends.
 	e.Envoy.Wait()

@@ -1,89 +1,56 @@
-package workers
+package telemetry
 
 import (
 	"bufio"
 	"bytes"
-	"context"
 	"io"
 	"strconv"
 	"strings"
-	"sync"
-	"time"
-
-	workerv1 "github.com/policy-engine/policy-engine/api/worker/v1"
 )
 
-// metricsTimeout is how long a replica may take to tell its metrics.
-const metricsTimeout = time.Second
-
-// reserved are the prefixes of metrics that are the kernel's own in a scrape.
-var reserved = [...]string{"policy_kernel_", "go_", "process_"}
-
-func isReserved(name string) bool {
-	for _, prefix := range reserved {
-		if strings.HasPrefix(name, prefix) {
-			return true
-		}
-	}
-	return false
+// Source is whose metrics a text is.
+type Source struct {
+	// Process are the labels, as `name="value",…`, that tell processes apart: series of a process (go_, process_, its build) get them, all others are added up. Without
+	// labels such series are left out.
+	Process string
+	// Reserved is the prefix of names that the source may not use.
+	Reserved string
 }
 
-// WriteMetrics writes the metrics of all replicas in the Prometheus text format: a series that several replicas have is written once, with the sum of their
-// values. A replica that can't be asked counts with its last ones, so that no counter seems to go back.
-func (reg *Registry) WriteMetrics(ctx context.Context, w io.Writer) error {
-	ctx, cancel := context.WithTimeout(ctx, metricsTimeout)
-	defer cancel()
-	var asked sync.WaitGroup
-	for _, worker := range reg.workers {
-		for _, r := range worker.replicas {
-			reg.mu.Lock()
-			s := r.session
-			reg.mu.Unlock()
-			if s == nil {
-				continue
-			}
-			asked.Go(func() {
-				if resp, err := s.control.GetMetrics(ctx, &workerv1.GetMetricsRequest{}); err == nil {
-					reg.mu.Lock()
-					r.metrics = resp.Text
-					reg.mu.Unlock()
-				}
-			})
-		}
-	}
-	asked.Wait()
-	e := newExposition()
-	reg.mu.Lock()
-	for _, worker := range reg.workers {
-		for _, r := range worker.replicas {
-			e.add(r.metrics)
-		}
-	}
-	reg.mu.Unlock()
-	return e.write(w)
+// ProcessLabels are the labels of a process, given as pairs of name and value.
+func ProcessLabels(labels ...string) string {
+	return strings.Trim(Series("", labels...), "{}")
 }
 
-// exposition is a set of series in the order in which they came, those of a metric family together.
-type exposition struct {
+// ofProcess reports whether a metric tells of one process: a sum over several would mean nothing.
+func ofProcess(name string) bool {
+	return strings.HasPrefix(name, "go_") || strings.HasPrefix(name, "process_") || name == workerBuildInfo
+}
+
+// Exposition adds metrics of several sources up: series in the order in which they came, those of a metric family together, each once. It is not safe for
+// concurrent use.
+type Exposition struct {
 	families []*family
 	byName   map[string]*family
 }
 
 type family struct {
+	name     string
 	comments []string
 	series   []string
 	values   map[string]float64
 }
 
-func newExposition() *exposition { return &exposition{byName: make(map[string]*family)} }
+// NewExposition makes an empty one.
+func NewExposition() *Exposition { return &Exposition{byName: make(map[string]*family)} }
 
-// add adds a text of a worker. Lines that are no valid series are left out, as are those that pretend to be the kernel's.
-func (e *exposition) add(text []byte) {
+// Add adds a text in the Prometheus format. Lines that are no valid series are left out.
+func (e *Exposition) Add(text []byte, from Source) {
 	for line := range bytes.Lines(text) {
 		s := strings.TrimSpace(string(line))
 		if rest, ok := strings.CutPrefix(s, "#"); ok {
 			fields := strings.Fields(rest)
-			if len(fields) < 3 || fields[0] != "TYPE" && fields[0] != "HELP" || isReserved(fields[1]) {
+			if len(fields) < 3 || fields[0] != "TYPE" && fields[0] != "HELP" || from.leavesOut(fields[1]) {
 				continue
 			}
 			f := e.family(fields[1])
@@ -93,15 +60,33 @@ func (e *exposition) add(text []byte) {
 			continue
 		}
 		name, value, ok := parseSeries(s)
-		if !ok || isReserved(name) {
+		if !ok || from.leavesOut(name) {
 			continue
 		}
 		f := e.family(e.familyName(name))
+		if ofProcess(f.name) {
+			name = withLabels(name, from.Process)
+		}
 		if _, known := f.values[name]; !known {
 			f.series = append(f.series, name)
 		}
 		f.values[name] += value
 	}
+}
+
+// leavesOut reports whether the source's series of this name don't count.
+func (s Source) leavesOut(series string) bool {
+	name, _, _ := strings.Cut(series, "{")
+	return s.Reserved != "" && strings.HasPrefix(name, s.Reserved) || s.Process == "" && ofProcess(name)
+}
+
+// withLabels puts labels in front of those of a series.
+func withLabels(series, labels string) string {
+	name, own, has := strings.Cut(series, "{")
+	if !has || own == "}" {
+		return name + "{" + labels + "}"
+	}
+	return name + "{" + labels + "," + own
 }
 
 func hasComment(f *family, kind string) bool {
@@ -114,7 +99,7 @@ func hasComment(f *family, kind string) bool {
 }
 
 // familyName is the family of a series: series of a histogram or summary belong to the name that was declared.
-func (e *exposition) familyName(series string) string {
+func (e *Exposition) familyName(series string) string {
 	name, _, _ := strings.Cut(series, "{")
 	for _, suffix := range [...]string{"_bucket", "_sum", "_count"} {
 		if base, ok := strings.CutSuffix(name, suffix); ok && e.byName[base] != nil {
@@ -124,10 +109,10 @@ func (e *exposition) familyName(series string) string {
 	return name
 }
 
-func (e *exposition) family(name string) *family {
+func (e *Exposition) family(name string) *family {
 	f := e.byName[name]
 	if f == nil {
-		f = &family{values: make(map[string]float64)}
+		f = &family{name: name, values: make(map[string]float64)}
 		e.byName[name] = f
 		e.families = append(e.families, f)
 	}
@@ -171,7 +156,8 @@ func labelsEnd(s string) int {
 	return -1
 }
 
-func (e *exposition) write(w io.Writer) error {
+// Write writes it.
+func (e *Exposition) Write(w io.Writer) error {
 	b := bufio.NewWriter(w)
 	for _, f := range e.families {
 		if len(f.series) == 0 {

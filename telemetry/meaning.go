@@ -1,0 +1,53 @@
+package telemetry
+
+import "strings"
+
+// meanings are what the metrics count. docs/metrics.md tells more.
+var meanings = map[string]string{
+	kernelBuildInfo: "Always 1: which build the kernel is.",
+	workerBuildInfo: "Always 1: which build a replica is.",
+
+	"policy_kernel_requests_total":                 "HTTP requests, by what their policies decided.",
+	"policy_kernel_request_duration_seconds":       "From the arrival of a request's headers to the decision on it.",
+	"policy_kernel_response_failures_total":        "Response phases that did anything but allow.",
+	"policy_kernel_tolerated_failures_total":       "Failures that an on_failure of continue or skip_remaining let pass.",
+	"policy_kernel_worker_health":                  "1 while a replica of the worker takes calls and has the configuration, else 0.",
+	"policy_kernel_worker_replica_up":              "1 while the replica takes calls, else 0.",
+	"policy_kernel_worker_calls_in_flight":         "Calls that the replica has not answered yet.",
+	"policy_kernel_worker_batch_calls":             "Calls in each batch that is sent to the worker.",
+	"policy_kernel_worker_batch_results":           "Results in each read from the worker.",
+	"policy_kernel_worker_unmatched_results_total": "Results without a call: late, repeated or invented.",
+	"policy_kernel_worker_breaker_state":           "The circuit breaker of the replica: 0 closed, 1 half open, 2 open.",
+	"policy_kernel_config_reload_total":            "Attempts to take over a changed configuration.",
+	"policy_kernel_streams":                        "Streams of Envoy's that are open: requests under way.",
+	"policy_kernel_body_bytes":                     "Bytes that bodies take now.",
+	"policy_kernel_panics_total":                   "Panics that were caught; each denied a request.",
+	"policy_kernel_log_records_lost_total":         "Log records that were lost because the log was too slow or could not be written.",
+	"policy_kernel_trace_spans_total":              "Spans that were handed to the exporter.",
+	"policy_kernel_trace_spans_dropped_total":      "Spans that were lost: the queue was full, or the receiver did not take them.",
+	"policy_worker_executions_total":               "Runs of policies, by how they ended.",
+	"policy_worker_execution_duration_seconds":     "How long a policy ran.",
+	"policy_worker_policy_failures_total":          "Failures of policies; of policy none: calls that the worker refused.",
+	"policy_worker_policy_events_total":            "What policies count themselves, such as the hits of a cache.",
+	"policy_worker_stuck_policies_total":           "Policies that did not return, so that their connection was ended.",
+	"policy_worker_panics_total":                   "Panics of the worker itself that were caught; those of policies are failures of theirs.",
+	"policy_worker_in_flight":                      "Calls that run or wait.",
+	"policy_worker_generations":                    "Configurations that the worker holds.",
+	"policy_worker_log_records_lost_total":         "Log records that were lost because the log was too slow or could not be written.",
+	"policy_worker_trace_spans_total":              "Spans that were handed to the exporter.",
+	"policy_worker_trace_spans_dropped_total":      "Spans that were lost: the queue was full, or the receiver did not take them.",
+}
+
+// meaning is what a metric counts, or nothing if nobody knows.
+func meaning(metric string) string {
+	if text := meanings[metric]; text != "" {
+		return text
+	}
+	if rest, ok := strings.CutPrefix(metric, "go_"); ok {
+		return "Of the Go runtime: " + strings.ReplaceAll(rest, "_", " ") + "."
+	}
+	if rest, ok := strings.CutPrefix(metric, "process_"); ok {
+		return "Of the process: " + strings.ReplaceAll(rest, "_", " ") + "."
+	}
+	return ""
+}
