@@ -226,7 +226,7 @@ func setup(t testing.TB, change func(*config.WorkerRef), paths ...string) (*Regi
 	reg := New([]config.WorkerRef{ref}, Options{KernelID: testKernel, Logger: zap.NewNop(), Metrics: metrics.NewSet(), Lean: onLean()})
 	reg.Start()
 	t.Cleanup(reg.Close)
-	return reg, reg.byName["w"]
+	return reg, reg.inUse()[0]
 }
 
 func socketPath(t testing.TB) string { return filepath.Join(t.TempDir(), "w.sock") }

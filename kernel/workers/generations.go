@@ -36,17 +36,27 @@ func (e *RejectedError) Error() string {
 	return b.String()
 }
 
+// distribution is where a generation goes: chains by the names of the workers.
+type distribution struct {
+	chains  map[string][]*workerv1.Chain
+	workers []*Worker
+}
+
 // Push makes a generation live: every connected replica gets the chains of its worker name, and every other one when it connects. Push waits until all
 // connected replicas have acknowledged; one that is lost meanwhile counts as not connected. If a replica rejects the generation, the error is a
 // *RejectedError and the generation is retired everywhere.
 func (reg *Registry) Push(ctx context.Context, generation uint64, chains map[string][]*workerv1.Chain) error {
-	for name := range chains {
-		if reg.byName[name] == nil {
+	return reg.push(ctx, generation, &distribution{chains, reg.inUse()})
+}
+
+func (reg *Registry) push(ctx context.Context, generation uint64, d *distribution) error {
+	for name := range d.chains {
+		if !slices.ContainsFunc(d.workers, func(w *Worker) bool { return w.name == name }) {
 			return fmt.Errorf("push generation %d: there is no worker %q", generation, name)
 		}
 	}
 	reg.mu.Lock()
-	reg.live[generation] = chains
+	reg.live[generation] = d
 	reg.wakeAll()
 	reg.mu.Unlock()
 	for {
@@ -55,8 +65,9 @@ func (reg *Registry) Push(ctx context.Context, generation uint64, chains map[str
 		settled, rejected := reg.settled(generation)
 		if settled && rejected == nil {
 			reg.current.Store(generation)
-			for _, w := range reg.workers {
-				w.refresh(generation)
+			for _, w := range d.workers {
+				w.generation = generation
+				w.refresh()
 			}
 			reg.announce()
 			reg.mu.Unlock()
@@ -79,7 +90,11 @@ func (reg *Registry) Push(ctx context.Context, generation uint64, chains map[str
 // settled reports whether every connected replica has accepted or rejected the generation. mu is held.
 func (reg *Registry) settled(generation uint64) (bool, error) {
 	var e RejectedError
-	for _, w := range reg.workers {
+	d := reg.live[generation]
+	if d == nil { // Retired meanwhile.
+		return true, nil
+	}
+	for _, w := range d.workers {
 		rejected := false
 		for _, r := range w.replicas {
 			if r.session == nil || r.session.holds(generation) {
@@ -107,11 +122,12 @@ func (reg *Registry) Retire(generation uint64) {
 	defer reg.mu.Unlock()
 	delete(reg.live, generation)
 	reg.wakeAll()
+	reg.reap()
 }
 
 // wakeAll makes all sessions look for what there is to do. mu is held.
 func (reg *Registry) wakeAll() {
-	for _, w := range reg.workers {
+	for w := range reg.members {
 		for _, r := range w.replicas {
 			if r.session != nil {
 				r.session.wake()
@@ -126,13 +142,13 @@ func (reg *Registry) next(s *session) (push *workerv1.PushConfigRequest, retire 
 	reg.mu.Lock()
 	defer reg.mu.Unlock()
 	var newest uint64
-	for g := range reg.live {
-		if g > newest && !s.holds(g) && s.rejected[g] == nil {
+	for g, d := range reg.live {
+		if g > newest && !s.holds(g) && s.rejected[g] == nil && slices.Contains(d.workers, s.replica.worker) {
 			newest = g
 		}
 	}
 	if newest != 0 {
-		return &workerv1.PushConfigRequest{KernelId: reg.kernelID, Generation: newest, Chains: reg.live[newest][s.replica.worker.name]}, 0
+		return &workerv1.PushConfigRequest{KernelId: reg.kernelID, Generation: newest, Chains: reg.live[newest].chains[s.replica.worker.name]}, 0
 	}
 	held := *s.held.Load()
 	for i, g := range held {

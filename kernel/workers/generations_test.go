@@ -77,7 +77,7 @@ func TestChanged(t *testing.T) {
 	changed := make(chan struct{}, 100)
 	ref := config.WorkerRef{Name: "w", SocketPaths: []string{path}, Connections: 1, Timeout: time.Second, HealthCheck: config.HealthCheck{Interval: 10 * time.Millisecond, Timeout: time.Second}}
 	reg := New([]config.WorkerRef{ref}, Options{KernelID: testKernel, Logger: zap.NewNop(), Lean: onLean(), Metrics: metrics.NewSet(), Changed: func() { changed <- struct{}{} }})
-	w := reg.byName["w"]
+	w := reg.inUse()[0]
 	reg.Start()
 	t.Cleanup(reg.Close)
 	start := func(instance uint64, policies ...string) func() {

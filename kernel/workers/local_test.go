@@ -49,7 +49,7 @@ func TestLocal(t *testing.T) {
 	})
 	reg.Start()
 	t.Cleanup(reg.Close)
-	w := reg.byName["w"]
+	w := reg.inUse()[0]
 	<-changes
 	if o := reg.Offers(); !o[0].Discovered || len(o[0].Policies) != 1 || o[0].Policies[0].Name != "p" || o[1].Discovered {
 		t.Errorf("offers %+v", o)

@@ -2,6 +2,7 @@ package workers
 
 import (
 	"context"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -23,8 +24,8 @@ type batchMeters struct{ calls, results *metrics.PrometheusHistogram }
 
 func newBatchMeters(set *metrics.Set, worker string) *batchMeters {
 	return &batchMeters{
-		calls:   set.NewPrometheusHistogramExt(telemetry.Series("policy_kernel_worker_batch_calls", "worker", worker), batchSizes),
-		results: set.NewPrometheusHistogramExt(telemetry.Series("policy_kernel_worker_batch_results", "worker", worker), batchSizes),
+		calls:   set.GetOrCreatePrometheusHistogramExt(telemetry.Series(batchCalls, "worker", worker), batchSizes),
+		results: set.GetOrCreatePrometheusHistogramExt(telemetry.Series(batchResults, "worker", worker), batchSizes),
 	}
 }
 
@@ -40,26 +41,76 @@ func (m *batchMeters) received(results int) {
 	}
 }
 
-// measure shows the state of a replica, which is the index-th of its worker.
-func (reg *Registry) measure(set *metrics.Set, r *replica, index int) {
-	labels := []string{"worker", r.worker.name, "replica", strconv.Itoa(index)}
-	set.NewGauge(telemetry.Series("policy_kernel_worker_calls_in_flight", labels...), func() float64 {
-		reg.mu.Lock()
-		defer reg.mu.Unlock()
-		if r.session == nil || !r.session.served {
-			return 0
+// The names of a worker's metrics.
+const (
+	workerHealth     = "policy_kernel_worker_health"
+	replicaUp        = "policy_kernel_worker_replica_up"
+	callsInFlight    = "policy_kernel_worker_calls_in_flight"
+	unmatchedResults = "policy_kernel_worker_unmatched_results_total"
+	batchCalls       = "policy_kernel_worker_batch_calls"
+	batchResults     = "policy_kernel_worker_batch_results"
+)
+
+// measure has the series follow a change of the workers in use. Gauges show whoever has the name and the place now; what has neither any more is taken away.
+func (reg *Registry) measure(before, after []*Worker) {
+	had, has := reg.gauges(before), reg.gauges(after)
+	for series := range had {
+		if has[series] == nil {
+			reg.metrics.UnregisterMetric(series)
 		}
-		t := target{conns: r.session.conns}
-		return float64(t.inFlight())
-	})
-	set.NewGauge(telemetry.Series("policy_kernel_worker_replica_up", labels...), func() float64 {
-		reg.mu.Lock()
-		defer reg.mu.Unlock()
-		if r.session != nil && r.session.serving {
+	}
+	for series, value := range has {
+		if had[series] == nil {
+			reg.metrics.NewGauge(series, value)
+		}
+	}
+	for _, w := range before {
+		if slices.ContainsFunc(after, func(other *Worker) bool { return other.name == w.name }) {
+			continue
+		}
+		for _, metric := range []string{unmatchedResults, batchCalls, batchResults} {
+			reg.metrics.UnregisterMetric(telemetry.Series(metric, "worker", w.name))
+		}
+	}
+}
+
+// gauges are the series of workers and their replicas with what they show.
+func (reg *Registry) gauges(workers []*Worker) map[string]func() float64 {
+	all := make(map[string]func() float64)
+	for _, w := range workers {
+		all[telemetry.Series(workerHealth, "worker", w.name)] = func() float64 {
+			return reg.shown(w.name, 0, func(now *Worker, _ *replica) bool { return now.Available() })
+		}
+		for i := range w.replicas {
+			labels := []string{"worker", w.name, "replica", strconv.Itoa(i)}
+			all[telemetry.Series(replicaUp, labels...)] = func() float64 {
+				return reg.shown(w.name, i, func(_ *Worker, r *replica) bool { return r.session != nil && r.session.serving })
+			}
+			all[telemetry.Series(callsInFlight, labels...)] = func() float64 {
+				calls := int32(0)
+				reg.shown(w.name, i, func(_ *Worker, r *replica) bool {
+					if r.session != nil && r.session.served {
+						calls = (&target{conns: r.session.conns}).inFlight()
+					}
+					return true
+				})
+				return float64(calls)
+			}
+		}
+	}
+	return all
+}
+
+// shown is 1 if the replica at that place of the worker in use exists and is so, else 0.
+func (reg *Registry) shown(worker string, place int, is func(*Worker, *replica) bool) float64 {
+	reg.mu.Lock()
+	defer reg.mu.Unlock()
+	for _, w := range reg.workers {
+		if w.name == worker && place < len(w.replicas) && is(w, w.replicas[place]) {
 			return 1
 		}
-		return 0
-	})
+	}
+	return 0
 }
 
 // CollectMetrics adds the metrics of all replicas: a series that several replicas have counts once, with the sum of their values; what a replica tells of its process has
@@ -68,7 +119,8 @@ func (reg *Registry) CollectMetrics(ctx context.Context, e *telemetry.Exposition
 	ctx, cancel := context.WithTimeout(ctx, metricsTimeout)
 	defer cancel()
 	var asked sync.WaitGroup
-	for _, worker := range reg.workers {
+	workers := reg.inUse()
+	for _, worker := range workers {
 		for _, r := range worker.replicas {
 			reg.mu.Lock()
 			s := r.session
@@ -88,7 +140,7 @@ func (reg *Registry) CollectMetrics(ctx context.Context, e *telemetry.Exposition
 	asked.Wait()
 	reg.mu.Lock()
 	defer reg.mu.Unlock()
-	for _, worker := range reg.workers {
+	for _, worker := range workers {
 		for i, r := range worker.replicas {
 			from := telemetry.Source{Reserved: "policy_kernel_"}
 			if r.session != nil { // A process that has ended has no memory any more.

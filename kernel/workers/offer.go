@@ -11,8 +11,13 @@ import (
 func (reg *Registry) Offers() []route.Offer {
 	reg.mu.Lock()
 	defer reg.mu.Unlock()
-	offers := make([]route.Offer, 0, len(reg.workers))
-	for _, w := range reg.workers {
+	return offersOf(reg.workers)
+}
+
+// offersOf is what workers offer. The registry's mu is held.
+func offersOf(workers []*Worker) []route.Offer {
+	offers := make([]route.Offer, 0, len(workers))
+	for _, w := range workers {
 		o := w.offer()
 		offers = append(offers, route.Offer{Worker: w, Timeout: w.timeout, Discovered: o.discovered, Policies: o.policies})
 	}

@@ -17,11 +17,12 @@ func (e *NoReplicaError) Error() string { return e.what }
 // Profile asks a replica of a worker, counted from 0, for a profile of its process: compressed profile.proto. duration is for the profile cpu only. The error is a
 // *NoReplicaError, or the replica's, with its gRPC status.
 func (reg *Registry) Profile(ctx context.Context, worker string, replica int, name string, duration time.Duration) ([]byte, error) {
-	i := slices.IndexFunc(reg.workers, func(w *Worker) bool { return w.name == worker })
+	workers := reg.inUse()
+	i := slices.IndexFunc(workers, func(w *Worker) bool { return w.name == worker })
 	if i < 0 {
 		return nil, &NoReplicaError{fmt.Sprintf("there is no worker %q", worker)}
 	}
-	replicas := reg.workers[i].replicas
+	replicas := workers[i].replicas
 	if replica < 0 || replica >= len(replicas) {
 		return nil, &NoReplicaError{fmt.Sprintf("worker %q has no replica %d; legal are 0 to %d", worker, replica, len(replicas)-1)}
 	}

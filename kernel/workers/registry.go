@@ -43,16 +43,21 @@ type Registry struct {
 	// afterBatch is never nil.
 	afterBatch func()
 	throttle   *telemetry.Throttle
-	workers    []*Worker
-	byName     map[string]*Worker
-	cancel     context.CancelFunc
+	metrics    *metrics.Set
+	local      map[string]Local
 	running    sync.WaitGroup
 	// current is the generation that was pushed last.
 	current atomic.Uint64
 
 	mu sync.Mutex
-	// live are the generations that every replica shall hold, with the chains of each worker name.
-	live map[uint64]map[string][]*workerv1.Chain
+	// workers are those of the configuration in use. The slice is replaced, never changed.
+	workers []*Worker
+	// members are all that run: also those that only an older generation uses, or a stage. started and closed say whether new ones are to run.
+	members         map[*Worker]context.CancelFunc
+	stages          map[*Stage]bool
+	started, closed bool
+	// live are the generations that every replica of their workers shall hold.
+	live map[uint64]*distribution
 	// news is closed, and replaced, whenever a replica changes.
 	news chan struct{}
 }
@@ -61,42 +66,60 @@ type Registry struct {
 func New(refs []config.WorkerRef, o Options) *Registry {
 	reg := &Registry{
 		kernelID: o.KernelID, log: o.Logger, changed: o.Changed, lean: o.Lean, afterBatch: o.AfterBatch, throttle: telemetry.NewThrottle(time.Minute, time.Now),
-		byName: make(map[string]*Worker), cancel: func() {},
-		live: make(map[uint64]map[string][]*workerv1.Chain), news: make(chan struct{}),
+		metrics: o.Metrics, local: o.Local, members: make(map[*Worker]context.CancelFunc), stages: make(map[*Stage]bool),
+		live: make(map[uint64]*distribution), news: make(chan struct{}),
 	}
 	if reg.afterBatch == nil {
 		reg.afterBatch = func() {}
 	}
 	for _, ref := range refs {
-		w := newWorker(ref, o.Metrics)
-		if w.local, w.afterBatch = o.Local[ref.Name], reg.afterBatch; w.local != nil {
-			ref.SocketPaths = []string{localPath}
-		}
-		for _, path := range ref.SocketPaths {
-			r := &replica{worker: w, path: path, connections: ref.Connections, health: ref.HealthCheck, problem: "not connected yet"}
-			reg.measure(o.Metrics, r, len(w.replicas))
-			w.replicas = append(w.replicas, r)
-		}
+		w := reg.newWorker(ref)
+		reg.members[w] = func() {}
 		reg.workers = append(reg.workers, w)
-		reg.byName[ref.Name] = w
 	}
+	reg.measure(nil, reg.workers)
 	return reg
+}
+
+// newWorker makes a worker with its replicas. There may be one of the same name already.
+func (reg *Registry) newWorker(ref config.WorkerRef) *Worker {
+	w := newWorker(ref, reg.metrics)
+	if w.local, w.afterBatch = reg.local[ref.Name], reg.afterBatch; w.local != nil {
+		ref.SocketPaths = []string{localPath}
+	}
+	for _, path := range ref.SocketPaths {
+		w.replicas = append(w.replicas, &replica{worker: w, path: path, connections: ref.Connections, health: ref.HealthCheck, problem: "not connected yet"})
+	}
+	return w
 }
 
 // Start begins to connect to all replicas, and to keep them connected until Close.
 func (reg *Registry) Start() {
+	reg.mu.Lock()
+	defer reg.mu.Unlock()
+	reg.started = true
+	for w := range reg.members {
+		reg.run(w)
+	}
+}
+
+// run keeps a member connected. mu is held.
+func (reg *Registry) run(w *Worker) {
 	ctx, cancel := context.WithCancel(context.Background())
-	reg.cancel = cancel
-	for _, w := range reg.workers {
-		for _, r := range w.replicas {
-			reg.running.Go(func() { r.run(ctx, reg) })
-		}
+	reg.members[w] = cancel
+	for _, r := range w.replicas {
+		reg.running.Go(func() { r.run(ctx, reg) })
 	}
 }
 
 // Close ends all connections. Calls under way complete with route.ErrUnavailable; those on local workers end with these.
 func (reg *Registry) Close() {
-	reg.cancel()
+	reg.mu.Lock()
+	reg.closed = true
+	for _, cancel := range reg.members {
+		cancel()
+	}
+	reg.mu.Unlock()
 	reg.running.Wait()
 }
 
@@ -105,7 +128,7 @@ func (reg *Registry) update(w *Worker, change func()) {
 	reg.mu.Lock()
 	defer reg.mu.Unlock()
 	change()
-	w.refresh(reg.current.Load())
+	w.refresh()
 	reg.announce()
 }
 
@@ -119,12 +142,14 @@ func (reg *Registry) announce() {
 func (reg *Registry) connected(s *session, policies []*workerv1.PolicyDescriptor) {
 	r := s.replica
 	var before, after offer
+	inUse := false
 	reg.update(r.worker, func() {
+		inUse = slices.Contains(reg.workers, r.worker) // What a stage's workers offer is looked at when it is adopted.
 		before = r.worker.offer()
 		r.session, r.discovered, r.policies, r.problem = s, true, policies, "connected; not serving yet"
 		after = r.worker.offer()
 	})
-	if !before.equal(after) && reg.changed != nil {
+	if inUse && !before.equal(after) && reg.changed != nil {
 		reg.changed()
 	}
 }
@@ -165,6 +190,9 @@ func (reg *Registry) probed(s *session, resp *workerv1.HealthCheckResponse, chan
 	}
 	reg.mu.Lock()
 	lost := s.changes == changes && !containsAll(resp.Generations, *s.held.Load())
+	if s.changes == changes {
+		reg.disown(s, resp.Generations)
+	}
 	reg.mu.Unlock()
 	if !lost {
 		return

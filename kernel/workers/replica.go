@@ -33,6 +33,8 @@ type replica struct {
 	policies   []*workerv1.PolicyDescriptor
 	// problem is why the replica takes no calls; empty if it does.
 	problem string
+	// tried is true when the first attempt to connect has ended.
+	tried bool
 	// metrics are its last ones.
 	metrics []byte
 }
@@ -94,6 +96,10 @@ func (r *replica) connect() (*session, error) {
 func (reg *Registry) lost(r *replica, served bool, err error) {
 	reg.mu.Lock()
 	r.problem = err.Error()
+	if !r.tried {
+		r.tried = true
+		reg.announce()
+	}
 	reg.mu.Unlock()
 	suppressed, ok := reg.throttle.Allow(r.path)
 	if !ok && !served {

@@ -61,7 +61,7 @@ func TestSlowHealthCheckOfABusyWorker(t *testing.T) {
 	}}, Options{KernelID: testKernel, Logger: zap.New(log), Lean: onLean(), Metrics: metrics.NewSet()})
 	reg.Start()
 	t.Cleanup(reg.Close)
-	w := reg.byName["w"]
+	w := reg.inUse()[0]
 	push(t, reg, 5)
 	ready(t, w)
 	f.set(func() { f.mute = true })

@@ -11,11 +11,16 @@ import (
 	"github.com/policy-engine/policy-engine/telemetry"
 )
 
-// Worker is a worker name: its replicas share the calls. It implements route.Evaluator.
+// Worker is a worker name: its replicas share the calls. It implements route.Evaluator. When a reload changes how a worker is called, another Worker takes its place, and this one
+// remains for the tables that it is in.
 type Worker struct {
 	name     string
 	timeout  time.Duration
 	replicas []*replica
+	// ref is what the worker was made from, without its place in the file.
+	ref config.WorkerRef
+	// generation is the newest one that was pushed to this worker. The registry's mu guards it.
+	generation uint64
 	// local runs the calls if the worker is in this process; then there is one replica, without connections. It calls afterBatch.
 	local      Local
 	afterBatch func()
@@ -40,16 +45,12 @@ type target struct {
 const enough = 64
 
 func newWorker(ref config.WorkerRef, set *metrics.Set) *Worker {
-	w := &Worker{name: ref.Name, timeout: ref.Timeout}
+	ref.Pos = config.Pos{}
+	w := &Worker{name: ref.Name, timeout: ref.Timeout, ref: ref}
 	w.targets.Store(&[]target{})
-	w.unmatched = set.NewCounter(telemetry.Series("policy_kernel_worker_unmatched_results_total", "worker", ref.Name))
+	// Get or create: the worker may take the place of another one of its name.
+	w.unmatched = set.GetOrCreateCounter(telemetry.Series(unmatchedResults, "worker", ref.Name))
 	w.batches = newBatchMeters(set, ref.Name)
-	set.NewGauge(telemetry.Series("policy_kernel_worker_health", "worker", ref.Name), func() float64 {
-		if w.Available() {
-			return 1
-		}
-		return 0
-	})
 	return w
 }
 
@@ -179,14 +180,14 @@ func (w *Worker) try(targets []target, best *target, c *route.Call) {
 }
 
 // refresh recomputes what Evaluate and Available look at. The registry's mu is held.
-func (w *Worker) refresh(current uint64) {
+func (w *Worker) refresh() {
 	var targets []target
 	available := false
 	for _, r := range w.replicas {
 		if r.session == nil || !r.session.served || !r.session.serving {
 			continue
 		}
-		available = available || r.session.holds(current)
+		available = available || r.session.holds(w.generation)
 		if len(r.session.conns) > 0 { // A local worker has none.
 			targets = append(targets, target{session: r.session, conns: r.session.conns})
 		}

@@ -44,11 +44,11 @@ var ImportRules = []Rule{
 		Reason: "it puts kernel and worker into one process, which is why it may import both; it names no policy",
 	},
 	{
-		Room: "kernel/...", May: []string{"kernel/...", "config", "api/...", "fastpath/...", "limits", "telemetry"}, MayInTests: []string{"test/grammar"},
+		Room: "kernel/...", May: []string{"kernel/...", "config", "api/...", "fastpath/...", "limits", "telemetry", "watch"}, MayInTests: []string{"test/grammar"},
 		Reason: "the kernel knows workers by their protocol alone, so that a policy can never run, crash or leak in it",
 	},
 	{
-		Room: "worker/...", May: []string{"worker/...", "config", "api/...", "policies", "fastpath/...", "limits", "telemetry"},
+		Room: "worker/...", May: []string{"worker/...", "config", "api/...", "policies", "fastpath/...", "limits", "telemetry", "watch"},
 		MayInTests: []string{"policies/policytest"},
 		Reason:     "the worker core runs any policy, so it must not know one; and it knows the kernel by the protocol alone",
 	},
@@ -70,6 +70,7 @@ var ImportRules = []Rule{
 	},
 	{Room: "config/...", May: []string{"config/..."}, Reason: "configuration is values; a room that acts on them imports it, not the other way round"},
 	{Room: "limits", Reason: "every process uses it, so it is a leaf"},
+	{Room: "watch", Reason: "every process uses it, so it is a leaf"},
 	{Room: "telemetry", Reason: "every process uses it, so it is a leaf"},
 	{Room: "api/...", May: []string{"api/..."}, Reason: "the protocols are a leaf: both sides import them"},
 	{Room: "fastpath/...", May: []string{"fastpath/..."}, Reason: "mechanisms of speed are leaves: they know no room's words"},

@@ -11,7 +11,7 @@ import (
 
 	"github.com/policy-engine/policy-engine/config"
 	"github.com/policy-engine/policy-engine/policies"
-	"github.com/policy-engine/policy-engine/worker/watch"
+	"github.com/policy-engine/policy-engine/watch"
 )
 
 // Issuer is a token issuer with its current key set. It is safe for concurrent use.

@@ -9,7 +9,7 @@ import (
 	"sync/atomic"
 
 	"github.com/policy-engine/policy-engine/policies"
-	"github.com/policy-engine/policy-engine/worker/watch"
+	"github.com/policy-engine/policy-engine/watch"
 )
 
 // maxFileSize is in bytes: about 500,000 keys.

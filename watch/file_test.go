@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -135,6 +136,119 @@ func TestChangesAreLoaded(t *testing.T) {
 				})
 			})
 		}
+	}
+}
+
+// TestHalfIsNotLoaded: what a process has open for writing waits until it is closed, however long its pauses are.
+func TestHalfIsNotLoaded(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "file")
+	write(t, path, "one")
+	got := make(chan string, 9)
+	f, err := Follow(Settings{Path: path, MaxSize: 10, Log: new(log).logger(), Poll: 3 * time.Millisecond, Settle: time.Millisecond, Load: func(content []byte) error { got <- string(content); return nil }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	<-got
+	half, err := os.OpenFile(path, os.O_WRONLY|os.O_TRUNC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, part := range []string{"t", "w", "o"} {
+		time.Sleep(20 * time.Millisecond) // A writer's pause, much longer than the file has to be quiet.
+		if _, err := half.WriteString(part); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if len(got) > 0 {
+		t.Errorf("loaded %q while it was written", <-got)
+	}
+	if err := half.Close(); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case content := <-got:
+		if content != "two" {
+			t.Errorf("loaded %q", content)
+		}
+	case <-time.After(10 * time.Second):
+		t.Error("the whole file was never loaded")
+	}
+}
+
+// TestBadFilesAreTold: whatever becomes of the file, what was loaded stays, each failure is told once, and the next good file is loaded.
+func TestBadFilesAreTold(t *testing.T) {
+	put := func(make func(path string) error) func(*testing.T, string) {
+		return func(t *testing.T, path string) {
+			if err := errors.Join(os.RemoveAll(path), make(path)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	bad := map[string]struct {
+		put  func(*testing.T, string)
+		want string
+	}{
+		"missing":        {put(func(string) error { return nil }), "no such file"},
+		"folder":         {put(func(path string) error { return os.Mkdir(path, 0o700) }), "not a regular file"},
+		"pipe":           {put(func(path string) error { return syscall.Mkfifo(path, 0o600) }), "not a regular file"},
+		"device":         {put(func(path string) error { return os.Symlink("/dev/zero", path) }), "not a regular file"},
+		"link to itself": {put(func(path string) error { return os.Symlink(path, path) }), "too many levels"},
+		"huge":           {put(func(path string) error { return errors.Join(os.WriteFile(path, nil, 0o600), os.Truncate(path, 1<<40)) }), "too large"},
+		"refused":        {put(func(path string) error { return os.WriteFile(path, []byte("bad"), 0o600) }), "is bad"},
+		"still written": {func(t *testing.T, path string) {
+			file, err := os.OpenFile(path, os.O_WRONLY|os.O_TRUNC, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { _ = file.Close() })
+		}, "open for writing"},
+	}
+	if os.Geteuid() != 0 { // Root may read everything.
+		bad["unreadable"] = struct {
+			put  func(*testing.T, string)
+			want string
+		}{put(func(path string) error { return os.WriteFile(path, []byte("two"), 0) }), "permission denied"}
+	}
+	for name, tt := range bad {
+		t.Run(name, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "file")
+			write(t, path, "one")
+			loads, failures := make(chan string, 99), make(chan error, 99)
+			f, err := Follow(Settings{
+				Path: path, MaxSize: 10, Log: new(log).logger(), Poll: 2 * time.Millisecond, Settle: time.Millisecond, Patience: 20 * time.Millisecond,
+				Load: func(content []byte) error {
+					if string(content) == "bad" {
+						return errors.New("is bad")
+					}
+					loads <- string(content)
+					return nil
+				},
+				Failed: func(err error) { failures <- err },
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer f.Close()
+			<-loads
+			tt.put(t, path)
+			eventually(t, "it is told", func() bool { // "missing" comes before some of the others.
+				select {
+				case err := <-failures:
+					return strings.Contains(err.Error(), tt.want)
+				default:
+					return false
+				}
+			})
+			time.Sleep(20 * time.Millisecond)
+			if len(loads)+len(failures) > 0 {
+				t.Errorf("%d loads and %d more failures", len(loads), len(failures))
+			}
+			put(func(path string) error { return os.WriteFile(path, []byte("two"), 0o600) })(t, path)
+			if content := <-loads; content != "two" {
+				t.Errorf("loaded %q", content)
+			}
+		})
 	}
 }
 
