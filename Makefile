@@ -98,7 +98,7 @@ compare-streams: build-bench ## Measure bodies that pass a policy in chunks agai
 		$(if $(ROUNDS),-rounds $(ROUNDS)) $(if $(SECONDS_PER_ROW),-duration $(SECONDS_PER_ROW)s) $(if $(CONNECTIONS),-connections $(CONNECTIONS))
 
 .PHONY: generate
-generate: $(generators) ## Generate api/**/*.pb.go and the JSON schemas of the configuration
+generate: $(generators) ## Generate api/**/*.pb.go, and the JSON schemas and the page of the configuration
 	tools/generate.sh .
 
 .PHONY: check

@@ -2,7 +2,7 @@ package config
 
 import _ "embed"
 
-//go:generate go -C .. run ./config/schema/gen config/schema
+//go:generate go -C .. run ./config/schema/gen config/schema docs/configuration.md
 
 // KernelSchema is the JSON Schema of kernel-config.yaml, for editors that complete and check the file. Read only.
 //

@@ -42,7 +42,7 @@ generated() {
   tools/generate.sh "$fresh" || status=1
   while read -r f; do
     cmp "$fresh/$f" "$f" || status=1
-  done < <({ find "$fresh" -type f -printf '%P\n' && git ls-files 'api/*.pb.go' 'config/schema/*.json'; } | sort -u)
+  done < <({ find "$fresh" -type f -printf '%P\n' && git ls-files 'api/*.pb.go' 'config/schema/*.json' docs/configuration.md; } | sort -u)
   rm -rf "$fresh"
   [[ $status == 0 ]] || { echo "mend it with: make generate" && return 1; }
 }
@@ -75,6 +75,7 @@ check "static analysis (staticcheck)" build/tools/staticcheck ./...
 check "static analysis of tools" in_tools ../build/tools/staticcheck ./...
 check "tests of tools" in_tools go test ./...
 check "rules: imports, files, no paths of one machine, READMEs of policies" go test ./test/rules/...
+check "pages: proofs that exist, metrics and codes explained" go test ./test/manual
 check "generated code is current" generated
 check "go.mod is tidy" tidy
 check "tools/go.mod is tidy" in_tools tidy

@@ -1,5 +1,5 @@
-// Command gen writes the JSON Schemas of the configuration files, made from the types that the files are decoded into, into a folder. It runs at the
-// top of the module: go run ./config/schema/gen config/schema.
+// Command gen writes the JSON Schemas of the configuration files, made from the types that the files are decoded into, into a folder, and the page that explains their keys into
+// a file. It runs at the top of the module: go run ./config/schema/gen config/schema docs/configuration.md.
 package main
 
 import (
@@ -20,8 +20,8 @@ var outputs = []struct {
 }
 
 func main() {
-	if len(os.Args) != 2 {
-		fmt.Fprintln(os.Stderr, "usage: gen FOLDER")
+	if len(os.Args) != 3 {
+		fmt.Fprintln(os.Stderr, "usage: gen FOLDER PAGE")
 		os.Exit(2)
 	}
 	for _, out := range outputs {
@@ -33,5 +33,13 @@ func main() {
 			fmt.Fprintf(os.Stderr, "write schema %q: %v\n", out.file, err)
 			os.Exit(1)
 		}
+	}
+	text, err := page("config/internal/document")
+	if err == nil {
+		err = os.WriteFile(os.Args[2], text, 0o644)
+	}
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "write page %q: %v\n", os.Args[2], err)
+		os.Exit(1)
 	}
 }

@@ -15,21 +15,31 @@ type defaulted interface{ Defaults() }
 
 // generate returns the schema of root's type. documents is the folder of its source, whose comments become descriptions.
 func generate(documents, title string, root defaulted) ([]byte, error) {
-	var r jsonschema.Reflector
-	if err := r.AddGoComments("", documents); err != nil {
-		return nil, fmt.Errorf("read comments: %w", err)
+	s, _, err := describe(documents, title, root)
+	if err != nil {
+		return nil, err
 	}
-	root.Defaults()
-	b := builder{documents: documents, comments: r.CommentMap}
-	s := b.structure(reflect.ValueOf(root).Elem())
-	s.Version, s.Title = jsonschema.Version, title
 	text, err := json.MarshalIndent(s, "", "  ")
 	return append(text, '\n'), err
+}
+
+// describe returns the schema, and what people are told of its keys beside.
+func describe(documents, title string, root defaulted) (*jsonschema.Schema, map[*jsonschema.Schema]hint, error) {
+	var r jsonschema.Reflector
+	if err := r.AddGoComments("", documents); err != nil {
+		return nil, nil, fmt.Errorf("read comments: %w", err)
+	}
+	root.Defaults()
+	b := builder{documents: documents, comments: r.CommentMap, hints: map[*jsonschema.Schema]hint{}}
+	s := b.structure(reflect.ValueOf(root).Elem())
+	s.Version, s.Title = jsonschema.Version, title
+	return s, b.hints, nil
 }
 
 type builder struct {
 	documents string
 	comments  map[string]string
+	hints     map[*jsonschema.Schema]hint
 }
 
 // structure describes a mapping with the keys of a struct. The value holds the defaults.
@@ -40,6 +50,7 @@ func (b *builder) structure(v reflect.Value) *jsonschema.Schema {
 		property := b.value(v.Field(f.Index), f)
 		property.Description = b.comments[b.documents+"."+t.Name()+"."+t.Field(f.Index).Name]
 		s.Properties.Set(f.Key, property)
+		b.hints[property] = hintOf(v.Field(f.Index), f)
 		if f.Required {
 			s.Required = append(s.Required, f.Key)
 		}

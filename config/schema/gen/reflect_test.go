@@ -137,3 +137,50 @@ func TestBadFilesMissTheSchema(t *testing.T) {
 		t.Errorf("only %d bad files were tried", seen)
 	}
 }
+
+// The page in the repository is that of the types, and has every key of the schemas.
+func TestPageIsCurrent(t *testing.T) {
+	want, err := page("../../internal/document")
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := os.ReadFile("../../../docs/configuration.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(got, want) {
+		t.Error("docs/configuration.md is not current: run make generate")
+	}
+	for _, out := range outputs {
+		text, err := os.ReadFile(filepath.Join("..", out.file))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var s map[string]any
+		if err := yaml.Unmarshal(text, &s); err != nil {
+			t.Fatal(err)
+		}
+		if n := explained(t, string(got), "", s); n < 10 {
+			t.Errorf("%s has %d keys; the check would prove nothing", out.file, n)
+		}
+	}
+}
+
+// explained looks for the keys of a schema, as it stands in its file, in the page.
+func explained(t *testing.T, page, path string, s map[string]any) int {
+	n := 0
+	properties, _ := s["properties"].(map[string]any)
+	for key, p := range properties {
+		p, at := p.(map[string]any), path+key
+		if !strings.Contains(page, "\n| `"+at+"` | ") {
+			t.Errorf("docs/configuration.md does not have %s", at)
+		}
+		n += 1 + explained(t, page, at+".", p)
+		for inner, suffix := range map[string]string{"items": "[].", "additionalProperties": ".NAME."} {
+			if inner, ok := p[inner].(map[string]any); ok {
+				n += explained(t, page, at+suffix, inner)
+			}
+		}
+	}
+	return n
+}
