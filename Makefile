@@ -77,6 +77,14 @@ loadtest: build-bench $(if $(filter compose,$(TARGET)),compose) ## Hold a rate o
 	@ENVOY=$(if $(filter compose,$(TARGET)),none,$$(tools/fetch.sh envoy)) && export ENVOY && exec build/bench/loadtest attack \
 		$(if $(RATE),-rate $(RATE)) $(if $(TARGET),-target $(TARGET)) $(measured)
 
+# The program that makes images.
+container_engine = $(firstword $(foreach e,docker podman,$(shell $(e) info >/dev/null 2>&1 && echo $(e))))
+
+.PHONY: image
+image: ## Build the container image policy-engine:latest with Docker or Podman (IMAGE=name:tag; GO_IMAGE, BASE_IMAGE, GOPROXY as in the Dockerfile)
+	@[[ -n "$(container_engine)" ]] || { echo "make: there is no container engine that works; install Docker (https://docs.docker.com/engine/install/), or Podman with: sudo apt-get install -y podman" >&2; exit 1; }
+	@$(container_engine) build $(if $(filter podman,$(container_engine)),--format docker) --build-arg VERSION=$(VERSION) $(foreach a,GO_IMAGE BASE_IMAGE GOPROXY GOSUMDB GOFLAGS,$(if $($(a)),--build-arg $(a)=$($(a)))) -t $(or $(IMAGE),policy-engine:latest) .
+
 .PHONY: compose
 compose: build-bench ## Start Envoy, the engine and Redis in containers (docker-compose.yaml)
 	@docker compose version >/dev/null 2>&1 || { echo "make: docker compose is missing; install Docker with its compose plugin: https://docs.docker.com/engine/install/" >&2; exit 1; }

@@ -25,9 +25,6 @@ const (
 	exitUsage  = 2 // mistakes in flags or configuration
 )
 
-// memoryShare is the process's part of the container's memory limit: nearly all, since it is kernel and workers.
-const memoryShare = 0.9
-
 // Main is the whole program of an engine in one process. The first --worker-config is of the worker that offers the first list of policies, and so on; a policy stands in
 // one list, because it belongs to one worker. It does not return.
 func Main(version string, offered ...Policies) {
@@ -160,6 +157,6 @@ func serve(ctx context.Context, version string, cfg *config.Kernel, ws []Worker,
 		defer ws[i].Log.Close()
 	}
 	defer log.ReportHangups()()
-	limits.Apply(log.Slog(), memoryShare)
+	limits.Apply(log.Slog(), 1) // Kernel and workers are this one process.
 	return Run(ctx, cfg, ws, kernel.Options{Log: log, Version: version})
 }

@@ -23,9 +23,6 @@ const (
 	exitUsage  = 2 // mistakes in flags or configuration
 )
 
-// memoryShare is the kernel's part of the container's memory limit, which it shares with the workers.
-const memoryShare = 0.3
-
 // Main is the whole program. It does not return.
 func Main(version string) {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
@@ -40,6 +37,7 @@ func command(ctx context.Context, version string, args []string, stdout, stderr 
 	file := flags.String("config", "/etc/policy-engine/kernel-config.yaml", "the configuration `file`")
 	check := flags.Bool("check", false, "read the configuration, tell its mistakes, and exit")
 	printVersion := flags.Bool("version", false, "print the version and exit")
+	healthy := flags.String("healthy", "", "ask the kernel whose admin port is at `HOST:PORT` whether it is ready, and exit with 0 if it is")
 	switch err := flags.Parse(args[1:]); {
 	case errors.Is(err, flag.ErrHelp):
 		return exitOK
@@ -51,6 +49,13 @@ func command(ctx context.Context, version string, args []string, stdout, stderr 
 	}
 	if *printVersion {
 		fmt.Fprintln(stdout, version)
+		return exitOK
+	}
+	if *healthy != "" {
+		if err := askHealthy(ctx, *healthy); err != nil {
+			fmt.Fprintln(stderr, err)
+			return exitFailed
+		}
 		return exitOK
 	}
 	cfg, err := config.LoadKernel(*file)
@@ -68,7 +73,7 @@ func command(ctx context.Context, version string, args []string, stdout, stderr 
 	}
 	defer log.Close()
 	defer log.ReportHangups()()
-	limits.Apply(log.Slog(), memoryShare)
+	limits.Apply(log.Slog(), limits.Apart)
 	err = Run(ctx, cfg, Options{Log: log, Version: version})
 	var found config.Errors
 	switch {

@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"runtime"
 	"runtime/debug"
+	"strconv"
 	"testing"
 	"time"
 )
@@ -32,7 +33,7 @@ func restore(t *testing.T) {
 func TestApply(t *testing.T) {
 	restore(t)
 	runtime.GOMAXPROCS(4)
-	Apply(slog.New(slog.NewTextHandler(io.Discard, nil)), 0.3)
+	Apply(slog.New(slog.NewTextHandler(io.Discard, nil)), Apart)
 	if got := runtime.GOMAXPROCS(0); got != 2 {
 		t.Errorf("GOMAXPROCS: got %d, want 2", got)
 	}
@@ -48,12 +49,28 @@ func TestApplyLeavesTheEnvironment(t *testing.T) {
 	debug.SetGCPercent(77)
 	t.Setenv("GOMAXPROCS", "3")
 	t.Setenv("GOGC", "77")
-	Apply(slog.New(slog.NewTextHandler(io.Discard, nil)), 0.3)
+	Apply(slog.New(slog.NewTextHandler(io.Discard, nil)), Apart)
 	if got := runtime.GOMAXPROCS(0); got != 3 {
 		t.Errorf("GOMAXPROCS: got %d, want 3", got)
 	}
 	if got := debug.SetGCPercent(100); got != 77 {
 		t.Errorf("GOGC: got %d, want 77", got)
+	}
+}
+
+// However many processes there are, they have 90 % of the container's memory together.
+func TestSharing(t *testing.T) {
+	for said, want := range map[string]int{"": Apart, "1": 1, "2": 2, "64": 64, "0": Apart, "-1": Apart, "65": Apart, "two": Apart, "2.5": Apart} {
+		got, err := sharing(said, Apart)
+		if got != want {
+			t.Errorf("%q: got %d, want %d", said, got, want)
+		}
+		if legal := said == "" || strconv.Itoa(want) == said; legal != (err == nil) {
+			t.Errorf("%q: error %v", said, err)
+		}
+		if sum := share(got) * float64(got); sum > 0.9000001 || sum < 0.89 {
+			t.Errorf("%q: the processes have %v of the memory together", said, sum)
+		}
 	}
 }
 

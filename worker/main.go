@@ -23,9 +23,6 @@ const (
 	exitUsage  = 2 // mistakes in flags or configuration
 )
 
-// memoryShare is the worker's part of the container's memory limit, which it shares with the kernel and perhaps another worker.
-const memoryShare = 0.3
-
 // Main is the whole program of a worker that offers the given policies. It does not return.
 func Main(version string, definitions ...policies.Definition) {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
@@ -69,7 +66,7 @@ func command(ctx context.Context, version string, args []string, stdout, stderr 
 	}
 	defer log.Close()
 	defer log.ReportHangups()()
-	limits.Apply(log.Slog(), memoryShare)
+	limits.Apply(log.Slog(), limits.Apart)
 	err = Run(ctx, cfg, registry, Options{Version: version, Log: log.Slog(), LogLost: log.Lost})
 	var source *sourceError
 	switch {

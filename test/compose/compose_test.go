@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -44,6 +45,15 @@ type service struct {
 	}
 	StopGracePeriod string `yaml:"stop_grace_period"`
 	Restart         string
+	Environment     map[string]string
+	User            string
+	ReadOnly        bool `yaml:"read_only"`
+	Tmpfs           []string
+	CapDrop         []string `yaml:"cap_drop"`
+	SecurityOpt     []string `yaml:"security_opt"`
+	MemLimit        string   `yaml:"mem_limit"`
+	CPUs            float64  `yaml:"cpus"`
+	PIDsLimit       int      `yaml:"pids_limit"`
 }
 
 func root(t *testing.T) string {
@@ -107,6 +117,14 @@ func TestCompose(t *testing.T) {
 			}
 		}
 	}
+	if e := f.Services["engine"]; e.MemLimit != "1g" || e.CPUs != 2 || e.PIDsLimit == 0 || e.Environment["POLICY_ENGINE_WORKER_2"] != "true" {
+		t.Errorf("engine: %s of memory, %v CPUs, %d processes, environment %v", e.MemLimit, e.CPUs, e.PIDsLimit, e.Environment)
+	}
+	for name, s := range f.Services {
+		if !s.ReadOnly || !slices.Equal(s.CapDrop, []string{"ALL"}) || !slices.Equal(s.SecurityOpt, []string{"no-new-privileges:true"}) {
+			t.Errorf("%s: read-only root %v, capabilities dropped %v, security %v", name, s.ReadOnly, s.CapDrop, s.SecurityOpt)
+		}
+	}
 	if version := "v" + harness.EnvoyVersion + "}"; !strings.HasSuffix(f.Services["envoy"].Image, version) {
 		t.Errorf("Envoy is %s, want %s", f.Services["envoy"].Image, version)
 	}
@@ -119,8 +137,10 @@ func TestEngine(t *testing.T) {
 	if _, err := config.LoadKernel(kernel); err != nil {
 		t.Error(err)
 	}
-	if _, err := config.LoadWorker(worker); err != nil {
-		t.Error(err)
+	for _, file := range []string{worker, filepath.Join(dir, "worker-config-2.yaml")} {
+		if _, err := config.LoadWorker(file); err != nil {
+			t.Error(err)
+		}
 	}
 	args := []string{"envoy", "--kernel", kernel, "--listen", "0.0.0.0:10000", "--admin", "", "--engine", "engine:9001", "--upstream", "upstream:8080"}
 	want, err := exec.CommandContext(t.Context(), harness.Program(t, "policyctl"), args...).Output()
@@ -136,12 +156,44 @@ func TestEngine(t *testing.T) {
 	}
 }
 
-// TestDockerfile: supervisord.conf finds each of its variables.
+// TestImage: a container that nobody has configured starts, and lets nothing pass.
+func TestImage(t *testing.T) {
+	dir := filepath.Join(root(t), "deploy", "container")
+	k, err := config.LoadKernel(filepath.Join(dir, "kernel-config.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if k.UnknownRoute != config.UnknownRouteDeny || len(k.Routes) != 0 || len(k.Workers) != 1 {
+		t.Errorf("unknown routes: %v, %d routes, %d workers", k.UnknownRoute, len(k.Routes), len(k.Workers))
+	}
+	for i, name := range []string{"worker-config-1.yaml", "worker-config-2.yaml"} {
+		w, err := config.LoadWorker(filepath.Join(dir, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if want := fmt.Sprintf("/var/run/policy-engine/workers/worker-%d.sock", i+1); w.SocketPath != want {
+			t.Errorf("%s: the socket is %s, want %s", name, w.SocketPath, want)
+		}
+	}
+}
+
+// TestDockerfile: supervisord.conf finds each of its variables; what `docker build` makes without a target is the engine, for the user who owns the sockets.
 func TestDockerfile(t *testing.T) {
 	dockerfile := string(read(t, root(t), "Dockerfile"))
 	for _, v := range regexp.MustCompile(`%\(ENV_([A-Z0-9_]+)\)s`).FindAllStringSubmatch(string(read(t, root(t), "supervisord.conf")), -1) {
 		if !strings.Contains(dockerfile, v[1]+"=") {
 			t.Errorf("Dockerfile does not set %s", v[1])
+		}
+	}
+	last := dockerfile[strings.LastIndex(dockerfile, "\nFROM "):]
+	for _, want := range []string{"FROM ${BASE_IMAGE} AS engine\n", "\nUSER 1000:1000\n", "\nSTOPSIGNAL SIGTERM\n", "\nHEALTHCHECK ", "/out/policy-kernel /out/policy-worker-1 /out/policy-worker-2 /usr/local/bin/\n"} {
+		if !strings.Contains(last, want) {
+			t.Errorf("the last stage of Dockerfile lacks %q", want)
+		}
+	}
+	for _, want := range []string{"ARG GO_IMAGE=golang:", "ARG BASE_IMAGE=alpine:"} {
+		if !strings.Contains(dockerfile, want) {
+			t.Errorf("Dockerfile lacks %q", want)
 		}
 	}
 }
