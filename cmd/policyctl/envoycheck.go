@@ -93,7 +93,9 @@ func (c *envoyCheck) connectionManager(manager place) {
 	}
 	if !found {
 		c.note(manager, "no ext_proc filter: its routes are without policies")
+		return
 	}
+	c.spelling(manager)
 }
 
 // extProc checks the settings of the filter.

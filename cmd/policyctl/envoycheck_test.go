@@ -104,6 +104,10 @@ func TestValidateNotesOfEnvoy(t *testing.T) {
 			[]edit{{e, "cluster_name: policy_engine\n", "cluster_name: pe\n"}, {e, "layered_runtime:", "dynamic_resources: {}\nlayered_runtime:"}},
 			`the cluster "pe" is not a static one; while Envoy does not have it, requests pass unprocessed`,
 		},
+		{"paths as they come", []edit{{e, "normalize_path: true", "normalize_path: false"}}, "normalize_path is not true: policies decide on /a/../b by the route of /a"},
+		{"slashes as they come", []edit{{e, "                merge_slashes: true\n", ""}}, "merge_slashes is not true: an upstream may take //b for /b"},
+		{"slashes that are unescaped", []edit{{e, "path_with_escaped_slashes_action: REJECT_REQUEST", "path_with_escaped_slashes_action: KEEP_UNCHANGED"}}, "path_with_escaped_slashes_action is not REJECT_REQUEST"},
+		{"underscores in names", []edit{{e, "headers_with_underscores_action: REJECT_REQUEST", "headers_with_underscores_action: ALLOW"}}, "headers_with_underscores_action is not REJECT_REQUEST: an upstream may take x_user_id for x-user-id"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
