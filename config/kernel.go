@@ -18,6 +18,7 @@ func (c *checker) kernel(d *document.Kernel) *Kernel {
 		WorkerUnavailable:  c.immediateResponse(&d.WorkerUnavailableResponse),
 		Limits:             Limits{MaxBodySize: int(d.Limits.MaxBodySize), MaxTotalBodySize: int(d.Limits.MaxTotalBodySize)},
 		Observability:      Observability{LogLevel: string(d.Observability.LogLevel)},
+		Fixed:              fixed(d),
 	}
 	if l := &d.Limits; k.Limits.MaxTotalBodySize < k.Limits.MaxBodySize && l.MaxTotalBodySize > 0 {
 		c.fail(l.At("max_total_body_size"), "is less than max_body_size; legal is at least as much")

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"crypto/sha256"
 	"fmt"
 	"io"
 	"os"
@@ -8,6 +9,9 @@ import (
 	"github.com/policy-engine/policy-engine/config/internal/document"
 	"github.com/policy-engine/policy-engine/config/internal/strict"
 )
+
+// MaxFileSize is the longest that a configuration file may be, in bytes.
+const MaxFileSize = strict.MaxFileSize
 
 // LoadKernel reads a kernel-config.yaml. The error of a file with mistakes is an Errors that tells all of them.
 func LoadKernel(path string) (*Kernel, error) {
@@ -42,6 +46,7 @@ func parseKernel(file string, data []byte, env func(string) (string, bool)) (*Ke
 	c := checker{file: file}
 	c.add(strict.Decode(file, data, env, &doc))
 	k := c.kernel(&doc.PolicyKernel)
+	k.Digest = sha256.Sum256(data)
 	if err := c.errs.Err(); err != nil {
 		return nil, err
 	}

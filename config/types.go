@@ -26,6 +26,10 @@ type Kernel struct {
 	WorkerUnavailable  ImmediateResponse
 	Limits             Limits
 	Observability      Observability
+	// Fixed are the keys that take a restart, always the same ones in the same order.
+	Fixed []Fixed `json:"-"`
+	// Digest is the SHA-256 of the file's text.
+	Digest [32]byte `json:"-"`
 }
 
 // Limits bound the memory that bodies take, in bytes.

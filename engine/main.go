@@ -156,7 +156,11 @@ func serve(ctx context.Context, version string, cfg *config.Kernel, ws []Worker,
 		}
 		defer ws[i].Log.Close()
 	}
-	defer log.ReportHangups()()
+	hangups, stop := telemetry.Hangups()
+	defer stop()
+	for i := range ws {
+		defer worker.FollowHangups(ws[i].Config, ws[i].Log)()
+	}
 	limits.Apply(log.Slog(), 1) // Kernel and workers are this one process.
-	return Run(ctx, cfg, ws, kernel.Options{Log: log, Version: version})
+	return Run(ctx, cfg, ws, kernel.Options{Log: log, Version: version, File: cfg.File, Hangups: hangups})
 }

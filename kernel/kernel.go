@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"os"
 	"strconv"
 	"sync/atomic"
 	"time"
@@ -18,7 +19,6 @@ import (
 	"github.com/policy-engine/policy-engine/config"
 	"github.com/policy-engine/policy-engine/kernel/extproc"
 	"github.com/policy-engine/policy-engine/kernel/listener"
-	"github.com/policy-engine/policy-engine/kernel/route"
 	"github.com/policy-engine/policy-engine/kernel/transport"
 	"github.com/policy-engine/policy-engine/kernel/workers"
 	"github.com/policy-engine/policy-engine/telemetry"
@@ -34,6 +34,10 @@ type Options struct {
 	Version string
 	// DrainTime is DefaultDrainTime if it is 0.
 	DrainTime time.Duration
+	// File is the configuration's file, which is followed; if it is empty, the configuration stays.
+	File string
+	// Hangups are signals to read the file again; it may be nil.
+	Hangups <-chan os.Signal
 	// Local has the workers that are in this process, by their names in the configuration.
 	Local map[string]workers.Local
 	// Listening is called with the addresses for Envoy and of the admin server when both accept connections. It may be nil.
@@ -45,6 +49,7 @@ type kernel struct {
 	set         *metrics.Set
 	registry    *workers.Registry
 	distributor *distributor
+	reloader    *reloader
 	transport   transport.Server
 	draining    atomic.Bool
 }
@@ -86,18 +91,16 @@ func build(cfg *config.Kernel, o Options) (*kernel, error) {
 		AfterBatch: func() { k.transport.AfterBatch() },      // Set below, before anything is connected.
 		Changed:    func() { k.distributor.offersChanged() }, // Nothing is connected before both are made.
 	})
-	routes := route.NewStore(k.registry.Retire)
-	k.distributor = newDistributor(cfg, k.registry, routes, log, time.Now)
-	settings := &extproc.Settings{
-		Routes: routes, UnknownRoute: cfg.UnknownRoute, PolicyNotSupported: cfg.PolicyNotSupported, WorkerUnavailable: cfg.WorkerUnavailable,
-		MaxBodySize: cfg.Limits.MaxBodySize, Bodies: extproc.NewBudget(cfg.Limits.MaxTotalBodySize),
-		Observer: NewObserver(len(cfg.Routes), k.set, log),
-	}
-	k.set.NewGauge("policy_kernel_body_bytes", func() float64 { return float64(settings.Bodies.Used()) })
+	observer := NewObserver(len(cfg.Routes), k.set, log)
+	bodies := extproc.NewBudget(cfg.Limits.MaxTotalBodySize)
+	k.distributor = newDistributor(cfg, k.registry, observer, bodies, log, time.Now)
+	k.reloader = newReloader(o.File, k.distributor, o.Log, k.set)
+	settings := &extproc.Settings{Routes: k.distributor.routes, Bodies: bodies, Observer: observer}
+	k.set.NewGauge("policy_kernel_body_bytes", func() float64 { return float64(bodies.Used()) })
 	panics := k.set.NewCounter("policy_kernel_panics_total")
 	var err error
 	k.transport, err = transport.New(transport.Options{
-		Config: cfg.Server, Logger: log, Panicked: panics.Inc, Bodies: settings.Bodies,
+		Config: cfg.Server, Logger: log, Panicked: panics.Inc, Bodies: bodies,
 		New: func() extproc.Driven { return extproc.New(settings) },
 	})
 	if err != nil {
@@ -114,6 +117,7 @@ func (k *kernel) serve(ctx context.Context, o Options, envoy, admin net.Listener
 	web := k.admin()
 	k.registry.Start()
 	group.Go(func() error { return k.distributor.run(ctx) })
+	group.Go(func() error { k.reloader.run(ctx, o.Hangups); return nil })
 	group.Go(func() error { return k.transport.Serve(envoy) })
 	group.Go(func() error {
 		if err := web.Serve(admin); !errors.Is(err, http.ErrServerClosed) {

@@ -72,9 +72,10 @@ func command(ctx context.Context, version string, args []string, stdout, stderr 
 		return exitUsage
 	}
 	defer log.Close()
-	defer log.ReportHangups()()
+	hangups, stop := telemetry.Hangups()
+	defer stop()
 	limits.Apply(log.Slog(), limits.Apart)
-	err = Run(ctx, cfg, Options{Log: log, Version: version})
+	err = Run(ctx, cfg, Options{Log: log, Version: version, File: *file, Hangups: hangups})
 	var found config.Errors
 	switch {
 	case err == nil:

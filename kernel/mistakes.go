@@ -12,6 +12,9 @@ import (
 // mistakes translates an error of route.Compile or workers.Registry.Push into mistakes with their places in the file. It returns nil for errors of another kind.
 func mistakes(cfg *config.Kernel, err error) config.Errors {
 	var all config.Errors
+	if errors.As(err, &all) {
+		return all
+	}
 	var compiled route.Errors
 	if errors.As(err, &compiled) {
 		for _, e := range compiled {

@@ -20,6 +20,14 @@ const (
 	noWorker     = "none"
 )
 
+// The metrics of decisions.
+const (
+	requestsTotal     = "policy_kernel_requests_total"
+	requestDuration   = "policy_kernel_request_duration_seconds"
+	responseFailures  = "policy_kernel_response_failures_total"
+	toleratedFailures = "policy_kernel_tolerated_failures_total"
+)
+
 const (
 	// repeatAfter is how often the same complaint may be logged.
 	repeatAfter = time.Minute
@@ -38,7 +46,7 @@ var durations = []float64{1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 2.5e-2, 
 // counted by policy_kernel_response_failures_total{route,worker,status} if they do anything but allow. Failures that an on_failure let pass
 // are counted by policy_kernel_tolerated_failures_total{route,worker,status}.
 //
-// Series appear when they are first used. A request finds its handles by the index of its route, without locks, maps of names, or allocation.
+// Series appear when they are first used, and go when no stream uses a table any more that has the route, or has it with that worker. A request finds its handles by the index of its route, without locks, maps of names, or allocation.
 type Observer struct {
 	set      *metrics.Set
 	log      *zap.Logger
@@ -87,14 +95,14 @@ func NewObserver(routes int, set *metrics.Set, log *zap.Logger) *Observer {
 func (o *Observer) Decided(d *extproc.Decision) {
 	w := o.series(d)
 	if d.Tolerated != extproc.StatusNone {
-		o.count(&w.tolerated[d.Tolerated], "policy_kernel_tolerated_failures_total", d, w, d.Tolerated)
+		o.count(&w.tolerated[d.Tolerated], toleratedFailures, d, w, d.Tolerated)
 		o.complain(&w.tolerated[d.Tolerated], "a failure was tolerated by on_failure", d, w, d.Tolerated)
 	}
 	if d.OfRequest {
-		o.count(&w.requests[d.Status], "policy_kernel_requests_total", d, w, d.Status)
+		o.count(&w.requests[d.Status], requestsTotal, d, w, d.Status)
 		w.duration.Update(d.Elapsed.Seconds())
 	} else if d.Status != extproc.StatusAllowed {
-		o.count(&w.answers[d.Status], "policy_kernel_response_failures_total", d, w, d.Status)
+		o.count(&w.answers[d.Status], responseFailures, d, w, d.Status)
 	}
 	switch d.Status {
 	case extproc.StatusAllowed, extproc.StatusDenied, extproc.StatusResponded, extproc.StatusCancelled, extproc.StatusDraining:
@@ -158,7 +166,7 @@ func (o *Observer) add(name string, index int, worker route.Evaluator) *workerSe
 	if worker != nil {
 		w.name = worker.Name()
 	}
-	w.duration = o.set.GetOrCreatePrometheusHistogramExt(telemetry.Series("policy_kernel_request_duration_seconds", "route", name, "worker", w.name), durations)
+	w.duration = o.set.GetOrCreatePrometheusHistogramExt(telemetry.Series(requestDuration, "route", name, "worker", w.name), durations)
 	all := append(old[:len(old):len(old)], w)
 	r.workers.Store(&all)
 	return w

@@ -14,6 +14,7 @@ import (
 	"pgregory.net/rapid"
 
 	workerv1 "github.com/policy-engine/policy-engine/api/worker/v1"
+	"github.com/policy-engine/policy-engine/config"
 	"github.com/policy-engine/policy-engine/kernel/extproc"
 	"github.com/policy-engine/policy-engine/kernel/route"
 )
@@ -80,6 +81,89 @@ policy_kernel_requests_total{route="c",worker="none",status="allowed"} 1000
 }
 
 // TestLabelsNeverComeFromARequest: whatever requests, and the workers' words about them, hold, the series are those of the configuration's names.
+// tableOf is a table whose routes call the workers of these names.
+func tableOf(t *testing.T, generation uint64, worker *namedEvaluator, routes ...string) *route.Table {
+	t.Helper()
+	cfg := &config.Kernel{}
+	for _, name := range routes {
+		cfg.Routes = append(cfg.Routes, config.Route{Name: name, Request: config.Flow{Chain: []config.Policy{{Name: "p"}}}})
+	}
+	table, _, err := route.Compile(generation, cfg, []route.Offer{{Worker: worker, Discovered: true, Policies: []*workerv1.PolicyDescriptor{
+		{Name: "p", Phases: []workerv1.Phase{workerv1.Phase_PHASE_REQUEST_HEADERS}},
+	}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return table
+}
+
+// TestForget: series of routes that are gone go, those of routes that stay count on, also when another Worker has the name, and a route that comes back is counted anew.
+func TestForget(t *testing.T) {
+	set := metrics.NewSet()
+	o := NewObserver(0, set, zap.NewNop())
+	w, again, other := &namedEvaluator{"w"}, &namedEvaluator{"w"}, &namedEvaluator{"other"}
+	decide := func(table *route.Table, name string, worker *namedEvaluator) {
+		t.Helper()
+		o.Decided(allowed(table.Lookup(name), worker))
+	}
+	expect := func(when, want string) {
+		t.Helper()
+		if got := exposed(set, "policy_kernel_requests_total"); got != want {
+			t.Errorf("%s: got\n%s", when, got)
+		}
+	}
+	first := tableOf(t, 1, w, "a", "b")
+	o.Follow(first)
+	decide(first, "a", w)
+	decide(first, "b", w)
+	o.Decided(&extproc.Decision{RouteName: "x", Phase: workerv1.Phase_PHASE_REQUEST_HEADERS, OfRequest: true, Status: extproc.StatusUnknownRoute})
+	second := tableOf(t, 2, again, "b", "c")
+	o.Follow(second)
+	decide(second, "b", again)
+	decide(first, "a", w) // a stream of the old table
+	const unknown = `policy_kernel_requests_total{route="unknown",worker="none",status="unknown_route"} 1` + "\n"
+	both := `policy_kernel_requests_total{route="a",worker="w",status="allowed"} 2
+policy_kernel_requests_total{route="b",worker="w",status="allowed"} 2
+` + unknown
+	o.Forget([]*route.Table{first, second}, time.Minute)
+	expect("while both tables are in use", both)
+	if o.Forget([]*route.Table{second}, time.Minute) {
+		t.Error("there is more to forget")
+	}
+	decide(second, "b", again)
+	expect("without the first table", `policy_kernel_requests_total{route="b",worker="w",status="allowed"} 3`+"\n"+unknown)
+	third := tableOf(t, 3, other, "a", "b")
+	o.Follow(third)
+	decide(third, "a", other)
+	decide(third, "b", other)
+	o.Forget([]*route.Table{third}, time.Minute)
+	expect("with another worker", `policy_kernel_requests_total{route="a",worker="other",status="allowed"} 1
+policy_kernel_requests_total{route="b",worker="other",status="allowed"} 1
+`+unknown)
+	if got := exposed(set, "policy_kernel_request_duration_seconds_count"); strings.Contains(got, `"w"`) {
+		t.Errorf("left over: %s", got)
+	}
+}
+
+// TestForgetTakesItsTime: it stops when its time is up, and finds the rest the next time.
+func TestForgetTakesItsTime(t *testing.T) {
+	set := metrics.NewSet()
+	o := NewObserver(0, set, zap.NewNop())
+	w := &namedEvaluator{"w"}
+	table := tableOf(t, 1, w, "a", "b", "c")
+	o.Follow(table)
+	for _, r := range table.Routes() {
+		o.Decided(allowed(r, w))
+	}
+	times := 1
+	for o.Forget(nil, 0) {
+		times++
+	}
+	if got := exposed(set, "policy_kernel_"); got != "" || times < 3 {
+		t.Errorf("after %d times: %s", times, got)
+	}
+}
+
 func TestLabelsNeverComeFromARequest(t *testing.T) {
 	a, b := &route.Route{Name: "a", Index: 0}, &route.Route{Name: "b", Index: 1}
 	worker := &route.Segment{Worker: &namedEvaluator{"w"}}

@@ -75,10 +75,10 @@ func Follow(s Settings) (*File, error) {
 	return f, nil
 }
 
-// FollowFrom follows the file until Close, whose content was loaded already.
-func FollowFrom(loaded []byte, s Settings) *File {
+// FollowFrom follows the file until Close. The content with the SHA-256 loaded was loaded already.
+func FollowFrom(loaded [sha256.Size]byte, s Settings) *File {
 	f := newFile(s)
-	f.last = sha256.Sum256(loaded)
+	f.last = loaded
 	f.notify()
 	go f.run()
 	return f

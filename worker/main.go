@@ -65,7 +65,7 @@ func command(ctx context.Context, version string, args []string, stdout, stderr 
 		return exitUsage
 	}
 	defer log.Close()
-	defer log.ReportHangups()()
+	defer FollowHangups(cfg, log)()
 	limits.Apply(log.Slog(), limits.Apart)
 	err = Run(ctx, cfg, registry, Options{Version: version, Log: log.Slog(), LogLost: log.Lost})
 	var source *sourceError

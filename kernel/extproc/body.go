@@ -113,7 +113,7 @@ func (m *Machine) openBody() (refused bool, because *refusal) {
 		}
 	}
 	switch {
-	case d.mode == route.BodyBuffered && d.length > int64(m.settings.MaxBodySize):
+	case d.mode == route.BodyBuffered && d.length > int64(m.table.Terms().MaxBodySize):
 		return true, m.bodyTooLarge()
 	case m.changes.method && (bodies || m.wanted.has(m.trailersPhase())):
 		// CONTINUE_AND_REPLACE, which it takes, ends what Envoy sends of this request (processor_state.cc, handleHeaderContinueAndReplace).
@@ -145,7 +145,7 @@ func (m *Machine) bodyMessage(now Instant) Effect {
 	d, b := m.direction(m.phase), &m.decoder.body
 	d.bodySeen = true
 	whole := d.mode == route.BodyBuffered
-	if whole && len(b.Body) > m.settings.MaxBodySize || !m.settings.Bodies.Take(len(b.Body)) {
+	if whole && len(b.Body) > m.table.Terms().MaxBodySize || !m.settings.Bodies.Take(len(b.Body)) {
 		return m.refuse(m.bodyTooLarge(), now)
 	}
 	m.chunk = append(m.chunk[:0], b.Body...)
@@ -188,9 +188,9 @@ func (m *Machine) takeBody(r *workerv1.Result) bool {
 // maxResultBody is the most that a worker may make of what it was given, in bytes: of a piece, what policies have held back of those before comes with it.
 func (m *Machine) maxResultBody() int {
 	if m.body.whole {
-		return m.settings.MaxBodySize
+		return m.table.Terms().MaxBodySize
 	}
-	return max(m.settings.MaxBodySize, maxPiece+maxContext)
+	return max(m.table.Terms().MaxBodySize, maxPiece+maxContext)
 }
 
 // checkBody checks what a result says of the body, and that the headers can still be changed if it changes them.

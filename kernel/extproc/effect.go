@@ -3,22 +3,15 @@ package extproc
 import (
 	"google.golang.org/grpc/codes"
 
-	"github.com/policy-engine/policy-engine/config"
 	"github.com/policy-engine/policy-engine/kernel/route"
 )
 
 // Instant is a reading of a monotonic clock, in nanoseconds since an arbitrary start.
 type Instant int64
 
-// Settings are shared by all machines of a kernel. They must not change.
+// Settings are shared by all machines of a kernel. They must not change; what a reload may change is in the tables of Routes.
 type Settings struct {
 	Routes *route.Store
-	// UnknownRoute is deny unless it says continue.
-	UnknownRoute       config.UnknownRoute
-	PolicyNotSupported config.ImmediateResponse
-	WorkerUnavailable  config.ImmediateResponse
-	// MaxBodySize is the longest whole body that is taken, in bytes.
-	MaxBodySize int
 	// Bodies bounds what bodies take in all streams together.
 	Bodies *Budget
 	// Observer may be nil.

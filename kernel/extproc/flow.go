@@ -38,23 +38,23 @@ func (m *Machine) requestHeaders(now Instant) Effect {
 	m.streamedAhead = p.SendBodyWithoutWaitingForHeaderResponse && p.RequestBodyMode == extprocv1.BodySendMode_STREAMED
 
 	if !m.table.Ready() {
-		return m.respond(StatusWorkerUnavailable, &m.settings.WorkerUnavailable, now)
+		return m.respond(StatusWorkerUnavailable, &m.table.Terms().WorkerUnavailable, now)
 	}
 	m.route = m.table.Lookup(m.routeName)
 	switch {
-	case m.route == nil && m.settings.UnknownRoute == config.UnknownRouteContinue:
+	case m.route == nil && m.table.Terms().UnknownRoute == config.UnknownRouteContinue:
 		return m.pass(StatusUnknownRoute, now)
 	case m.route == nil:
 		return m.refuse(&unknownRoute, now)
 	case len(m.route.Unsupported) > 0:
 		m.policy = m.route.Unsupported[0]
-		return m.respond(StatusPolicyNotSupported, &m.settings.PolicyNotSupported, now)
+		return m.respond(StatusPolicyNotSupported, &m.table.Terms().PolicyNotSupported, now)
 	case m.route.Undiscovered:
-		return m.respond(StatusWorkerUnavailable, &m.settings.WorkerUnavailable, now)
+		return m.respond(StatusWorkerUnavailable, &m.table.Terms().WorkerUnavailable, now)
 	}
 	if down := firstDown(m.route); down != nil {
 		m.segment = down
-		return m.respond(StatusWorkerUnavailable, &m.settings.WorkerUnavailable, now)
+		return m.respond(StatusWorkerUnavailable, &m.table.Terms().WorkerUnavailable, now)
 	}
 	if m.streamedAhead && m.route.Bodies {
 		return m.refuse(&unsupportedMode, now) // Envoy ignores mode_override in this mode.

@@ -73,7 +73,7 @@ func TestInOrder(t *testing.T) {
 }
 
 func TestMisuseOfMachinePanics(t *testing.T) {
-	settings := &Settings{Routes: route.NewStore(nil)}
+	settings := &Settings{Routes: route.NewStore(route.Terms{}, nil)}
 	for name, misuse := range map[string]func(*Machine){
 		"opened twice":                  func(m *Machine) { m.Open("a", 0) },
 		"closed with a call under way":  func(m *Machine) { m.calling = true; m.Close() },
@@ -94,7 +94,7 @@ func TestMisuseOfMachinePanics(t *testing.T) {
 
 // TestMachineThatIsNotOpen: events before Open and after Close let nothing pass.
 func TestMachineThatIsNotOpen(t *testing.T) {
-	m := New(&Settings{Routes: route.NewStore(nil), UnknownRoute: config.UnknownRouteContinue})
+	m := New(&Settings{Routes: route.NewStore(route.Terms{UnknownRoute: config.UnknownRouteContinue}, nil)})
 	for i := range 2 {
 		if e := m.Message(mustMessage(t, "request_headers"), 0); e.Kind != KindFail {
 			t.Errorf("message: %v", e.Kind)
@@ -116,7 +116,7 @@ func TestMachineThatIsNotOpen(t *testing.T) {
 
 // TestCloseGivesLargeBuffersBack: one large message must not stay in memory for as long as the machine.
 func TestCloseGivesLargeBuffersBack(t *testing.T) {
-	m := New(&Settings{Routes: route.NewStore(nil)})
+	m := New(&Settings{Routes: route.NewStore(route.Terms{}, nil)})
 	m.Open("a", 0)
 	m.Message(mustMessage(t, "request_headers", "a="+string(bytes.Repeat([]byte{'x'}, maxKept+1))), 0)
 	m.Close()
@@ -127,7 +127,7 @@ func TestCloseGivesLargeBuffersBack(t *testing.T) {
 
 // TestConfiguredResponseWithoutStatus: Envoy would make 200 of it.
 func TestConfiguredResponseWithoutStatus(t *testing.T) {
-	m := New(&Settings{Routes: route.NewStore(nil)}) // No table: WorkerUnavailable, which is empty.
+	m := New(&Settings{Routes: route.NewStore(route.Terms{}, nil)}) // No table: WorkerUnavailable, which is empty.
 	m.Open("a", 0)
 	w := newWorld()
 	if got := w.show(m.Message(mustMessage(t, "request_headers"), 0)); w.answers[0].GetImmediateResponse().GetStatus().GetCode() != 500 {

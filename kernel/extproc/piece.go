@@ -25,7 +25,7 @@ const maxPiece = 64 << 10
 func (m *Machine) nextPiece() {
 	b := &m.body
 	b.begin = b.end
-	b.end = min(len(b.message), b.begin+min(maxPiece, m.settings.MaxBodySize))
+	b.end = min(len(b.message), b.begin+min(maxPiece, m.table.Terms().MaxBodySize))
 	b.bytes, b.replaced = b.message[b.begin:b.end], false
 }
 

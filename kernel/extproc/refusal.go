@@ -64,7 +64,7 @@ func retry(r refusal) refusal {
 // refuse answers the client with r.
 func (m *Machine) refuse(r *refusal, now Instant) Effect {
 	if r == &workerUnavailable {
-		return m.respond(StatusWorkerUnavailable, &m.settings.WorkerUnavailable, now)
+		return m.respond(StatusWorkerUnavailable, &m.table.Terms().WorkerUnavailable, now)
 	}
 	dst, start := m.openImmediate(r.status)
 	dst, headers := open(dst, 2) // ImmediateResponse.headers

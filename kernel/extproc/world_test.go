@@ -113,7 +113,13 @@ func descriptorOf(word string) *workerv1.PolicyDescriptor {
 }
 
 func (w *world) settings(t interface{ Fatal(...any) }) *Settings {
-	w.store = route.NewStore(func(uint64) { w.retired++ })
+	jsonType := config.Header{Name: "content-type", Value: "application/json"}
+	w.kernel.Limits.MaxBodySize = maxTestBody
+	w.kernel.PolicyNotSupported = config.ImmediateResponse{Status: 500, Headers: []config.Header{jsonType}, Body: []byte(`{"code":"POLICY_NOT_SUPPORTED"}`)}
+	w.kernel.WorkerUnavailable = config.ImmediateResponse{
+		Status: 503, Headers: []config.Header{{Name: "retry-after", Value: "30"}, jsonType}, Body: []byte(`{"code":"WORKER_UNAVAILABLE"}`),
+	}
+	w.store = route.NewStore(route.TermsOf(&w.kernel), func(uint64) { w.retired++ })
 	if !w.noTable {
 		var offers []route.Offer
 		for _, wk := range w.workers {
@@ -129,14 +135,7 @@ func (w *world) settings(t interface{ Fatal(...any) }) *Settings {
 		}
 		w.store.Swap(table)
 	}
-	jsonType := config.Header{Name: "content-type", Value: "application/json"}
-	return &Settings{
-		MaxBodySize: maxTestBody, Bodies: w.bodies, Routes: w.store, UnknownRoute: w.kernel.UnknownRoute, Observer: w,
-		PolicyNotSupported: config.ImmediateResponse{Status: 500, Headers: []config.Header{jsonType}, Body: []byte(`{"code":"POLICY_NOT_SUPPORTED"}`)},
-		WorkerUnavailable: config.ImmediateResponse{
-			Status: 503, Headers: []config.Header{{Name: "retry-after", Value: "30"}, jsonType}, Body: []byte(`{"code":"WORKER_UNAVAILABLE"}`),
-		},
-	}
+	return &Settings{Bodies: w.bodies, Routes: w.store, Observer: w}
 }
 
 // checkReleased replaces the table: nobody must hold it any more.

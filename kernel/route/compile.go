@@ -74,7 +74,7 @@ func Compile(generation uint64, cfg *config.Kernel, offers []Offer) (*Table, map
 		return nil, nil, c.errs
 	}
 	t := newTable(generation, routes)
-	t.budget = cfg.MessageBudget()
+	t.budget, t.terms = cfg.MessageBudget(), TermsOf(cfg)
 	return t, c.chains, nil
 }
 

@@ -3,6 +3,8 @@ package route
 import (
 	"sync/atomic"
 	"time"
+
+	"github.com/policy-engine/policy-engine/config"
 )
 
 // Table is one generation of routes. It is immutable; only its count of users changes.
@@ -10,6 +12,7 @@ type Table struct {
 	generation uint64
 	ready      bool
 	budget     time.Duration
+	terms      Terms
 	byName     index
 	all        []Route // one after the other, so that no pointer has to be read to find one
 	routes     []*Route
@@ -19,6 +22,23 @@ type Table struct {
 	swapped atomic.Bool // given to a store already
 	gone    atomic.Bool // told as retired
 	retired func(generation uint64)
+}
+
+// Terms are what a configuration says of all routes together, and of those that it doesn't know.
+type Terms struct {
+	// UnknownRoute is deny unless it says continue.
+	UnknownRoute       config.UnknownRoute
+	PolicyNotSupported config.ImmediateResponse
+	WorkerUnavailable  config.ImmediateResponse
+	// MaxBodySize is the longest whole body that is taken, in bytes.
+	MaxBodySize int
+}
+
+// TermsOf are the terms of a configuration.
+func TermsOf(cfg *config.Kernel) Terms {
+	return Terms{
+		UnknownRoute: cfg.UnknownRoute, PolicyNotSupported: cfg.PolicyNotSupported, WorkerUnavailable: cfg.WorkerUnavailable, MaxBodySize: cfg.Limits.MaxBodySize,
+	}
 }
 
 // newTable makes a table of routes with different names, which it numbers.
@@ -39,6 +59,9 @@ func (t *Table) Generation() uint64 { return t.generation }
 
 // Budget is the longest that the calls for one message may take on a route with Bodies: Envoy waits longer (`policyctl envoy`), so that the kernel's answer comes first.
 func (t *Table) Budget() time.Duration { return t.budget }
+
+// Terms are those of the configuration that the table was compiled from. The caller must not change them.
+func (t *Table) Terms() *Terms { return &t.terms }
 
 // Ready reports whether the table was compiled from a configuration. In one that was not, no route is known and none may be taken for unknown: every
 // request is refused as worker_unavailable.
@@ -77,11 +100,11 @@ type Store struct {
 	retired func(generation uint64)
 }
 
-// NewStore makes a store whose table is not Ready. retired is called once for each table that was swapped in, when another has replaced it and its last user
+// NewStore makes a store whose table is not Ready, and has only terms. retired is called once for each table that was swapped in, when another has replaced it and its last user
 // has released it, on the goroutine of whoever was last. It must not block; nil is legal.
-func NewStore(retired func(generation uint64)) *Store {
+func NewStore(terms Terms, retired func(generation uint64)) *Store {
 	s := &Store{retired: retired}
-	t := &Table{byName: newIndex(nil)}
+	t := &Table{byName: newIndex(nil), terms: terms}
 	t.users.Store(1)
 	t.swapped.Store(true)
 	s.current.Store(t)

@@ -24,7 +24,7 @@ func tableOf(t testing.TB, generation uint64, names ...string) *Table {
 }
 
 func TestStoreBeforeFirstSwap(t *testing.T) {
-	s := NewStore(func(g uint64) { t.Errorf("generation %d retired, which no worker has", g) })
+	s := NewStore(Terms{}, func(g uint64) { t.Errorf("generation %d retired, which no worker has", g) })
 	table := s.Acquire()
 	if table.Ready() || table.Generation() != 0 || table.Lookup("r") != nil || len(table.Routes()) != 0 {
 		t.Errorf("the stand-in table is %+v", table)
@@ -38,7 +38,7 @@ func TestStoreBeforeFirstSwap(t *testing.T) {
 
 func TestRetiredWhenReplacedAndReleased(t *testing.T) {
 	var retired []uint64
-	s := NewStore(func(g uint64) { retired = append(retired, g) })
+	s := NewStore(Terms{}, func(g uint64) { retired = append(retired, g) })
 	s.Swap(tableOf(t, 1))
 	idle := s.Acquire()
 	idle.Release()
@@ -64,7 +64,7 @@ func TestRetiredWhenReplacedAndReleased(t *testing.T) {
 func TestAcquireThatLosesAgainstSwap(t *testing.T) {
 	t.Run("before it counts", func(t *testing.T) {
 		retired := 0
-		s := NewStore(func(uint64) { retired++ })
+		s := NewStore(Terms{}, func(uint64) { retired++ })
 		s.Swap(tableOf(t, 1))
 		old := s.Current()
 		s.Swap(tableOf(t, 2))
@@ -80,7 +80,7 @@ func TestAcquireThatLosesAgainstSwap(t *testing.T) {
 	})
 	t.Run("after it counted", func(t *testing.T) {
 		retired := 0
-		s := NewStore(func(uint64) { retired++ })
+		s := NewStore(Terms{}, func(uint64) { retired++ })
 		s.Swap(tableOf(t, 1))
 		old := s.Current()
 		old.users.Add(1)
@@ -107,7 +107,7 @@ func TestMisuseOfTablesPanics(t *testing.T) {
 		}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			s := NewStore(nil)
+			s := NewStore(Terms{}, nil)
 			table := tableOf(t, 1)
 			s.Swap(table)
 			defer func() {
@@ -124,7 +124,7 @@ func TestMisuseOfTablesPanics(t *testing.T) {
 func TestAcquireAgainstSwap(t *testing.T) {
 	const generations, readers = 2000, 4
 	var retired [generations + 1]atomic.Int32
-	s := NewStore(func(g uint64) { retired[g].Add(1) })
+	s := NewStore(Terms{}, func(g uint64) { retired[g].Add(1) })
 	s.Swap(tableOf(t, 1, "r"))
 	var stop atomic.Bool
 	var wg sync.WaitGroup
@@ -179,7 +179,7 @@ func routeNames(n int) []string {
 
 func TestUseOfTableDoesNotAllocate(t *testing.T) {
 	names := routeNames(10_000)
-	s := NewStore(nil)
+	s := NewStore(Terms{}, nil)
 	s.Swap(tableOf(t, 1, names...))
 	i := 0
 	if allocs := testing.AllocsPerRun(1000, func() {
@@ -199,7 +199,7 @@ func BenchmarkLookup(b *testing.B) {
 	for _, n := range []int{10, 1000, 10_000, 100_000} {
 		b.Run(fmt.Sprintf("routes=%d", n), func(b *testing.B) {
 			names := routeNames(n)
-			s := NewStore(nil)
+			s := NewStore(Terms{}, nil)
 			s.Swap(tableOf(b, 1, names...))
 			asked := newQuestions(names)
 			b.ReportAllocs()

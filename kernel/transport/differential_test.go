@@ -144,16 +144,14 @@ func newSubject(t testing.TB, transport config.Transport, later bool) *subject {
 			Name: name, Phases: []workerv1.Phase{workerv1.Phase_PHASE_REQUEST_HEADERS, workerv1.Phase_PHASE_RESPONSE_HEADERS},
 		})
 	}
+	kernel.PolicyNotSupported, kernel.WorkerUnavailable = config.ImmediateResponse{Status: 500}, config.ImmediateResponse{Status: 503}
 	table, _, err := route.Compile(1, kernel, []route.Offer{offer})
 	if err != nil {
 		t.Fatal(err)
 	}
-	store := route.NewStore(func(uint64) {})
+	store := route.NewStore(route.Terms{}, func(uint64) {})
 	store.Swap(table)
-	settings := &extproc.Settings{
-		Routes: store, UnknownRoute: kernel.UnknownRoute, Observer: s,
-		PolicyNotSupported: config.ImmediateResponse{Status: 500}, WorkerUnavailable: config.ImmediateResponse{Status: 503},
-	}
+	settings := &extproc.Settings{Routes: store, Observer: s}
 	cfg := config.Server{Address: "127.0.0.1", MaxConcurrentStreams: 1000, Transport: transport}
 	if s.server, err = New(Options{
 		Config: cfg, Logger: zap.NewNop(), New: func() extproc.Driven { return extproc.New(settings) },
