@@ -97,6 +97,18 @@ func TestFailClosedRules(t *testing.T) {
 	}
 }
 
+// TestReasons: the page explains every reason that a worker counts failures under.
+func TestReasons(t *testing.T) {
+	s := source(t, "worker")
+	inCode := append(s.Strings("Cause"), s.Strings("refusal")...)
+	compare(t, "operations.md", "reason", mentions(t, "operations.md", "Reasons of workers", "Reason"), inCode)
+	for _, status := range s.Strings("Status") {
+		if !strings.Contains(page(t, "operations.md"), "`"+status+"`") {
+			t.Errorf("docs/operations.md: status %s of executions is missing", status)
+		}
+	}
+}
+
 // compare fails for names that only the page, or only the code, has.
 func compare(t *testing.T, name, what string, inPage, inCode []string) {
 	t.Helper()

@@ -186,3 +186,30 @@ func elements(file *ast.File, variable string) []string {
 	})
 	return found
 }
+
+// Strings returns the texts that the method String of a type can return, where it has a list of them.
+func (s *Source) Strings(typeName string) []string {
+	var found []string
+	for _, f := range s.files {
+		for _, decl := range f.file.Decls {
+			fn, ok := decl.(*ast.FuncDecl)
+			if !ok || fn.Name.Name != "String" || fn.Recv == nil || fn.Body == nil {
+				continue
+			}
+			if receiver, ok := fn.Recv.List[0].Type.(*ast.Ident); !ok || receiver.Name != typeName {
+				continue
+			}
+			ast.Inspect(fn.Body, func(n ast.Node) bool {
+				if list, ok := n.(*ast.CompositeLit); ok {
+					for _, e := range list.Elts {
+						if text, ok := literal(e); ok {
+							found = append(found, text)
+						}
+					}
+				}
+				return true
+			})
+		}
+	}
+	return found
+}
