@@ -49,6 +49,10 @@ func (c *checker) workers(d *document.Kernel) []WorkerRef {
 			Name:        string(w.Name),
 			Connections: w.Connections,
 			Timeout:     time.Duration(w.Timeout),
+			MaxInFlight: w.MaxInFlight,
+			Retry:       Retry{MaxAttempts: w.Retry.MaxAttempts, Backoff: time.Duration(w.Retry.Backoff), HedgeAfter: time.Duration(w.Retry.HedgeAfter)},
+			Breaker:     CircuitBreaker{ConsecutiveFailures: w.CircuitBreaker.ConsecutiveFailures, OpenTime: time.Duration(w.CircuitBreaker.OpenTime)},
+			SlowStart:   time.Duration(w.SlowStart),
 			HealthCheck: HealthCheck{Interval: time.Duration(w.HealthCheck.Interval), Timeout: time.Duration(w.HealthCheck.Timeout)},
 			Pos:         Pos(w.Pos()),
 		}

@@ -71,8 +71,32 @@ type WorkerRef struct {
 	// Connections is how many connections each replica gets.
 	Connections int
 	Timeout     time.Duration
+	// MaxInFlight is how many calls may be under way on all replicas together; 0 means as many as the connections take.
+	MaxInFlight int
+	Retry       Retry
+	Breaker     CircuitBreaker
+	// SlowStart is how long the share of calls of a replica grows that has come back.
+	SlowStart   time.Duration
 	HealthCheck HealthCheck
 	Pos         Pos
+}
+
+// Retry is how a call that came to nothing on one replica gets to another one.
+type Retry struct {
+	// MaxAttempts counts the first one; 0 means 1.
+	MaxAttempts int
+	// Backoff is the wait before an attempt when no other replica is there.
+	Backoff time.Duration
+	// HedgeAfter is after how long without an answer another replica gets the call too; 0 means half of the worker's timeout.
+	HedgeAfter time.Duration
+}
+
+// CircuitBreaker is when a replica gets no calls for a while.
+type CircuitBreaker struct {
+	// ConsecutiveFailures open it; 0 means never.
+	ConsecutiveFailures int
+	// OpenTime is how long it stays open for the first time; it doubles from time to time.
+	OpenTime time.Duration
 }
 
 // HealthCheck is how often a replica is asked, and how long an answer may take.

@@ -39,6 +39,7 @@ var meanings = map[string]string{
 	"policy_worker_log_records_lost_total":                "Log records that were lost because the log was too slow or could not be written.",
 	"policy_worker_trace_spans_total":                     "Spans that were handed to the exporter.",
 	"policy_worker_trace_spans_dropped_total":             "Spans that were lost: the queue was full, or the receiver did not take them.",
+	"policy_kernel_worker_retries_total":                  "Further attempts of calls that came to nothing on a replica, or wait for long, by why.",
 }
 
 // meaning is what a metric counts, or nothing if nobody knows.

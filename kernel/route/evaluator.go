@@ -2,6 +2,7 @@ package route
 
 import (
 	"errors"
+	"time"
 
 	workerv1 "github.com/policy-engine/policy-engine/api/worker/v1"
 )
@@ -12,8 +13,8 @@ type Evaluator interface {
 	Name() string
 	// Available reports whether at least one replica is healthy and holds the current generation. It does not block.
 	Available() bool
-	// Evaluate starts a call. It keeps nothing of c.Message after it returns: all bytes have been copied. c.Done is called exactly once, with the
-	// deadline at the latest, on any goroutine, perhaps before Evaluate returns: c may be another stream's then, and its caller's lock must not be held. Evaluate does not
+	// Evaluate starts a call. c.Message is the evaluator's until c.Done is called, its bytes must stay as they are: a call that comes to nothing on one replica is sent to
+	// another one. c.Done is called exactly once, with the deadline at the latest, on any goroutine, perhaps before Evaluate returns: c may be another stream's then, and its caller's lock must not be held. Evaluate does not
 	// block: what does not fit is ErrOverloaded.
 	Evaluate(c *Call)
 }
@@ -27,10 +28,22 @@ type BatchEvaluator interface {
 
 // Call is one run of a chain on a worker. It belongs to the caller, who may use it again after Done.
 type Call struct {
-	// Message is what the worker gets; the evaluator sets its id. Borrowed during Evaluate.
+	// Message is what the worker gets; the evaluator sets its id, and shortens its timeout. Lent until Done.
 	Message workerv1.Call
 	// Done gets the outcome.
 	Done Completer
+	// Progress is the evaluator's own.
+	Progress Progress
+}
+
+// Progress is how far a call has come.
+type Progress struct {
+	// Deadline is of all attempts together, on the evaluator's clock.
+	Deadline time.Duration
+	// Tried has a bit for each replica that had the call, by its number modulo 64.
+	Tried uint64
+	// Attempts counts them.
+	Attempts uint8
 }
 
 // Completer takes the outcome of a call. r is nil exactly if err is not; it is valid only during Complete, and so are its bytes. Complete does

@@ -44,9 +44,10 @@ func (c *batchCodec) Complete(_ *route.Call, r *workerv1.Result, err error) {
 func (c *batchCodec) encode(t testing.TB) {
 	c.conn.pending = c.conn.pending[:0]
 	for _, call := range c.calls {
+		call.Progress = route.Progress{Deadline: time.Since(c.conn.epoch) + time.Hour}
 		call.Message = workerv1.Call{Generation: 5, Chain: 1, Phase: workerv1.Phase_PHASE_REQUEST_HEADERS, Headers: c.headers}
 	}
-	if n := c.conn.submitAll(c.session, c.calls); n != len(c.calls) {
+	if n := c.conn.submitAll(c.session, c.calls, time.Since(c.conn.epoch)); n != len(c.calls) {
 		t.Fatalf("%d calls were taken", n)
 	}
 }

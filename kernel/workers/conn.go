@@ -57,6 +57,14 @@ type conn struct {
 	unmatched func()
 	// batches measures them; it may be nil.
 	batches *batchMeters
+	// session is that of the connection, worker and breaker are its replica's; nil in tests of a connection alone.
+	session *session
+	worker  *Worker
+	breaker *breaker
+	// draining is called when the replica says that it is about to stop. It may be nil.
+	draining func()
+	// silent is true if nothing has come for long though calls are under way.
+	silent atomic.Bool
 
 	mu       sync.Mutex
 	filled   sync.Cond // there is something in pending, or the connection is closed
@@ -76,9 +84,13 @@ type conn struct {
 
 // slot holds a call under way. Its id is sequence<<inFlightBits | index.
 type slot struct {
-	call       *route.Call // nil: free
-	id         uint64
-	deadline   time.Duration // since epoch
+	call     *route.Call // nil: free
+	id       uint64
+	deadline time.Duration // since epoch
+	sent     time.Duration // since epoch
+	heard    uint64        // conn.received when it was sent
+	// hedge is not nil if another replica has the call too.
+	hedge      *hedge
 	prev, next int32
 }
 
@@ -92,12 +104,12 @@ func newConn(s stream, timeout time.Duration, unmatched func()) *conn {
 	return c
 }
 
-// submit takes a call, or says why not: errConnClosed or route.ErrOverloaded. It encodes the message into the pending batch and keeps nothing of it. It
-// doesn't allocate once the buffers have grown. When it returns nil the call may be completed already.
-func (c *conn) submit(call *route.Call) error {
+// submit takes a call, or says why not: errConnClosed or route.ErrOverloaded. now is since epoch; h is not nil if another replica has the call too. It encodes the message into the pending
+// batch. It doesn't allocate once the buffers have grown. When it returns nil the call may be completed already.
+func (c *conn) submit(call *route.Call, now time.Duration, h *hedge) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	err := c.accept(call, time.Since(c.epoch)+c.timeout)
+	err := c.accept(call, now, h)
 	if err == nil && c.lean == nil {
 		c.filled.Signal()
 	}
@@ -105,10 +117,9 @@ func (c *conn) submit(call *route.Call) error {
 }
 
 // submitAll takes calls as submit does, until one can't be taken or is of a generation that the session does not hold. It returns how many it took.
-func (c *conn) submitAll(s *session, calls []*route.Call) (taken int) {
+func (c *conn) submitAll(s *session, calls []*route.Call, now time.Duration) (taken int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	deadline := time.Since(c.epoch) + c.timeout
 	var held uint64
 	for _, call := range calls {
 		if g := call.Message.Generation; g != held || taken == 0 {
@@ -117,7 +128,7 @@ func (c *conn) submitAll(s *session, calls []*route.Call) (taken int) {
 			}
 			held = g
 		}
-		if c.accept(call, deadline) != nil {
+		if c.accept(call, now, nil) != nil {
 			break
 		}
 		taken++
@@ -128,8 +139,8 @@ func (c *conn) submitAll(s *session, calls []*route.Call) (taken int) {
 	return taken
 }
 
-// accept is submit with mu held. The deadline is since epoch.
-func (c *conn) accept(call *route.Call, deadline time.Duration) error {
+// accept is submit with mu held.
+func (c *conn) accept(call *route.Call, now time.Duration, h *hedge) error {
 	if c.closed {
 		return errConnClosed
 	}
@@ -139,6 +150,7 @@ func (c *conn) accept(call *route.Call, deadline time.Duration) error {
 	index := c.free[len(c.free)-1]
 	id := (c.sequence+1)<<inFlightBits | uint64(index)
 	call.Message.Id = id
+	c.budget(call, now)
 	pending, err := appendCall(c.pending, &call.Message)
 	if err != nil {
 		return err
@@ -147,10 +159,29 @@ func (c *conn) accept(call *route.Call, deadline time.Duration) error {
 	c.gathered++
 	c.sequence++
 	c.free = c.free[:len(c.free)-1]
-	c.enqueue(index, slot{call: call, id: id, deadline: deadline})
+	call.Progress.Attempts++
+	if c.session != nil {
+		call.Progress.Tried |= c.session.replica.bit
+	}
+	if h != nil {
+		h.live++
+	}
+	c.enqueue(index, slot{call: call, id: id, deadline: call.Progress.Deadline, sent: now, heard: c.received.Load(), hedge: h})
 	c.inFlight.Add(1)
 	return nil
 }
+
+// budget tells the worker how long the call may take: a little less than we wait, so that a policy that is too slow ends as its own failure and not as that of the worker.
+func (c *conn) budget(call *route.Call, now time.Duration) {
+	left := call.Progress.Deadline - now - min(c.timeout/16, maxMargin)
+	us := uint64(max(left.Microseconds(), 1))
+	if t := &call.Message.TimeoutUs; *t == 0 || us < *t {
+		*t = us
+	}
+}
+
+// maxMargin is the most that the worker's time for a call is shorter than ours: what two processes on a busy machine need for the way back.
+const maxMargin = 20 * time.Millisecond
 
 // appendCall appends the call as an element of CallBatch.calls: batches are concatenated elements.
 func appendCall(dst []byte, m *workerv1.Call) ([]byte, error) {
@@ -170,24 +201,44 @@ func appendCall(dst []byte, m *workerv1.Call) ([]byte, error) {
 	return dst, nil
 }
 
-// enqueue puts a call at the end of the list. mu is held.
+// enqueue puts a call into the list. mu is held.
 func (c *conn) enqueue(index int32, s slot) {
+	// Fast path: its deadline is the latest. Only a further attempt of a call has less time left than those before it.
 	s.prev, s.next = c.newest, none
-	if c.newest == none {
+	for s.prev != none && c.slots[s.prev].deadline > s.deadline {
+		s.prev, s.next = c.slots[s.prev].prev, s.prev
+	}
+	if s.prev == none {
 		c.oldest = index
 	} else {
-		c.slots[c.newest].next = index
+		c.slots[s.prev].next = index
 	}
-	c.newest = index
+	if s.next == none {
+		c.newest = index
+	} else {
+		c.slots[s.next].prev = index
+	}
 	c.slots[index] = s
-	if c.armed {
-		return
+	if !c.armed {
+		c.arm(c.patience(s.deadline - s.sent))
 	}
+}
+
+// patience is when a call that was sent now needs to be looked at: at its deadline, or when another replica is to get it too.
+func (c *conn) patience(left time.Duration) time.Duration {
+	if w := c.worker; w != nil && w.hedgeAfter > 0 {
+		return min(left, w.hedgeAfter)
+	}
+	return left
+}
+
+// arm has expire called after a while. mu is held.
+func (c *conn) arm(after time.Duration) {
 	c.armed = true
 	if c.timer == nil {
-		c.timer = time.AfterFunc(c.timeout, c.expire)
+		c.timer = time.AfterFunc(after, c.expire)
 	} else {
-		c.timer.Reset(c.timeout)
+		c.timer.Reset(after)
 	}
 }
 
@@ -210,34 +261,53 @@ func (c *conn) remove(index int32) *route.Call {
 	return s.call
 }
 
-// take takes the call with this id out; nil if there is none (any more).
-func (c *conn) take(id uint64) *route.Call {
+// take takes the call with this id out; nil if there is none (any more). With a hedge, it is the caller's only if that says so.
+func (c *conn) take(id uint64) (*route.Call, *hedge) {
 	index := int32(id & (maxInFlight - 1))
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.slots[index].call == nil || c.slots[index].id != id {
-		return nil
+	s := &c.slots[index]
+	if s.call == nil || s.id != id {
+		return nil, nil
 	}
-	return c.remove(index)
+	h := s.hedge
+	return c.remove(index), h
 }
 
-// expire completes the calls whose time is over, and sets the timer for the next one.
+// expire completes the calls whose time is over, has another replica get those that are late, and sets the timer for the next one.
 func (c *conn) expire() {
-	var late []*route.Call
+	var over []late
 	c.mu.Lock()
+	if c.closed {
+		c.mu.Unlock()
+		return
+	}
 	now := time.Since(c.epoch)
 	for c.oldest != none && c.slots[c.oldest].deadline <= now {
-		late = append(late, c.remove(c.oldest))
+		h := c.slots[c.oldest].hedge
+		over = append(over, late{call: c.remove(c.oldest), hedge: h})
 	}
-	c.armed = c.oldest != none
-	if c.armed {
-		c.timer.Reset(c.slots[c.oldest].deadline - now)
+	slow, next := c.overdue(now)
+	c.armed = false
+	if c.oldest != none {
+		if deadline := c.slots[c.oldest].deadline; next == 0 || deadline < next {
+			next = deadline
+		}
+		c.arm(next - now)
 	}
 	c.mu.Unlock()
-	for _, call := range late {
-		call.Done.Complete(call, nil, route.ErrTimeout)
+	c.hedge(slow, now)
+	completed := 0
+	for _, l := range over {
+		if l.hedge == nil && c.breaker != nil {
+			c.breaker.failure(now) // That a hedged call is late was noted before.
+		}
+		if l.hedge.ends(false) {
+			l.call.Done.Complete(l.call, nil, route.ErrTimeout)
+			completed++
+		}
 	}
-	c.completed(len(late))
+	c.completed(completed)
 }
 
 // completed is called after calls were completed together, without results.
@@ -247,13 +317,17 @@ func (c *conn) completed(n int) {
 	}
 }
 
-// close refuses new calls and completes those under way with err. Only the first close counts.
+// close refuses new calls; those under way go to another replica, or are completed with err. Only the first close counts.
 func (c *conn) close(err error) {
-	var lost []*route.Call
+	var lost []late
+	if c.session != nil {
+		c.session.leaving.Store(true)
+	}
 	c.mu.Lock()
 	c.closed = true
 	for c.oldest != none {
-		lost = append(lost, c.remove(c.oldest))
+		h := c.slots[c.oldest].hedge
+		lost = append(lost, late{call: c.remove(c.oldest), hedge: h})
 	}
 	if c.timer != nil {
 		c.timer.Stop()
@@ -261,10 +335,18 @@ func (c *conn) close(err error) {
 	c.pending = nil
 	c.filled.Broadcast()
 	c.mu.Unlock()
-	for _, call := range lost {
-		call.Done.Complete(call, nil, err)
+	why := becauseLost
+	if errors.Is(err, route.ErrIllegalResult) {
+		why = becauseIllegal
 	}
-	c.completed(len(lost))
+	completed := 0
+	for _, l := range lost {
+		if l.hedge.ends(false) {
+			c.worker.settle(l.call, err, why)
+			completed++
+		}
+	}
+	c.completed(completed)
 }
 
 // write sends batches until the connection is closed or broken; the reader learns why. What came while a batch was being sent is the next batch: under load
@@ -302,7 +384,7 @@ func (c *conn) read() error {
 		if err := c.stream.RecvMsg(&frame); err != nil {
 			return err
 		}
-		c.received.Add(1)
+		c.hear()
 		if err := c.complete(&result, frame.B); err != nil {
 			return fmt.Errorf("%w: %w", route.ErrIllegalResult, err)
 		}
@@ -326,6 +408,11 @@ func (c *conn) complete(r *workerv1.Result, batch []byte) error {
 			return protowire.ParseError(n)
 		}
 		batch = batch[n:]
+		if field == 2 && wire == protowire.VarintType && c.draining != nil {
+			if v, _ := protowire.ConsumeVarint(batch); v != 0 {
+				c.draining()
+			}
+		}
 		if field != 1 || wire != protowire.BytesType {
 			if n = protowire.ConsumeFieldValue(field, wire, batch); n < 0 {
 				return protowire.ParseError(n)
@@ -342,14 +429,33 @@ func (c *conn) complete(r *workerv1.Result, batch []byte) error {
 		if err := r.UnmarshalVTUnsafe(encoded); err != nil {
 			return err
 		}
-		if call := c.take(r.Id); call != nil {
+		if call, h := c.take(r.Id); call != nil {
 			results++
-			call.Done.Complete(call, r, nil)
+			c.outcome(call, h, r)
 		} else {
 			c.unmatched()
 		}
 	}
 	return nil
+}
+
+// outcome takes the result of an attempt.
+func (c *conn) outcome(call *route.Call, h *hedge, r *workerv1.Result) {
+	why, refused := refused(r)
+	if h == nil && c.breaker != nil {
+		c.breaker.success()
+	}
+	if h.ends(!refused) && !(refused && c.worker.again(call, why)) {
+		call.Done.Complete(call, r, nil)
+	}
+}
+
+// hear notes that the replica has said something.
+func (c *conn) hear() {
+	c.received.Add(1)
+	if c.silent.Load() {
+		c.silent.Store(false)
+	}
 }
 
 // run drives the stream until it ends, and says why. cancel ends the stream. All calls are completed, and all goroutines gone, when it returns.

@@ -85,10 +85,17 @@ func bubble(t *testing.T, timeout time.Duration, test func(t *testing.T, c *conn
 	})
 }
 
+// put has a connection take a call.
+func put(c *conn, call *route.Call) error {
+	now := time.Since(c.epoch)
+	call.Progress = route.Progress{Deadline: now + c.timeout}
+	return c.submit(call, now, nil)
+}
+
 func submit(t *testing.T, c *conn) *probe {
 	t.Helper()
 	p := newProbe(t, 1)
-	if err := c.submit(&p.Call); err != nil {
+	if err := put(c, &p.Call); err != nil {
 		t.Fatal(err)
 	}
 	return p
@@ -166,7 +173,7 @@ func TestLimits(t *testing.T) {
 		for range maxInFlight {
 			all = append(all, submit(t, c))
 		}
-		if err := c.submit(&newProbe(t, 1).Call); !errors.Is(err, route.ErrOverloaded) {
+		if err := put(c, &newProbe(t, 1).Call); !errors.Is(err, route.ErrOverloaded) {
 			t.Fatalf("call beyond the limit: %v", err)
 		}
 		sent := calls(t, <-p.sent)
@@ -191,15 +198,15 @@ func TestLimits(t *testing.T) {
 		stuck := submit(t, c)
 		synctest.Wait()
 		big := long(3 << 20)
-		if err := c.submit(&big.Call); err != nil {
+		if err := put(c, &big.Call); err != nil {
 			t.Fatalf("a long call alone: %v", err)
 		}
-		if err := c.submit(&long(100).Call); !errors.Is(err, route.ErrOverloaded) {
+		if err := put(c, &long(100).Call); !errors.Is(err, route.ErrOverloaded) {
 			t.Errorf("a call behind a full batch: %v", err)
 		}
 		<-p.sent
 		<-p.sent
-		if err := c.submit(&long(maxCall).Call); !errors.Is(err, route.ErrOverloaded) {
+		if err := put(c, &long(maxCall).Call); !errors.Is(err, route.ErrOverloaded) {
 			t.Errorf("a call longer than any server takes: %v", err)
 		}
 		p.back <- results(stuck.Message.Id, big.Message.Id)
@@ -230,7 +237,7 @@ func TestIllegalResults(t *testing.T) {
 				if _, err := pr.wait(); !errors.Is(err, route.ErrIllegalResult) {
 					t.Errorf("got %v", err)
 				}
-				if err := c.submit(&newProbe(t, 1).Call); !errors.Is(err, errConnClosed) {
+				if err := put(c, &newProbe(t, 1).Call); !errors.Is(err, errConnClosed) {
 					t.Errorf("a call after the end: %v", err)
 				}
 			})
@@ -283,7 +290,7 @@ func TestConnModel(t *testing.T) {
 		rt.Repeat(map[string]func(*rapid.T){
 			"submit": func(rt *rapid.T) {
 				p := newProbe(t, 1)
-				err := c.submit(&p.Call)
+				err := put(c, &p.Call)
 				switch {
 				case closed != (err == errConnClosed), !closed && err != nil:
 					rt.Fatalf("submit: %v, closed %t", err, closed)
@@ -366,7 +373,7 @@ func TestRaces(t *testing.T) {
 		callers.Go(func() {
 			for {
 				pr := newProbe(t, 1)
-				if err := c.submit(&pr.Call); err != nil {
+				if err := put(c, &pr.Call); err != nil {
 					if !errors.Is(err, errConnClosed) {
 						t.Error(err)
 					}

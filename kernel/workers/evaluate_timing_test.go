@@ -58,9 +58,10 @@ func benchHeaders() []byte {
 func TestEvaluateDoesNotAllocate(t *testing.T) {
 	c := newConn(nil, time.Hour, func() {})
 	defer c.close(route.ErrUnavailable)
-	s := &session{serving: true, conns: []*conn{c}}
+	s := &session{replica: &replica{bit: 1}, serving: true, conns: []*conn{c}}
 	s.held.Store(&[]uint64{5})
-	w := &Worker{name: "w", timeout: time.Second}
+	w := &Worker{name: "w", timeout: time.Second, epoch: c.epoch, maxInFlight: 1 << 20}
+	c.session, c.worker, c.breaker = s, w, &s.replica.breaker
 	w.targets.Store(&[]target{{session: s, conns: []*conn{c}}})
 	call := &caller{done: make(chan error, 1)}
 	call.Done = call
@@ -72,7 +73,7 @@ func TestEvaluateDoesNotAllocate(t *testing.T) {
 		c.pending = c.pending[:0]
 		result.ResetVT()
 		result.Id = call.Message.Id
-		if taken := c.take(result.Id); taken != nil {
+		if taken, _ := c.take(result.Id); taken != nil {
 			taken.Done.Complete(taken, &result, nil)
 		}
 		if err := <-call.done; err != nil {

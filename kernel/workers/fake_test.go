@@ -54,6 +54,8 @@ type fake struct {
 	answer func(*workerv1.Call) *workerv1.Result
 	// garbage makes the fake answer each batch with bytes that are no ResultBatch.
 	garbage bool
+	// notice makes it say with its answers that it drains, while it is set; nil is never.
+	notice *atomic.Bool
 
 	calls atomic.Int64
 
@@ -195,6 +197,7 @@ func (f *fake) Execute(stream grpc.BidiStreamingServer[workerv1.CallBatch, worke
 			continue
 		}
 		var results workerv1.ResultBatch
+		results.Draining = f.notice != nil && f.notice.Load()
 		for _, c := range batch.Calls {
 			if f.answer == nil {
 				results.Results = append(results.Results, &workerv1.Result{Id: c.Id, Phase: c.Phase, Outcome: workerv1.Result_OUTCOME_CONTINUE, Reason: f.name})

@@ -88,7 +88,7 @@ func (l *lean) read() {
 	ended := l.ended
 	hc.Unlock()
 	if len(l.reading) > 0 {
-		l.conn.received.Add(1)
+		l.conn.hear()
 		if err := l.conn.complete(&l.result, l.reading); err != nil {
 			l.conn.close(fmt.Errorf("%w: %w", route.ErrIllegalResult, err))
 			l.client.Abort()
@@ -153,8 +153,8 @@ func (l *lean) run(ctx context.Context) error {
 func (s *session) serveLean(ctx context.Context, reg *Registry, connections int, goes func(func() error)) error {
 	for range max(1, connections) {
 		dialCtx, cancel := context.WithTimeout(ctx, discoverTimeout)
-		c := newConn(nil, s.replica.worker.timeout, s.replica.worker.unmatched.Inc)
-		c.afterBatch, c.batches = reg.afterBatch, s.replica.worker.batches
+		c := s.newConn(reg, nil)
+		c.afterBatch = reg.afterBatch
 		l, err := connectLean(dialCtx, s.replica.path, c, reg.afterBatch)
 		cancel()
 		if err != nil {

@@ -127,7 +127,7 @@ func TestWorkerThatNeverReads(t *testing.T) {
 	for range maxLeanBuffer/len(headers) + 2 {
 		p := newProbe(t, 1)
 		p.Message.Headers = headers
-		if err := c.submit(&p.Call); err != nil {
+		if err := put(c, &p.Call); err != nil {
 			break // It has ended.
 		}
 		probes = append(probes, p)

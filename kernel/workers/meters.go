@@ -49,6 +49,8 @@ const (
 	unmatchedResults = "policy_kernel_worker_unmatched_results_total"
 	batchCalls       = "policy_kernel_worker_batch_calls"
 	batchResults     = "policy_kernel_worker_batch_results"
+	callRetries      = "policy_kernel_worker_retries_total"
+	breakerState     = "policy_kernel_worker_breaker_state"
 )
 
 // measure has the series follow a change of the workers in use. Gauges show whoever has the name and the place now; what has neither any more is taken away.
@@ -71,6 +73,9 @@ func (reg *Registry) measure(before, after []*Worker) {
 		for _, metric := range []string{unmatchedResults, batchCalls, batchResults} {
 			reg.metrics.UnregisterMetric(telemetry.Series(metric, "worker", w.name))
 		}
+		for why := range numReasons {
+			reg.metrics.UnregisterMetric(telemetry.Series(callRetries, "worker", w.name, "reason", why.String()))
+		}
 	}
 }
 
@@ -86,11 +91,19 @@ func (reg *Registry) gauges(workers []*Worker) map[string]func() float64 {
 			all[telemetry.Series(replicaUp, labels...)] = func() float64 {
 				return reg.shown(w.name, i, func(_ *Worker, r *replica) bool { return r.session != nil && r.session.serving })
 			}
+			all[telemetry.Series(breakerState, labels...)] = func() float64 {
+				state := breakerClosed
+				reg.shown(w.name, i, func(_ *Worker, r *replica) bool {
+					state = r.breaker.state.Load()
+					return true
+				})
+				return float64(state)
+			}
 			all[telemetry.Series(callsInFlight, labels...)] = func() float64 {
 				calls := int32(0)
 				reg.shown(w.name, i, func(_ *Worker, r *replica) bool {
 					if r.session != nil && r.session.served {
-						calls = (&target{conns: r.session.conns}).inFlight()
+						calls, _ = (&target{conns: r.session.conns}).underWay()
 					}
 					return true
 				})

@@ -3,6 +3,7 @@ package workers
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -87,8 +88,10 @@ func (reg *Registry) newWorker(ref config.WorkerRef) *Worker {
 	if w.local, w.afterBatch = reg.local[ref.Name], reg.afterBatch; w.local != nil {
 		ref.SocketPaths = []string{localPath}
 	}
-	for _, path := range ref.SocketPaths {
-		w.replicas = append(w.replicas, &replica{worker: w, path: path, connections: ref.Connections, health: ref.HealthCheck, problem: "not connected yet"})
+	for i, path := range ref.SocketPaths {
+		r := &replica{worker: w, path: path, bit: 1 << (i % 64), connections: ref.Connections, health: ref.HealthCheck, problem: "not connected yet"}
+		r.breaker.config, r.breaker.changed = ref.Breaker, func(open bool) { reg.tripped(r, open) }
+		w.replicas = append(w.replicas, r)
 	}
 	return w
 }
@@ -106,7 +109,10 @@ func (reg *Registry) Start() {
 // run keeps a member connected. mu is held.
 func (reg *Registry) run(w *Worker) {
 	ctx, cancel := context.WithCancel(context.Background())
-	reg.members[w] = cancel
+	reg.members[w] = sync.OnceFunc(func() {
+		close(w.ended)
+		cancel()
+	})
 	for _, r := range w.replicas {
 		reg.running.Go(func() { r.run(ctx, reg) })
 	}
@@ -116,11 +122,15 @@ func (reg *Registry) run(w *Worker) {
 func (reg *Registry) Close() {
 	reg.mu.Lock()
 	reg.closed = true
-	for _, cancel := range reg.members {
+	members := maps.Clone(reg.members)
+	reg.mu.Unlock()
+	for _, cancel := range members {
 		cancel()
 	}
-	reg.mu.Unlock()
 	reg.running.Wait()
+	for w := range members {
+		w.waiting.Wait()
+	}
 }
 
 // update changes the state of a replica under the lock and tells those who wait for news.
@@ -168,7 +178,14 @@ func (reg *Registry) setServing(s *session, serving bool) {
 	before := false
 	reg.update(r.worker, func() {
 		before, s.serving = s.serving, serving
-		s.served = s.served || serving
+		if serving && !s.served {
+			s.served = true
+			r.breaker.reset()
+			if r.returns {
+				s.share.begin(r.worker.now())
+			}
+			r.returns = true
+		}
 		r.problem = ""
 		if !serving {
 			r.problem = "the worker is draining"
@@ -185,7 +202,7 @@ func (reg *Registry) setServing(s *session, serving bool) {
 
 // probed takes an answer to a health check. Generations that the replica has lost are pushed again, unless held has changed since the question.
 func (reg *Registry) probed(s *session, resp *workerv1.HealthCheckResponse, changes uint64) {
-	if serving := resp.Status == workerv1.HealthCheckResponse_STATUS_SERVING; serving != reg.isServing(s) {
+	if serving := resp.Status == workerv1.HealthCheckResponse_STATUS_SERVING && !s.leaving.Load(); serving != reg.isServing(s) {
 		reg.setServing(s, serving)
 	}
 	reg.mu.Lock()
@@ -233,6 +250,33 @@ func (s *session) wake() {
 	}
 }
 
+// announced takes the notice of a replica that is about to stop.
+func (reg *Registry) announced(s *session) {
+	if !s.leaving.Swap(true) {
+		go reg.setServing(s, false) // This is the goroutine that reads results; it does not wait for the registry.
+	}
+}
+
+// tripped notes that the breaker of a replica has opened or closed.
+func (reg *Registry) tripped(r *replica, open bool) {
+	if w := r.worker; open {
+		w.tripped.Add(1)
+	} else {
+		w.tripped.Add(-1)
+	}
+	go reg.reportTripped(r, open) // As above.
+}
+
+func (reg *Registry) reportTripped(r *replica, open bool) {
+	reg.mu.Lock()
+	s := r.session
+	reg.mu.Unlock()
+	if s != nil && !open {
+		s.share.begin(r.worker.now())
+	}
+	reg.log.Warn("circuit breaker of a worker replica has changed", zap.String("worker", r.worker.name), zap.String("socket", r.path), zap.Bool("open", open))
+}
+
 // WorkerStatus is the state of a worker name.
 type WorkerStatus struct {
 	Name      string          `json:"name"`
@@ -244,6 +288,12 @@ type WorkerStatus struct {
 type ReplicaStatus struct {
 	Socket  string `json:"socket"`
 	Problem string `json:"problem,omitempty"`
+	// Breaker is closed, half-open or open.
+	Breaker string `json:"breaker"`
+	// InFlight is how many calls are under way.
+	InFlight int32 `json:"in_flight"`
+	// Draining is true when the replica gets no further calls because it is about to stop.
+	Draining bool `json:"draining"`
 }
 
 // Status is the state of all workers.
@@ -254,7 +304,11 @@ func (reg *Registry) Status() []WorkerStatus {
 	for _, w := range reg.workers {
 		st := WorkerStatus{Name: w.name, Available: w.Available()}
 		for _, r := range w.replicas {
-			rs := ReplicaStatus{Socket: r.path, Problem: r.problem}
+			rs := ReplicaStatus{Socket: r.path, Problem: r.problem, Breaker: breakerName(r.breaker.state.Load())}
+			if s := r.session; s != nil && s.served {
+				rs.InFlight, _ = (&target{conns: s.conns}).underWay()
+				rs.Draining = !s.serving
+			}
 			if r.session != nil && len(r.session.rejected) > 0 {
 				rs.Problem = strings.TrimPrefix(rs.Problem+"; it rejected the configuration", "; ")
 			}

@@ -19,8 +19,11 @@ const (
 
 // replica is one process behind one socket.
 type replica struct {
-	worker      *Worker
-	path        string
+	worker *Worker
+	path   string
+	// bit is the replica's in route.Progress.Tried.
+	bit         uint64
+	breaker     breaker
 	connections int
 	health      config.HealthCheck
 
@@ -33,6 +36,8 @@ type replica struct {
 	policies   []*workerv1.PolicyDescriptor
 	// problem is why the replica takes no calls; empty if it does.
 	problem string
+	// returns is true once it has taken calls: when it does so again it has come back.
+	returns bool
 	// tried is true when the first attempt to connect has ended.
 	tried bool
 	// metrics are its last ones.

@@ -51,6 +51,10 @@ type session struct {
 	kick chan struct{}
 	// pushing is true while the replica compiles.
 	pushing atomic.Bool
+	// leaving is true when it is not to get further calls: it is about to stop, or a connection has ended.
+	leaving atomic.Bool
+	// share is how much of the calls it gets.
+	share share
 
 	// The registry's mu guards these.
 
@@ -65,7 +69,7 @@ type session struct {
 }
 
 func newSession(r *replica, c control) *session {
-	s := &session{replica: r, control: c, kick: make(chan struct{}, 1), rejected: make(map[uint64][]*workerv1.ConfigError)}
+	s := &session{replica: r, control: c, kick: make(chan struct{}, 1), rejected: make(map[uint64][]*workerv1.ConfigError), share: share{slowStart: r.worker.ref.SlowStart}}
 	s.held.Store(&[]uint64{})
 	return s
 }
@@ -126,6 +130,15 @@ func (s *session) discover(ctx context.Context) (*workerv1.GetWorkerConfigRespon
 	return cfg, nil
 }
 
+// newConn makes a connection of the session.
+func (s *session) newConn(reg *Registry, st stream) *conn {
+	w := s.replica.worker
+	c := newConn(st, w.timeout, w.unmatched.Inc)
+	c.epoch, c.session, c.worker, c.breaker, c.batches = w.epoch, s, w, &s.replica.breaker, w.batches
+	c.draining = func() { reg.announced(s) }
+	return c
+}
+
 // holds reports whether the replica has acknowledged the generation.
 func (s *session) holds(generation uint64) bool {
 	return slices.Contains(*s.held.Load(), generation)
@@ -157,8 +170,7 @@ func (s *session) serve(ctx context.Context, reg *Registry) (served bool, err er
 			_ = group.Wait() // The streams that were opened before end because we hung up.
 			return false, fmt.Errorf("open a stream to %q: %w", s.replica.path, err)
 		}
-		c := newConn(st, s.replica.worker.timeout, s.replica.worker.unmatched.Inc)
-		c.batches = s.replica.worker.batches
+		c := s.newConn(reg, st)
 		s.conns = append(s.conns, c)
 		group.Go(func() error {
 			return fmt.Errorf("read results from %q: %w", s.replica.path, c.run(cancel))
@@ -169,7 +181,7 @@ func (s *session) serve(ctx context.Context, reg *Registry) (served bool, err er
 
 // attend takes calls until one of the group fails.
 func (s *session) attend(ctx context.Context, reg *Registry, group *errgroup.Group) (served bool, err error) {
-	reg.setServing(s, true)
+	reg.setServing(s, !s.leaving.Load())
 	group.Go(func() error { return s.probe(ctx, reg) })
 	group.Go(func() error { return s.reconcile(ctx, reg) })
 	return true, group.Wait()

@@ -1,6 +1,9 @@
 package workers
 
 import (
+	"cmp"
+	"math"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -25,6 +28,19 @@ type Worker struct {
 	local      Local
 	afterBatch func()
 
+	// epoch is what the times of calls are counted from.
+	epoch time.Time
+	// attempts is how many a call has, maxInFlight how many calls may be under way. hedgeAfter is after how long another replica gets a call too; 0 means never.
+	attempts    int
+	maxInFlight int64
+	hedgeAfter  time.Duration
+	// hedges counts calls that two replicas have, tripped breakers that are not closed.
+	hedges, tripped atomic.Int32
+	retries         [numReasons]*metrics.Counter
+	// waiting has the calls that wait for their next attempt; ended is closed when nobody needs the worker any more.
+	waiting sync.WaitGroup
+	ended   chan struct{}
+
 	// targets are the connections that take calls now; available is Available.
 	targets   atomic.Pointer[[]target]
 	available atomic.Bool
@@ -34,19 +50,21 @@ type Worker struct {
 	batches   *batchMeters
 }
 
-// target is a healthy replica.
-type target struct {
-	session *session
-	conns   []*conn
-}
-
-// enough is how many calls a connection has under way before the next one of its replica is used. Few connections make large batches; several let a replica use more than one
-// processor.
-const enough = 64
-
 func newWorker(ref config.WorkerRef, set *metrics.Set) *Worker {
 	ref.Pos = config.Pos{}
-	w := &Worker{name: ref.Name, timeout: ref.Timeout, ref: ref}
+	w := &Worker{
+		name: ref.Name, timeout: ref.Timeout, ref: ref, epoch: time.Now(), ended: make(chan struct{}),
+		attempts: max(1, ref.Retry.MaxAttempts), maxInFlight: math.MaxInt32,
+	}
+	if ref.MaxInFlight > 0 {
+		w.maxInFlight = int64(ref.MaxInFlight)
+	}
+	if after := cmp.Or(ref.Retry.HedgeAfter, ref.Timeout/2); len(ref.SocketPaths) > 1 && w.attempts > 1 && after < ref.Timeout {
+		w.hedgeAfter = after
+	}
+	for why := range w.retries {
+		w.retries[why] = set.GetOrCreateCounter(telemetry.Series(callRetries, "worker", ref.Name, "reason", reason(why).String()))
+	}
 	w.targets.Store(&[]target{})
 	// Get or create: the worker may take the place of another one of its name.
 	w.unmatched = set.GetOrCreateCounter(telemetry.Series(unmatchedResults, "worker", ref.Name))
@@ -57,126 +75,76 @@ func newWorker(ref config.WorkerRef, set *metrics.Set) *Worker {
 // Name implements route.Evaluator.
 func (w *Worker) Name() string { return w.name }
 
-// Available implements route.Evaluator.
-func (w *Worker) Available() bool { return w.available.Load() }
+// Available implements route.Evaluator. It is false too while the breakers of all replicas keep calls from them.
+func (w *Worker) Available() bool {
+	// Fast path.
+	if !w.available.Load() || w.tripped.Load() == 0 {
+		return w.available.Load()
+	}
+	now := w.now()
+	for _, t := range *w.targets.Load() {
+		if t.session.replica.breaker.admits(now) {
+			return true
+		}
+	}
+	return false
+}
 
 // Evaluate implements route.Evaluator.
 func (w *Worker) Evaluate(c *route.Call) {
-	w.budget(c)
 	if w.local != nil {
+		w.begin(c, 0)
 		w.local.Evaluate(c, w.afterBatch)
 		return
 	}
-	targets := *w.targets.Load()
-	best := w.choose(targets, c.Message.Generation)
-	if best == nil {
-		c.Done.Complete(c, nil, route.ErrUnavailable)
-		return
+	now := w.now()
+	w.begin(c, now)
+	switch err := w.place(c, now, nil); err {
+	case nil:
+	case route.ErrUnavailable:
+		c.Progress.Attempts = 1
+		w.settle(c, err, becauseLost)
+	default:
+		c.Done.Complete(c, nil, err)
 	}
-	w.try(targets, best, c)
 }
 
 // EvaluateAll implements route.BatchEvaluator. One connection takes all calls, as long as it can: what leaves together comes back together, which saves both sides
 // system calls.
 func (w *Worker) EvaluateAll(calls []*route.Call) {
-	if len(calls) == 0 {
-		return
-	}
-	for _, c := range calls {
-		w.budget(c)
-	}
-	if w.local != nil {
-		for _, c := range calls {
-			w.local.Evaluate(c, w.afterBatch)
-		}
-		return
-	}
-	targets := *w.targets.Load()
-	best := w.choose(targets, calls[0].Message.Generation)
-	if best != nil {
-		c := best.pick()
-		n := c.submitAll(best.session, calls)
-		c.flush()
-		calls = calls[n:]
+	if len(calls) > 1 && w.local == nil {
+		calls = calls[w.placeAll(calls):]
 	}
 	for _, c := range calls {
 		w.Evaluate(c)
 	}
 }
 
-// budget gives a call the worker's timeout.
-func (w *Worker) budget(c *route.Call) {
-	if c.Message.TimeoutUs == 0 {
-		c.Message.TimeoutUs = uint64(w.timeout.Microseconds())
+// placeAll has the best replica take as many of the calls as it can, from the first on, and returns how many.
+func (w *Worker) placeAll(calls []*route.Call) int {
+	now := w.now()
+	for _, c := range calls {
+		w.begin(c, now)
 	}
-}
-
-// choose finds the replica with the fewest calls under way that holds the generation, or nil. It doesn't allocate.
-func (w *Worker) choose(targets []target, generation uint64) (best *target) {
-	start := int(w.next.Add(1)) // Among equals they take turns.
-	var fewest int32
-	for i := range targets {
-		t := &targets[(start+i)%len(targets)]
-		if n := t.inFlight(); (best == nil || n < fewest) && t.session.holds(generation) {
-			best, fewest = t, n
-		}
+	best, room, err := w.choose(*w.targets.Load(), calls[0], now)
+	if err != nil {
+		return 0
 	}
-	return best
-}
-
-func (t *target) inFlight() (n int32) {
-	for _, c := range t.conns {
-		n += c.inFlight.Load()
+	if best.session.replica.breaker.state.Load() != breakerClosed {
+		room = 1 // It is a trial.
 	}
+	c := best.pick()
+	n := c.submitAll(best.session, calls[:min(room, len(calls))], now)
+	c.flush()
 	return n
 }
 
-// pick chooses a connection: the first with fewer than enough calls under way, or the one with the fewest.
-func (t *target) pick() *conn {
-	best := t.conns[0]
-	for _, c := range t.conns {
-		n := c.inFlight.Load()
-		if n < enough {
-			return c
-		}
-		if n < best.inFlight.Load() {
-			best = c
-		}
+// begin gives a call the worker's timeout.
+func (w *Worker) begin(c *route.Call, now time.Duration) {
+	c.Progress = route.Progress{Deadline: now + w.timeout}
+	if c.Message.TimeoutUs == 0 {
+		c.Message.TimeoutUs = uint64(w.timeout.Microseconds())
 	}
-	return best
-}
-
-// try has the best target take a call, or any other one that can.
-func (w *Worker) try(targets []target, best *target, c *route.Call) {
-	// Fast path: it takes the call.
-	first := best.pick()
-	err := first.submit(c)
-	if err == nil {
-		first.flush()
-		return
-	}
-	// Slow path: it is full, or was closed just now; any other will do.
-	overloaded := err == route.ErrOverloaded
-	for i := range targets {
-		if !targets[i].session.holds(c.Message.Generation) {
-			continue
-		}
-		for _, other := range targets[i].conns {
-			if other == first {
-				continue
-			}
-			if err = other.submit(c); err == nil {
-				other.flush()
-				return
-			}
-			overloaded = overloaded || err == route.ErrOverloaded
-		}
-	}
-	if overloaded {
-		c.Done.Complete(c, nil, route.ErrOverloaded)
-		return
-	}
-	c.Done.Complete(c, nil, route.ErrUnavailable)
 }
 
 // refresh recomputes what Evaluate and Available look at. The registry's mu is held.

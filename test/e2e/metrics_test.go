@@ -28,6 +28,8 @@ var labelsOf = map[string]string{
 	"policy_kernel_worker_batch_calls":             "le,worker",
 	"policy_kernel_worker_batch_results":           "le,worker",
 	"policy_kernel_worker_calls_in_flight":         "replica,worker",
+	"policy_kernel_worker_breaker_state":           "replica,worker",
+	"policy_kernel_worker_retries_total":           "reason,worker",
 	"policy_kernel_worker_replica_up":              "replica,worker",
 	"policy_kernel_worker_unmatched_results_total": "worker",
 	"policy_worker_build_info":                     "component,goversion,replica,version,worker",

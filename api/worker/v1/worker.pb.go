@@ -249,7 +249,7 @@ func (x Mutation_Kind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Mutation_Kind.Descriptor instead.
 func (Mutation_Kind) EnumDescriptor() ([]byte, []int) {
-	return file_worker_v1_worker_proto_rawDescGZIP(), []int{19, 0}
+	return file_worker_v1_worker_proto_rawDescGZIP(), []int{20, 0}
 }
 
 type Result_Outcome int32
@@ -309,7 +309,7 @@ func (x Result_Outcome) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Result_Outcome.Descriptor instead.
 func (Result_Outcome) EnumDescriptor() ([]byte, []int) {
-	return file_worker_v1_worker_proto_rawDescGZIP(), []int{22, 0}
+	return file_worker_v1_worker_proto_rawDescGZIP(), []int{23, 0}
 }
 
 type Result_Failure int32
@@ -394,7 +394,7 @@ func (x Result_Failure) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Result_Failure.Descriptor instead.
 func (Result_Failure) EnumDescriptor() ([]byte, []int) {
-	return file_worker_v1_worker_proto_rawDescGZIP(), []int{22, 1}
+	return file_worker_v1_worker_proto_rawDescGZIP(), []int{23, 1}
 }
 
 type GetWorkerConfigRequest struct {
@@ -939,7 +939,10 @@ func (x *PolicyInstance) GetPath() string {
 type PushConfigResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Empty when the generation was accepted.
-	Errors        []*ConfigError `protobuf:"bytes,1,rep,name=errors,proto3" json:"errors,omitempty"`
+	Errors []*ConfigError `protobuf:"bytes,1,rep,name=errors,proto3" json:"errors,omitempty"`
+	// What the policies take away of a client's claims about itself, of those whose on_failure lets a request go on without them. A kernel that lets one go on
+	// takes it away itself.
+	Claims        []*Claims `protobuf:"bytes,2,rep,name=claims,proto3" json:"claims,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -981,6 +984,76 @@ func (x *PushConfigResponse) GetErrors() []*ConfigError {
 	return nil
 }
 
+func (x *PushConfigResponse) GetClaims() []*Claims {
+	if x != nil {
+		return x.Claims
+	}
+	return nil
+}
+
+// The header names that only one policy may set.
+type Claims struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Where the policy stands: the chain's id, and the index of the policy in it.
+	Chain  uint32 `protobuf:"varint,1,opt,name=chain,proto3" json:"chain,omitempty"`
+	Policy uint32 `protobuf:"varint,2,opt,name=policy,proto3" json:"policy,omitempty"`
+	// In lower case, with '-'; every other spelling is meant too.
+	Names         []string `protobuf:"bytes,3,rep,name=names,proto3" json:"names,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Claims) Reset() {
+	*x = Claims{}
+	mi := &file_worker_v1_worker_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Claims) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Claims) ProtoMessage() {}
+
+func (x *Claims) ProtoReflect() protoreflect.Message {
+	mi := &file_worker_v1_worker_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Claims.ProtoReflect.Descriptor instead.
+func (*Claims) Descriptor() ([]byte, []int) {
+	return file_worker_v1_worker_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *Claims) GetChain() uint32 {
+	if x != nil {
+		return x.Chain
+	}
+	return 0
+}
+
+func (x *Claims) GetPolicy() uint32 {
+	if x != nil {
+		return x.Policy
+	}
+	return 0
+}
+
+func (x *Claims) GetNames() []string {
+	if x != nil {
+		return x.Names
+	}
+	return nil
+}
+
 type ConfigError struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Chain uint32                 `protobuf:"varint,1,opt,name=chain,proto3" json:"chain,omitempty"`
@@ -994,7 +1067,7 @@ type ConfigError struct {
 
 func (x *ConfigError) Reset() {
 	*x = ConfigError{}
-	mi := &file_worker_v1_worker_proto_msgTypes[9]
+	mi := &file_worker_v1_worker_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1006,7 +1079,7 @@ func (x *ConfigError) String() string {
 func (*ConfigError) ProtoMessage() {}
 
 func (x *ConfigError) ProtoReflect() protoreflect.Message {
-	mi := &file_worker_v1_worker_proto_msgTypes[9]
+	mi := &file_worker_v1_worker_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1019,7 +1092,7 @@ func (x *ConfigError) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConfigError.ProtoReflect.Descriptor instead.
 func (*ConfigError) Descriptor() ([]byte, []int) {
-	return file_worker_v1_worker_proto_rawDescGZIP(), []int{9}
+	return file_worker_v1_worker_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ConfigError) GetChain() uint32 {
@@ -1052,7 +1125,7 @@ type RetireConfigRequest struct {
 
 func (x *RetireConfigRequest) Reset() {
 	*x = RetireConfigRequest{}
-	mi := &file_worker_v1_worker_proto_msgTypes[10]
+	mi := &file_worker_v1_worker_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1064,7 +1137,7 @@ func (x *RetireConfigRequest) String() string {
 func (*RetireConfigRequest) ProtoMessage() {}
 
 func (x *RetireConfigRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_worker_v1_worker_proto_msgTypes[10]
+	mi := &file_worker_v1_worker_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1077,7 +1150,7 @@ func (x *RetireConfigRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetireConfigRequest.ProtoReflect.Descriptor instead.
 func (*RetireConfigRequest) Descriptor() ([]byte, []int) {
-	return file_worker_v1_worker_proto_rawDescGZIP(), []int{10}
+	return file_worker_v1_worker_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *RetireConfigRequest) GetGeneration() uint64 {
@@ -1095,7 +1168,7 @@ type RetireConfigResponse struct {
 
 func (x *RetireConfigResponse) Reset() {
 	*x = RetireConfigResponse{}
-	mi := &file_worker_v1_worker_proto_msgTypes[11]
+	mi := &file_worker_v1_worker_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1107,7 +1180,7 @@ func (x *RetireConfigResponse) String() string {
 func (*RetireConfigResponse) ProtoMessage() {}
 
 func (x *RetireConfigResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_worker_v1_worker_proto_msgTypes[11]
+	mi := &file_worker_v1_worker_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1120,7 +1193,7 @@ func (x *RetireConfigResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetireConfigResponse.ProtoReflect.Descriptor instead.
 func (*RetireConfigResponse) Descriptor() ([]byte, []int) {
-	return file_worker_v1_worker_proto_rawDescGZIP(), []int{11}
+	return file_worker_v1_worker_proto_rawDescGZIP(), []int{12}
 }
 
 type CallBatch struct {
@@ -1132,7 +1205,7 @@ type CallBatch struct {
 
 func (x *CallBatch) Reset() {
 	*x = CallBatch{}
-	mi := &file_worker_v1_worker_proto_msgTypes[12]
+	mi := &file_worker_v1_worker_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1144,7 +1217,7 @@ func (x *CallBatch) String() string {
 func (*CallBatch) ProtoMessage() {}
 
 func (x *CallBatch) ProtoReflect() protoreflect.Message {
-	mi := &file_worker_v1_worker_proto_msgTypes[12]
+	mi := &file_worker_v1_worker_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1157,7 +1230,7 @@ func (x *CallBatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CallBatch.ProtoReflect.Descriptor instead.
 func (*CallBatch) Descriptor() ([]byte, []int) {
-	return file_worker_v1_worker_proto_rawDescGZIP(), []int{12}
+	return file_worker_v1_worker_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *CallBatch) GetCalls() []*Call {
@@ -1168,15 +1241,17 @@ func (x *CallBatch) GetCalls() []*Call {
 }
 
 type ResultBatch struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Results       []*Result              `protobuf:"bytes,1,rep,name=results,proto3" json:"results,omitempty"`
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Results []*Result              `protobuf:"bytes,1,rep,name=results,proto3" json:"results,omitempty"`
+	// The worker is about to stop: it takes what is on its way, and calls are to go elsewhere from now on. Nothing takes this back.
+	Draining      bool `protobuf:"varint,2,opt,name=draining,proto3" json:"draining,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ResultBatch) Reset() {
 	*x = ResultBatch{}
-	mi := &file_worker_v1_worker_proto_msgTypes[13]
+	mi := &file_worker_v1_worker_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1188,7 +1263,7 @@ func (x *ResultBatch) String() string {
 func (*ResultBatch) ProtoMessage() {}
 
 func (x *ResultBatch) ProtoReflect() protoreflect.Message {
-	mi := &file_worker_v1_worker_proto_msgTypes[13]
+	mi := &file_worker_v1_worker_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1201,7 +1276,7 @@ func (x *ResultBatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResultBatch.ProtoReflect.Descriptor instead.
 func (*ResultBatch) Descriptor() ([]byte, []int) {
-	return file_worker_v1_worker_proto_rawDescGZIP(), []int{13}
+	return file_worker_v1_worker_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ResultBatch) GetResults() []*Result {
@@ -1209,6 +1284,13 @@ func (x *ResultBatch) GetResults() []*Result {
 		return x.Results
 	}
 	return nil
+}
+
+func (x *ResultBatch) GetDraining() bool {
+	if x != nil {
+		return x.Draining
+	}
+	return false
 }
 
 // One run of one chain in one phase.
@@ -1249,7 +1331,7 @@ type Call struct {
 
 func (x *Call) Reset() {
 	*x = Call{}
-	mi := &file_worker_v1_worker_proto_msgTypes[14]
+	mi := &file_worker_v1_worker_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1261,7 +1343,7 @@ func (x *Call) String() string {
 func (*Call) ProtoMessage() {}
 
 func (x *Call) ProtoReflect() protoreflect.Message {
-	mi := &file_worker_v1_worker_proto_msgTypes[14]
+	mi := &file_worker_v1_worker_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1274,7 +1356,7 @@ func (x *Call) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Call.ProtoReflect.Descriptor instead.
 func (*Call) Descriptor() ([]byte, []int) {
-	return file_worker_v1_worker_proto_rawDescGZIP(), []int{14}
+	return file_worker_v1_worker_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Call) GetId() uint64 {
@@ -1399,7 +1481,7 @@ type Context struct {
 
 func (x *Context) Reset() {
 	*x = Context{}
-	mi := &file_worker_v1_worker_proto_msgTypes[15]
+	mi := &file_worker_v1_worker_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1411,7 +1493,7 @@ func (x *Context) String() string {
 func (*Context) ProtoMessage() {}
 
 func (x *Context) ProtoReflect() protoreflect.Message {
-	mi := &file_worker_v1_worker_proto_msgTypes[15]
+	mi := &file_worker_v1_worker_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1424,7 +1506,7 @@ func (x *Context) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Context.ProtoReflect.Descriptor instead.
 func (*Context) Descriptor() ([]byte, []int) {
-	return file_worker_v1_worker_proto_rawDescGZIP(), []int{15}
+	return file_worker_v1_worker_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Context) GetIdentity() *Identity {
@@ -1494,7 +1576,7 @@ type PolicyState struct {
 
 func (x *PolicyState) Reset() {
 	*x = PolicyState{}
-	mi := &file_worker_v1_worker_proto_msgTypes[16]
+	mi := &file_worker_v1_worker_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1506,7 +1588,7 @@ func (x *PolicyState) String() string {
 func (*PolicyState) ProtoMessage() {}
 
 func (x *PolicyState) ProtoReflect() protoreflect.Message {
-	mi := &file_worker_v1_worker_proto_msgTypes[16]
+	mi := &file_worker_v1_worker_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1519,7 +1601,7 @@ func (x *PolicyState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PolicyState.ProtoReflect.Descriptor instead.
 func (*PolicyState) Descriptor() ([]byte, []int) {
-	return file_worker_v1_worker_proto_rawDescGZIP(), []int{16}
+	return file_worker_v1_worker_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *PolicyState) GetChain() uint32 {
@@ -1567,7 +1649,7 @@ type Entry struct {
 
 func (x *Entry) Reset() {
 	*x = Entry{}
-	mi := &file_worker_v1_worker_proto_msgTypes[17]
+	mi := &file_worker_v1_worker_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1579,7 +1661,7 @@ func (x *Entry) String() string {
 func (*Entry) ProtoMessage() {}
 
 func (x *Entry) ProtoReflect() protoreflect.Message {
-	mi := &file_worker_v1_worker_proto_msgTypes[17]
+	mi := &file_worker_v1_worker_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1592,7 +1674,7 @@ func (x *Entry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Entry.ProtoReflect.Descriptor instead.
 func (*Entry) Descriptor() ([]byte, []int) {
-	return file_worker_v1_worker_proto_rawDescGZIP(), []int{17}
+	return file_worker_v1_worker_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Entry) GetKey() string {
@@ -1624,7 +1706,7 @@ type Identity struct {
 
 func (x *Identity) Reset() {
 	*x = Identity{}
-	mi := &file_worker_v1_worker_proto_msgTypes[18]
+	mi := &file_worker_v1_worker_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1636,7 +1718,7 @@ func (x *Identity) String() string {
 func (*Identity) ProtoMessage() {}
 
 func (x *Identity) ProtoReflect() protoreflect.Message {
-	mi := &file_worker_v1_worker_proto_msgTypes[18]
+	mi := &file_worker_v1_worker_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1649,7 +1731,7 @@ func (x *Identity) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Identity.ProtoReflect.Descriptor instead.
 func (*Identity) Descriptor() ([]byte, []int) {
-	return file_worker_v1_worker_proto_rawDescGZIP(), []int{18}
+	return file_worker_v1_worker_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Identity) GetSubject() string {
@@ -1699,7 +1781,7 @@ type Mutation struct {
 
 func (x *Mutation) Reset() {
 	*x = Mutation{}
-	mi := &file_worker_v1_worker_proto_msgTypes[19]
+	mi := &file_worker_v1_worker_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1711,7 +1793,7 @@ func (x *Mutation) String() string {
 func (*Mutation) ProtoMessage() {}
 
 func (x *Mutation) ProtoReflect() protoreflect.Message {
-	mi := &file_worker_v1_worker_proto_msgTypes[19]
+	mi := &file_worker_v1_worker_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1724,7 +1806,7 @@ func (x *Mutation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Mutation.ProtoReflect.Descriptor instead.
 func (*Mutation) Descriptor() ([]byte, []int) {
-	return file_worker_v1_worker_proto_rawDescGZIP(), []int{19}
+	return file_worker_v1_worker_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Mutation) GetKind() Mutation_Kind {
@@ -1762,7 +1844,7 @@ type ImmediateResponse struct {
 
 func (x *ImmediateResponse) Reset() {
 	*x = ImmediateResponse{}
-	mi := &file_worker_v1_worker_proto_msgTypes[20]
+	mi := &file_worker_v1_worker_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1774,7 +1856,7 @@ func (x *ImmediateResponse) String() string {
 func (*ImmediateResponse) ProtoMessage() {}
 
 func (x *ImmediateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_worker_v1_worker_proto_msgTypes[20]
+	mi := &file_worker_v1_worker_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1787,7 +1869,7 @@ func (x *ImmediateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImmediateResponse.ProtoReflect.Descriptor instead.
 func (*ImmediateResponse) Descriptor() ([]byte, []int) {
-	return file_worker_v1_worker_proto_rawDescGZIP(), []int{20}
+	return file_worker_v1_worker_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ImmediateResponse) GetStatus() uint32 {
@@ -1828,7 +1910,7 @@ type Header struct {
 
 func (x *Header) Reset() {
 	*x = Header{}
-	mi := &file_worker_v1_worker_proto_msgTypes[21]
+	mi := &file_worker_v1_worker_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1840,7 +1922,7 @@ func (x *Header) String() string {
 func (*Header) ProtoMessage() {}
 
 func (x *Header) ProtoReflect() protoreflect.Message {
-	mi := &file_worker_v1_worker_proto_msgTypes[21]
+	mi := &file_worker_v1_worker_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1853,7 +1935,7 @@ func (x *Header) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Header.ProtoReflect.Descriptor instead.
 func (*Header) Descriptor() ([]byte, []int) {
-	return file_worker_v1_worker_proto_rawDescGZIP(), []int{21}
+	return file_worker_v1_worker_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Header) GetName() string {
@@ -1904,7 +1986,7 @@ type Result struct {
 
 func (x *Result) Reset() {
 	*x = Result{}
-	mi := &file_worker_v1_worker_proto_msgTypes[22]
+	mi := &file_worker_v1_worker_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1916,7 +1998,7 @@ func (x *Result) String() string {
 func (*Result) ProtoMessage() {}
 
 func (x *Result) ProtoReflect() protoreflect.Message {
-	mi := &file_worker_v1_worker_proto_msgTypes[22]
+	mi := &file_worker_v1_worker_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1929,7 +2011,7 @@ func (x *Result) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Result.ProtoReflect.Descriptor instead.
 func (*Result) Descriptor() ([]byte, []int) {
-	return file_worker_v1_worker_proto_rawDescGZIP(), []int{22}
+	return file_worker_v1_worker_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Result) GetId() uint64 {
@@ -2038,7 +2120,7 @@ type GetMetricsRequest struct {
 
 func (x *GetMetricsRequest) Reset() {
 	*x = GetMetricsRequest{}
-	mi := &file_worker_v1_worker_proto_msgTypes[23]
+	mi := &file_worker_v1_worker_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2050,7 +2132,7 @@ func (x *GetMetricsRequest) String() string {
 func (*GetMetricsRequest) ProtoMessage() {}
 
 func (x *GetMetricsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_worker_v1_worker_proto_msgTypes[23]
+	mi := &file_worker_v1_worker_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2063,7 +2145,7 @@ func (x *GetMetricsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetMetricsRequest.ProtoReflect.Descriptor instead.
 func (*GetMetricsRequest) Descriptor() ([]byte, []int) {
-	return file_worker_v1_worker_proto_rawDescGZIP(), []int{23}
+	return file_worker_v1_worker_proto_rawDescGZIP(), []int{24}
 }
 
 type GetMetricsResponse struct {
@@ -2076,7 +2158,7 @@ type GetMetricsResponse struct {
 
 func (x *GetMetricsResponse) Reset() {
 	*x = GetMetricsResponse{}
-	mi := &file_worker_v1_worker_proto_msgTypes[24]
+	mi := &file_worker_v1_worker_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2088,7 +2170,7 @@ func (x *GetMetricsResponse) String() string {
 func (*GetMetricsResponse) ProtoMessage() {}
 
 func (x *GetMetricsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_worker_v1_worker_proto_msgTypes[24]
+	mi := &file_worker_v1_worker_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2101,7 +2183,7 @@ func (x *GetMetricsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetMetricsResponse.ProtoReflect.Descriptor instead.
 func (*GetMetricsResponse) Descriptor() ([]byte, []int) {
-	return file_worker_v1_worker_proto_rawDescGZIP(), []int{24}
+	return file_worker_v1_worker_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *GetMetricsResponse) GetText() []byte {
@@ -2123,7 +2205,7 @@ type GetProfileRequest struct {
 
 func (x *GetProfileRequest) Reset() {
 	*x = GetProfileRequest{}
-	mi := &file_worker_v1_worker_proto_msgTypes[25]
+	mi := &file_worker_v1_worker_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2135,7 +2217,7 @@ func (x *GetProfileRequest) String() string {
 func (*GetProfileRequest) ProtoMessage() {}
 
 func (x *GetProfileRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_worker_v1_worker_proto_msgTypes[25]
+	mi := &file_worker_v1_worker_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2148,7 +2230,7 @@ func (x *GetProfileRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetProfileRequest.ProtoReflect.Descriptor instead.
 func (*GetProfileRequest) Descriptor() ([]byte, []int) {
-	return file_worker_v1_worker_proto_rawDescGZIP(), []int{25}
+	return file_worker_v1_worker_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *GetProfileRequest) GetName() string {
@@ -2175,7 +2257,7 @@ type GetProfileResponse struct {
 
 func (x *GetProfileResponse) Reset() {
 	*x = GetProfileResponse{}
-	mi := &file_worker_v1_worker_proto_msgTypes[26]
+	mi := &file_worker_v1_worker_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2187,7 +2269,7 @@ func (x *GetProfileResponse) String() string {
 func (*GetProfileResponse) ProtoMessage() {}
 
 func (x *GetProfileResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_worker_v1_worker_proto_msgTypes[26]
+	mi := &file_worker_v1_worker_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2200,7 +2282,7 @@ func (x *GetProfileResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetProfileResponse.ProtoReflect.Descriptor instead.
 func (*GetProfileResponse) Descriptor() ([]byte, []int) {
-	return file_worker_v1_worker_proto_rawDescGZIP(), []int{26}
+	return file_worker_v1_worker_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *GetProfileResponse) GetProfile() []byte {
@@ -2262,9 +2344,14 @@ const file_worker_v1_worker_proto_rawDesc = "" +
 	"on_failure\x18\x03 \x01(\x0e2!.policyengine.worker.v1.OnFailureR\tonFailure\x12\x1d\n" +
 	"\n" +
 	"timeout_us\x18\x04 \x01(\x04R\ttimeoutUs\x12\x12\n" +
-	"\x04path\x18\x05 \x01(\tR\x04path\"Q\n" +
+	"\x04path\x18\x05 \x01(\tR\x04path\"\x89\x01\n" +
 	"\x12PushConfigResponse\x12;\n" +
-	"\x06errors\x18\x01 \x03(\v2#.policyengine.worker.v1.ConfigErrorR\x06errors\"Q\n" +
+	"\x06errors\x18\x01 \x03(\v2#.policyengine.worker.v1.ConfigErrorR\x06errors\x126\n" +
+	"\x06claims\x18\x02 \x03(\v2\x1e.policyengine.worker.v1.ClaimsR\x06claims\"L\n" +
+	"\x06Claims\x12\x14\n" +
+	"\x05chain\x18\x01 \x01(\rR\x05chain\x12\x16\n" +
+	"\x06policy\x18\x02 \x01(\rR\x06policy\x12\x14\n" +
+	"\x05names\x18\x03 \x03(\tR\x05names\"Q\n" +
 	"\vConfigError\x12\x14\n" +
 	"\x05chain\x18\x01 \x01(\rR\x05chain\x12\x12\n" +
 	"\x04path\x18\x02 \x01(\tR\x04path\x12\x18\n" +
@@ -2275,9 +2362,10 @@ const file_worker_v1_worker_proto_rawDesc = "" +
 	"generation\"\x16\n" +
 	"\x14RetireConfigResponse\"?\n" +
 	"\tCallBatch\x122\n" +
-	"\x05calls\x18\x01 \x03(\v2\x1c.policyengine.worker.v1.CallR\x05calls\"G\n" +
+	"\x05calls\x18\x01 \x03(\v2\x1c.policyengine.worker.v1.CallR\x05calls\"c\n" +
 	"\vResultBatch\x128\n" +
-	"\aresults\x18\x01 \x03(\v2\x1e.policyengine.worker.v1.ResultR\aresults\"\xc2\x03\n" +
+	"\aresults\x18\x01 \x03(\v2\x1e.policyengine.worker.v1.ResultR\aresults\x12\x1a\n" +
+	"\bdraining\x18\x02 \x01(\bR\bdraining\"\xc2\x03\n" +
 	"\x04Call\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x1e\n" +
 	"\n" +
@@ -2429,7 +2517,7 @@ func file_worker_v1_worker_proto_rawDescGZIP() []byte {
 }
 
 var file_worker_v1_worker_proto_enumTypes = make([]protoimpl.EnumInfo, 6)
-var file_worker_v1_worker_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
+var file_worker_v1_worker_proto_msgTypes = make([]protoimpl.MessageInfo, 28)
 var file_worker_v1_worker_proto_goTypes = []any{
 	(Phase)(0),                      // 0: policyengine.worker.v1.Phase
 	(OnFailure)(0),                  // 1: policyengine.worker.v1.OnFailure
@@ -2446,24 +2534,25 @@ var file_worker_v1_worker_proto_goTypes = []any{
 	(*Chain)(nil),                   // 12: policyengine.worker.v1.Chain
 	(*PolicyInstance)(nil),          // 13: policyengine.worker.v1.PolicyInstance
 	(*PushConfigResponse)(nil),      // 14: policyengine.worker.v1.PushConfigResponse
-	(*ConfigError)(nil),             // 15: policyengine.worker.v1.ConfigError
-	(*RetireConfigRequest)(nil),     // 16: policyengine.worker.v1.RetireConfigRequest
-	(*RetireConfigResponse)(nil),    // 17: policyengine.worker.v1.RetireConfigResponse
-	(*CallBatch)(nil),               // 18: policyengine.worker.v1.CallBatch
-	(*ResultBatch)(nil),             // 19: policyengine.worker.v1.ResultBatch
-	(*Call)(nil),                    // 20: policyengine.worker.v1.Call
-	(*Context)(nil),                 // 21: policyengine.worker.v1.Context
-	(*PolicyState)(nil),             // 22: policyengine.worker.v1.PolicyState
-	(*Entry)(nil),                   // 23: policyengine.worker.v1.Entry
-	(*Identity)(nil),                // 24: policyengine.worker.v1.Identity
-	(*Mutation)(nil),                // 25: policyengine.worker.v1.Mutation
-	(*ImmediateResponse)(nil),       // 26: policyengine.worker.v1.ImmediateResponse
-	(*Header)(nil),                  // 27: policyengine.worker.v1.Header
-	(*Result)(nil),                  // 28: policyengine.worker.v1.Result
-	(*GetMetricsRequest)(nil),       // 29: policyengine.worker.v1.GetMetricsRequest
-	(*GetMetricsResponse)(nil),      // 30: policyengine.worker.v1.GetMetricsResponse
-	(*GetProfileRequest)(nil),       // 31: policyengine.worker.v1.GetProfileRequest
-	(*GetProfileResponse)(nil),      // 32: policyengine.worker.v1.GetProfileResponse
+	(*Claims)(nil),                  // 15: policyengine.worker.v1.Claims
+	(*ConfigError)(nil),             // 16: policyengine.worker.v1.ConfigError
+	(*RetireConfigRequest)(nil),     // 17: policyengine.worker.v1.RetireConfigRequest
+	(*RetireConfigResponse)(nil),    // 18: policyengine.worker.v1.RetireConfigResponse
+	(*CallBatch)(nil),               // 19: policyengine.worker.v1.CallBatch
+	(*ResultBatch)(nil),             // 20: policyengine.worker.v1.ResultBatch
+	(*Call)(nil),                    // 21: policyengine.worker.v1.Call
+	(*Context)(nil),                 // 22: policyengine.worker.v1.Context
+	(*PolicyState)(nil),             // 23: policyengine.worker.v1.PolicyState
+	(*Entry)(nil),                   // 24: policyengine.worker.v1.Entry
+	(*Identity)(nil),                // 25: policyengine.worker.v1.Identity
+	(*Mutation)(nil),                // 26: policyengine.worker.v1.Mutation
+	(*ImmediateResponse)(nil),       // 27: policyengine.worker.v1.ImmediateResponse
+	(*Header)(nil),                  // 28: policyengine.worker.v1.Header
+	(*Result)(nil),                  // 29: policyengine.worker.v1.Result
+	(*GetMetricsRequest)(nil),       // 30: policyengine.worker.v1.GetMetricsRequest
+	(*GetMetricsResponse)(nil),      // 31: policyengine.worker.v1.GetMetricsResponse
+	(*GetProfileRequest)(nil),       // 32: policyengine.worker.v1.GetProfileRequest
+	(*GetProfileResponse)(nil),      // 33: policyengine.worker.v1.GetProfileResponse
 }
 var file_worker_v1_worker_proto_depIdxs = []int32{
 	8,  // 0: policyengine.worker.v1.GetWorkerConfigResponse.policies:type_name -> policyengine.worker.v1.PolicyDescriptor
@@ -2472,48 +2561,49 @@ var file_worker_v1_worker_proto_depIdxs = []int32{
 	12, // 3: policyengine.worker.v1.PushConfigRequest.chains:type_name -> policyengine.worker.v1.Chain
 	13, // 4: policyengine.worker.v1.Chain.policies:type_name -> policyengine.worker.v1.PolicyInstance
 	1,  // 5: policyengine.worker.v1.PolicyInstance.on_failure:type_name -> policyengine.worker.v1.OnFailure
-	15, // 6: policyengine.worker.v1.PushConfigResponse.errors:type_name -> policyengine.worker.v1.ConfigError
-	20, // 7: policyengine.worker.v1.CallBatch.calls:type_name -> policyengine.worker.v1.Call
-	28, // 8: policyengine.worker.v1.ResultBatch.results:type_name -> policyengine.worker.v1.Result
-	0,  // 9: policyengine.worker.v1.Call.phase:type_name -> policyengine.worker.v1.Phase
-	24, // 10: policyengine.worker.v1.Context.identity:type_name -> policyengine.worker.v1.Identity
-	23, // 11: policyengine.worker.v1.Context.metadata:type_name -> policyengine.worker.v1.Entry
-	25, // 12: policyengine.worker.v1.Context.request_mutations:type_name -> policyengine.worker.v1.Mutation
-	25, // 13: policyengine.worker.v1.Context.response_mutations:type_name -> policyengine.worker.v1.Mutation
-	25, // 14: policyengine.worker.v1.Context.request_trailer_mutations:type_name -> policyengine.worker.v1.Mutation
-	25, // 15: policyengine.worker.v1.Context.response_trailer_mutations:type_name -> policyengine.worker.v1.Mutation
-	22, // 16: policyengine.worker.v1.Context.states:type_name -> policyengine.worker.v1.PolicyState
-	23, // 17: policyengine.worker.v1.Identity.claims:type_name -> policyengine.worker.v1.Entry
-	3,  // 18: policyengine.worker.v1.Mutation.kind:type_name -> policyengine.worker.v1.Mutation.Kind
-	27, // 19: policyengine.worker.v1.ImmediateResponse.headers:type_name -> policyengine.worker.v1.Header
-	0,  // 20: policyengine.worker.v1.Result.phase:type_name -> policyengine.worker.v1.Phase
-	4,  // 21: policyengine.worker.v1.Result.outcome:type_name -> policyengine.worker.v1.Result.Outcome
-	25, // 22: policyengine.worker.v1.Result.mutations:type_name -> policyengine.worker.v1.Mutation
-	26, // 23: policyengine.worker.v1.Result.immediate:type_name -> policyengine.worker.v1.ImmediateResponse
-	5,  // 24: policyengine.worker.v1.Result.failure:type_name -> policyengine.worker.v1.Result.Failure
-	6,  // 25: policyengine.worker.v1.PolicyWorker.GetWorkerConfig:input_type -> policyengine.worker.v1.GetWorkerConfigRequest
-	9,  // 26: policyengine.worker.v1.PolicyWorker.HealthCheck:input_type -> policyengine.worker.v1.HealthCheckRequest
-	11, // 27: policyengine.worker.v1.PolicyWorker.PushConfig:input_type -> policyengine.worker.v1.PushConfigRequest
-	16, // 28: policyengine.worker.v1.PolicyWorker.RetireConfig:input_type -> policyengine.worker.v1.RetireConfigRequest
-	20, // 29: policyengine.worker.v1.PolicyWorker.ExecuteRequest:input_type -> policyengine.worker.v1.Call
-	20, // 30: policyengine.worker.v1.PolicyWorker.ExecuteResponse:input_type -> policyengine.worker.v1.Call
-	18, // 31: policyengine.worker.v1.PolicyWorker.Execute:input_type -> policyengine.worker.v1.CallBatch
-	29, // 32: policyengine.worker.v1.PolicyWorker.GetMetrics:input_type -> policyengine.worker.v1.GetMetricsRequest
-	31, // 33: policyengine.worker.v1.PolicyWorker.GetProfile:input_type -> policyengine.worker.v1.GetProfileRequest
-	7,  // 34: policyengine.worker.v1.PolicyWorker.GetWorkerConfig:output_type -> policyengine.worker.v1.GetWorkerConfigResponse
-	10, // 35: policyengine.worker.v1.PolicyWorker.HealthCheck:output_type -> policyengine.worker.v1.HealthCheckResponse
-	14, // 36: policyengine.worker.v1.PolicyWorker.PushConfig:output_type -> policyengine.worker.v1.PushConfigResponse
-	17, // 37: policyengine.worker.v1.PolicyWorker.RetireConfig:output_type -> policyengine.worker.v1.RetireConfigResponse
-	28, // 38: policyengine.worker.v1.PolicyWorker.ExecuteRequest:output_type -> policyengine.worker.v1.Result
-	28, // 39: policyengine.worker.v1.PolicyWorker.ExecuteResponse:output_type -> policyengine.worker.v1.Result
-	19, // 40: policyengine.worker.v1.PolicyWorker.Execute:output_type -> policyengine.worker.v1.ResultBatch
-	30, // 41: policyengine.worker.v1.PolicyWorker.GetMetrics:output_type -> policyengine.worker.v1.GetMetricsResponse
-	32, // 42: policyengine.worker.v1.PolicyWorker.GetProfile:output_type -> policyengine.worker.v1.GetProfileResponse
-	34, // [34:43] is the sub-list for method output_type
-	25, // [25:34] is the sub-list for method input_type
-	25, // [25:25] is the sub-list for extension type_name
-	25, // [25:25] is the sub-list for extension extendee
-	0,  // [0:25] is the sub-list for field type_name
+	16, // 6: policyengine.worker.v1.PushConfigResponse.errors:type_name -> policyengine.worker.v1.ConfigError
+	15, // 7: policyengine.worker.v1.PushConfigResponse.claims:type_name -> policyengine.worker.v1.Claims
+	21, // 8: policyengine.worker.v1.CallBatch.calls:type_name -> policyengine.worker.v1.Call
+	29, // 9: policyengine.worker.v1.ResultBatch.results:type_name -> policyengine.worker.v1.Result
+	0,  // 10: policyengine.worker.v1.Call.phase:type_name -> policyengine.worker.v1.Phase
+	25, // 11: policyengine.worker.v1.Context.identity:type_name -> policyengine.worker.v1.Identity
+	24, // 12: policyengine.worker.v1.Context.metadata:type_name -> policyengine.worker.v1.Entry
+	26, // 13: policyengine.worker.v1.Context.request_mutations:type_name -> policyengine.worker.v1.Mutation
+	26, // 14: policyengine.worker.v1.Context.response_mutations:type_name -> policyengine.worker.v1.Mutation
+	26, // 15: policyengine.worker.v1.Context.request_trailer_mutations:type_name -> policyengine.worker.v1.Mutation
+	26, // 16: policyengine.worker.v1.Context.response_trailer_mutations:type_name -> policyengine.worker.v1.Mutation
+	23, // 17: policyengine.worker.v1.Context.states:type_name -> policyengine.worker.v1.PolicyState
+	24, // 18: policyengine.worker.v1.Identity.claims:type_name -> policyengine.worker.v1.Entry
+	3,  // 19: policyengine.worker.v1.Mutation.kind:type_name -> policyengine.worker.v1.Mutation.Kind
+	28, // 20: policyengine.worker.v1.ImmediateResponse.headers:type_name -> policyengine.worker.v1.Header
+	0,  // 21: policyengine.worker.v1.Result.phase:type_name -> policyengine.worker.v1.Phase
+	4,  // 22: policyengine.worker.v1.Result.outcome:type_name -> policyengine.worker.v1.Result.Outcome
+	26, // 23: policyengine.worker.v1.Result.mutations:type_name -> policyengine.worker.v1.Mutation
+	27, // 24: policyengine.worker.v1.Result.immediate:type_name -> policyengine.worker.v1.ImmediateResponse
+	5,  // 25: policyengine.worker.v1.Result.failure:type_name -> policyengine.worker.v1.Result.Failure
+	6,  // 26: policyengine.worker.v1.PolicyWorker.GetWorkerConfig:input_type -> policyengine.worker.v1.GetWorkerConfigRequest
+	9,  // 27: policyengine.worker.v1.PolicyWorker.HealthCheck:input_type -> policyengine.worker.v1.HealthCheckRequest
+	11, // 28: policyengine.worker.v1.PolicyWorker.PushConfig:input_type -> policyengine.worker.v1.PushConfigRequest
+	17, // 29: policyengine.worker.v1.PolicyWorker.RetireConfig:input_type -> policyengine.worker.v1.RetireConfigRequest
+	21, // 30: policyengine.worker.v1.PolicyWorker.ExecuteRequest:input_type -> policyengine.worker.v1.Call
+	21, // 31: policyengine.worker.v1.PolicyWorker.ExecuteResponse:input_type -> policyengine.worker.v1.Call
+	19, // 32: policyengine.worker.v1.PolicyWorker.Execute:input_type -> policyengine.worker.v1.CallBatch
+	30, // 33: policyengine.worker.v1.PolicyWorker.GetMetrics:input_type -> policyengine.worker.v1.GetMetricsRequest
+	32, // 34: policyengine.worker.v1.PolicyWorker.GetProfile:input_type -> policyengine.worker.v1.GetProfileRequest
+	7,  // 35: policyengine.worker.v1.PolicyWorker.GetWorkerConfig:output_type -> policyengine.worker.v1.GetWorkerConfigResponse
+	10, // 36: policyengine.worker.v1.PolicyWorker.HealthCheck:output_type -> policyengine.worker.v1.HealthCheckResponse
+	14, // 37: policyengine.worker.v1.PolicyWorker.PushConfig:output_type -> policyengine.worker.v1.PushConfigResponse
+	18, // 38: policyengine.worker.v1.PolicyWorker.RetireConfig:output_type -> policyengine.worker.v1.RetireConfigResponse
+	29, // 39: policyengine.worker.v1.PolicyWorker.ExecuteRequest:output_type -> policyengine.worker.v1.Result
+	29, // 40: policyengine.worker.v1.PolicyWorker.ExecuteResponse:output_type -> policyengine.worker.v1.Result
+	20, // 41: policyengine.worker.v1.PolicyWorker.Execute:output_type -> policyengine.worker.v1.ResultBatch
+	31, // 42: policyengine.worker.v1.PolicyWorker.GetMetrics:output_type -> policyengine.worker.v1.GetMetricsResponse
+	33, // 43: policyengine.worker.v1.PolicyWorker.GetProfile:output_type -> policyengine.worker.v1.GetProfileResponse
+	35, // [35:44] is the sub-list for method output_type
+	26, // [26:35] is the sub-list for method input_type
+	26, // [26:26] is the sub-list for extension type_name
+	26, // [26:26] is the sub-list for extension extendee
+	0,  // [0:26] is the sub-list for field type_name
 }
 
 func init() { file_worker_v1_worker_proto_init() }
@@ -2521,14 +2611,14 @@ func file_worker_v1_worker_proto_init() {
 	if File_worker_v1_worker_proto != nil {
 		return
 	}
-	file_worker_v1_worker_proto_msgTypes[20].OneofWrappers = []any{}
+	file_worker_v1_worker_proto_msgTypes[21].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_worker_v1_worker_proto_rawDesc), len(file_worker_v1_worker_proto_rawDesc)),
 			NumEnums:      6,
-			NumMessages:   27,
+			NumMessages:   28,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -95,10 +95,39 @@ type Worker struct {
 	SocketPaths []SocketPath `yaml:"socket_paths" min:"1"`
 	// How many connections each replica gets.
 	Connections int `yaml:"connections" min:"1" max:"64"`
-	// How long a call may take.
+	// How long a call may take, all its attempts together.
 	Timeout strict.Duration `yaml:"timeout" min:"1ms" max:"5m"`
+	// How many calls may be under way on all replicas together; what is more is refused at once (503, WORKER_OVERLOADED).
+	MaxInFlight int `yaml:"max_in_flight" min:"1" max:"1000000"`
+	// How a call that came to nothing on one replica gets to another one.
+	Retry Retry `yaml:"retry"`
+	// When a replica gets no calls for a while.
+	CircuitBreaker CircuitBreaker `yaml:"circuit_breaker"`
+	// How long the share of calls of a replica grows that has come back; 0s gives it its whole share at once.
+	SlowStart strict.Duration `yaml:"slow_start" min:"0s" max:"10m"`
 	// How the replicas are watched.
 	HealthCheck HealthCheck `yaml:"health_check"`
+}
+
+// Retry is how a call that came to nothing on one replica gets to another one. A call is tried again only while nothing of it was applied to the request; what policies count,
+// such as rateLimit, may be counted twice.
+type Retry struct {
+	strict.Node
+	// How many attempts a call has, the first one included; 1 means that none is tried again.
+	MaxAttempts int `yaml:"max_attempts" min:"1" max:"5"`
+	// The wait before the next attempt when no other replica is there; it doubles from attempt to attempt.
+	Backoff strict.Duration `yaml:"backoff" min:"1ms" max:"1m"`
+	// After how long without an answer another replica gets the call too, and the first answer counts; 0s means half of the worker's timeout.
+	HedgeAfter strict.Duration `yaml:"hedge_after" min:"0s" max:"5m"`
+}
+
+// CircuitBreaker is when a replica gets no calls for a while.
+type CircuitBreaker struct {
+	strict.Node
+	// How many calls in a row have to be without an answer in time.
+	ConsecutiveFailures int `yaml:"consecutive_failures" min:"1" max:"1000000"`
+	// How long it gets none, before one call is tried. When that fails too, the time doubles, up to 32 times.
+	OpenTime strict.Duration `yaml:"open_time" min:"1ms" max:"10m"`
 }
 
 // HealthCheck is how replicas are watched.
@@ -193,6 +222,10 @@ func headers(lines ...string) (m strict.Map[HeaderName, HeaderValue]) {
 func (w *Worker) Defaults() {
 	w.Connections = 2
 	w.Timeout = strict.Duration(500 * time.Millisecond)
+	w.MaxInFlight = 4096
+	w.Retry = Retry{MaxAttempts: 2, Backoff: strict.Duration(10 * time.Millisecond)}
+	w.CircuitBreaker = CircuitBreaker{ConsecutiveFailures: 5, OpenTime: strict.Duration(time.Second)}
+	w.SlowStart = strict.Duration(time.Second)
 	w.HealthCheck = HealthCheck{Interval: strict.Duration(time.Second), Timeout: strict.Duration(100 * time.Millisecond)}
 }
 

@@ -1,0 +1,152 @@
+package workers
+
+import (
+	"math/rand/v2"
+	"time"
+
+	workerv1 "github.com/policy-engine/policy-engine/api/worker/v1"
+	"github.com/policy-engine/policy-engine/kernel/route"
+)
+
+// leastBudget is how much of a call's time has to be left for another attempt.
+const leastBudget = time.Millisecond
+
+// maxHedges is how many calls of a worker may be with two replicas at a time: when all of them are slow, their load must not double.
+const maxHedges = 256
+
+// reason is why a call has a further attempt. Its String is a metric label.
+type reason uint8
+
+const (
+	// becauseLost: the connection has ended with the call under way, or before it took it.
+	becauseLost reason = iota
+	// becauseIllegal: the connection brought something that is no result.
+	becauseIllegal
+	// becauseOverloaded, becauseDraining and becauseGeneration: the replica did not run the chain, and said why.
+	becauseOverloaded
+	becauseDraining
+	becauseGeneration
+	// becauseSlow: there is no answer yet; the call is with two replicas.
+	becauseSlow
+	numReasons
+)
+
+func (r reason) String() string {
+	return [...]string{"lost", "illegal", "overloaded", "draining", "generation", "slow"}[r]
+}
+
+// refused tells whether a result says that the chain did not run, so that another replica may run it.
+func refused(r *workerv1.Result) (reason, bool) {
+	// Fast path.
+	if r.Outcome != workerv1.Result_OUTCOME_FAILED {
+		return 0, false
+	}
+	switch r.Failure {
+	case workerv1.Result_FAILURE_OVERLOADED:
+		return becauseOverloaded, true
+	case workerv1.Result_FAILURE_DRAINING:
+		return becauseDraining, true
+	case workerv1.Result_FAILURE_UNKNOWN_GENERATION:
+		return becauseGeneration, true
+	}
+	return 0, false
+}
+
+// place has a replica take the call: the best one, or any other that can. h is not nil if another replica has it too. When the error is nil, the call is not the caller's any more.
+func (w *Worker) place(c *route.Call, now time.Duration, h *hedge) error {
+	targets := *w.targets.Load()
+	best, _, err := w.choose(targets, c, now)
+	if err != nil {
+		return err
+	}
+	// Fast path: it takes the call.
+	first := best.pick()
+	if err = first.submit(c, now, h); err == nil {
+		first.flush()
+		return nil
+	}
+	// Slow path: it is full, or was closed just now; any other will do.
+	overloaded := err == route.ErrOverloaded
+	for i := range targets {
+		if !targets[i].takes(c, now) {
+			continue
+		}
+		for _, other := range targets[i].conns {
+			if other == first {
+				continue
+			}
+			if err = other.submit(c, now, h); err == nil {
+				other.flush()
+				return nil
+			}
+			overloaded = overloaded || err == route.ErrOverloaded
+		}
+	}
+	if overloaded {
+		return route.ErrOverloaded
+	}
+	return route.ErrUnavailable
+}
+
+// settle gives a call that came to nothing to another replica, or completes it with err.
+func (w *Worker) settle(c *route.Call, err error, why reason) {
+	if !w.again(c, why) {
+		c.Done.Complete(c, nil, err)
+	}
+}
+
+// again gives a call that came to nothing to another replica, at once if there is one; after a while if the call was lost and there is none. It reports whether it did: then the call is
+// not the caller's any more.
+func (w *Worker) again(c *route.Call, why reason) bool {
+	p := &c.Progress
+	if w == nil || int(p.Attempts) >= w.attempts || w.stopped() {
+		return false
+	}
+	now := w.now()
+	if p.Deadline-now < leastBudget {
+		return false
+	}
+	if w.place(c, now, nil) == nil {
+		w.retries[why].Inc()
+		return true
+	}
+	if why > becauseIllegal {
+		return false // Nothing is won by asking those again that don't want it.
+	}
+	wait := w.ref.Retry.Backoff << min(p.Attempts, 8)
+	wait = wait/2 + rand.N(wait/2+1) // Jitter keeps calls that were lost together from coming back together.
+	if p.Deadline-now-wait < leastBudget {
+		return false
+	}
+	p.Attempts = max(p.Attempts, 1)
+	p.Tried = 0
+	w.waiting.Go(func() { w.later(c, wait, why) })
+	return true
+}
+
+// later makes the next attempt after a while.
+func (w *Worker) later(c *route.Call, wait time.Duration, why reason) {
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-w.ended:
+	}
+	w.retries[why].Inc()
+	if err := w.place(c, w.now(), nil); err != nil {
+		c.Done.Complete(c, nil, err)
+	}
+	w.afterBatch()
+}
+
+// stopped reports whether the worker's connections are being ended because nobody needs it any more.
+func (w *Worker) stopped() bool {
+	select {
+	case <-w.ended:
+		return true
+	default:
+		return false
+	}
+}
+
+func (w *Worker) now() time.Duration { return time.Since(w.epoch) }

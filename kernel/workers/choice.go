@@ -1,0 +1,118 @@
+package workers
+
+import (
+	"sync/atomic"
+	"time"
+
+	"github.com/policy-engine/policy-engine/kernel/route"
+)
+
+// target is a healthy replica.
+type target struct {
+	session *session
+	conns   []*conn
+}
+
+// enough is how many calls a connection has under way before the next one of its replica is used. Few connections make large batches; several let a replica use more than one
+// processor.
+const enough = 64
+
+// silence is what a connection costs that has not said anything for long though calls are under way: whoever else can takes the call.
+const silence = 1 << 20
+
+// choose finds the replica that takes a call now: of those that hold its generation, have not had it yet, and are not kept from calls by their breakers, the one with the fewest calls
+// under way. room is how many more calls the worker takes. The error, if there is none, is route.ErrOverloaded or route.ErrUnavailable. It doesn't allocate.
+func (w *Worker) choose(targets []target, c *route.Call, now time.Duration) (best *target, room int, err error) {
+	start := int(w.next.Add(1)) // Among equals they take turns.
+	var total, least int64
+	for i := range targets {
+		t := &targets[(start+i)%len(targets)]
+		calls, silent := t.underWay()
+		total += int64(calls)
+		if !t.takes(c, now) {
+			continue
+		}
+		cost := t.session.share.cost(int64(calls), now)
+		if silent {
+			cost += silence
+		}
+		if best == nil || cost < least {
+			best, least = t, cost
+		}
+	}
+	room = int(w.maxInFlight - total)
+	switch {
+	case room <= 0 && c.Progress.Attempts == 0: // One that was taken before has the right of way.
+		return nil, 0, route.ErrOverloaded
+	case best == nil:
+		return nil, room, route.ErrUnavailable
+	case best.session.replica.breaker.admit(now):
+		return best, room, nil
+	default: // Another call is the trial.
+		return w.choose(targets, c, now)
+	}
+}
+
+// takes reports whether the replica is one for the call.
+func (t *target) takes(c *route.Call, now time.Duration) bool {
+	s := t.session
+	return c.Progress.Tried&s.replica.bit == 0 && !s.leaving.Load() && s.holds(c.Message.Generation) && s.replica.breaker.admits(now)
+}
+
+// underWay is how many calls the replica has, and whether one of its connections is silent.
+func (t *target) underWay() (calls int32, silent bool) {
+	for _, c := range t.conns {
+		calls += c.inFlight.Load()
+		silent = silent || c.silent.Load()
+	}
+	return calls, silent
+}
+
+// pick chooses a connection: the first with fewer than enough calls under way, or the one with the fewest; a silent one only if all are.
+func (t *target) pick() *conn {
+	best := t.conns[0]
+	fewest := int32(silence)
+	for _, c := range t.conns {
+		n := c.inFlight.Load()
+		if c.silent.Load() {
+			continue
+		}
+		if n < enough {
+			return c
+		}
+		if n < fewest {
+			best, fewest = c, n
+		}
+	}
+	return best
+}
+
+// share is how much of its part of the calls a replica gets: one that has come back begins with little and has all after the worker's slow start.
+type share struct {
+	slowStart time.Duration
+	// since is when it came back; 0 if it has its whole part.
+	since atomic.Int64
+}
+
+// begin begins a slow start.
+func (s *share) begin(now time.Duration) {
+	if s.slowStart > 0 {
+		s.since.Store(max(int64(now), 1))
+	}
+}
+
+// cost is what the calls under way weigh when replicas are compared.
+func (s *share) cost(calls int64, now time.Duration) int64 {
+	since := s.since.Load()
+	// Fast path.
+	if since == 0 {
+		return calls
+	}
+	age := now - time.Duration(since)
+	if age >= s.slowStart {
+		s.since.CompareAndSwap(since, 0)
+		return calls
+	}
+	// With a 64th of the time gone it has a 64th of the calls; never less.
+	return (calls + 1) * 64 / max(1, int64(64*age/s.slowStart))
+}
