@@ -43,6 +43,11 @@ conformance: ## Play the table of scenarios against the real Envoy, on both tran
 	@ENVOY=$$(tools/fetch.sh envoy) && export ENVOY && go test -c -o build/conformance ./test/conformance && cd test/conformance && \
 		exec ../../build/conformance -test.run 'TestTable|TestConformance' -transports fast,grpc -table -only '$(ONLY)' -report ../../build/reports/conformance.json
 
+.PHONY: faults
+faults: ## Break the engine in every way that operators meet, under load; print a table, and write build/reports/faults.json: RATE=1000 STAGES=pair,single,wired ONLY=part of a name
+	@ENVOY=$$(tools/fetch.sh envoy) && export ENVOY && go build -o build/faults ./test/faults && \
+		exec build/faults -report build/reports/faults.json $(if $(RATE),-rate $(RATE)) $(if $(STAGES),-stages $(STAGES)) -only '$(ONLY)' $(if $(TRANSPORT),-transport $(TRANSPORT))
+
 .PHONY: large
 large: ## Send and get 1 GiB (MIB=1024) through policies that read, and that edit, streams; prints the memory of kernel and workers over time
 	@ENVOY=$$(tools/fetch.sh envoy) && export ENVOY && POLICY_ENGINE_TRANSFER_MIB=$(or $(MIB),1024) go test ./test/e2e -run '^TestLargeTransfers$$' -count 1 -timeout 30m -v

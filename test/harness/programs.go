@@ -54,7 +54,7 @@ func build() (string, error) {
 	if err != nil {
 		return dir, err
 	}
-	if err := noteSources(root); err != nil {
+	if err := NoteSources(root); err != nil {
 		return dir, err
 	}
 	// As `make build` does it: what is tested is what is shipped, and most of it is in the build cache already.
@@ -70,9 +70,9 @@ func build() (string, error) {
 	return dir, nil
 }
 
-// noteSources looks at every source file. `go test` caches a result as long as the files that the test itself looked at are the same; what
+// NoteSources looks at every source file. `go test` caches a result as long as the files that the test itself looked at are the same; what
 // `go build` reads would not count, and the tests would go on to pass after any change of the programs.
-func noteSources(root string) error {
+func NoteSources(root string) error {
 	return filepath.WalkDir(root, func(path string, d os.DirEntry, err error) error {
 		if err != nil {
 			return err

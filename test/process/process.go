@@ -23,13 +23,22 @@ type Process struct {
 
 // Start starts a program. It ends with this process at the latest, however this one ends.
 func Start(name, program string, env []string, args ...string) (*Process, error) {
+	return launch(name, program, env, syscall.SIGKILL, args)
+}
+
+// StartParent is Start for a program that has programs of its own: when this process ends, it is asked to end, so that it can end these.
+func StartParent(name, program string, env []string, args ...string) (*Process, error) {
+	return launch(name, program, env, syscall.SIGTERM, args)
+}
+
+func launch(name, program string, env []string, last syscall.Signal, args []string) (*Process, error) {
 	p := &Process{Name: name, output: &output{}, exited: make(chan struct{})}
 	p.cmd = exec.Command(program, args...)
 	p.cmd.Env = append(os.Environ(), env...)
 	p.cmd.Stdout, p.cmd.Stderr = p.output, p.output
 	p.cmd.WaitDelay = time.Second
 	// A group of its own: Ctrl-C at a terminal reaches the starter alone, which ends the others in their order.
-	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: last, Setpgid: true}
 	if err := p.cmd.Start(); err != nil {
 		return nil, fmt.Errorf("start %s: %w", name, err)
 	}

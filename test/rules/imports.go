@@ -99,6 +99,11 @@ var ImportRules = []Rule{
 	},
 	{Room: "test/grammar", Reason: "it is Envoy's view of the protocol: what it says of the engine must not come from the engine"},
 	{Room: "test/tap", May: []string{"test/grammar"}, Reason: "it stands between programs, and knows only what they say to each other"},
+	{
+		Room: "test/stage/proofworker", May: []string{"policies", "policies/*", "worker", "test/proof"},
+		Reason: "it is a worker program with policies made for tests, as cmd/policy-worker-1 is one with the standard policies",
+	},
+	{Room: "test/proof", Reason: "worker and checker agree on it, and on nothing else"},
 	{Room: "test/process", Reason: "it starts any program, so it knows none"},
 	{
 		Room: "test/...", May: []string{"test/...", "config", "api/...", "fastpath/..."},

@@ -1,0 +1,86 @@
+package main
+
+import (
+	"fmt"
+	"syscall"
+	"time"
+
+	"github.com/policy-engine/policy-engine/test/stage"
+	"github.com/policy-engine/policy-engine/test/traffic"
+)
+
+// fatal reports whether without these processes nobody can serve.
+func (x *exercise) fatal(names []string) bool {
+	workers, kernels := 0, 0
+	for _, name := range names {
+		switch name {
+		case stage.Worker1, stage.Worker2:
+			workers++
+		default:
+			kernels++
+		}
+	}
+	return workers == x.Replicas() || kernels == x.Kernels()
+}
+
+// ends ends processes by a signal. supervisord starts them again.
+func (x *exercise) ends(signal syscall.Signal, names ...string) error {
+	x.inject(x.fatal(names))
+	return x.restart(signal, names...)
+}
+
+// restart is ends as a part of a fault.
+func (x *exercise) restart(signal syscall.Signal, names ...string) error {
+	before := x.PIDs()
+	for _, name := range names {
+		if err := x.Signal(name, signal); err != nil {
+			return err
+		}
+	}
+	return stage.Within(recovery, func() error {
+		now := x.PIDs()
+		for _, name := range names {
+			if now[name] == 0 || now[name] == before[name] {
+				return fmt.Errorf("%s was not started again", name)
+			}
+		}
+		return nil
+	})
+}
+
+// hangs stops processes for a time.
+func (x *exercise) hangs(names ...string) error {
+	x.inject(x.fatal(names))
+	for _, name := range names {
+		if err := x.Signal(name, syscall.SIGSTOP); err != nil {
+			return err
+		}
+	}
+	x.hold(3 * time.Second)
+	return x.heal(func() error {
+		for _, name := range names {
+			if err := x.Signal(name, syscall.SIGCONT); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// troubles sends more kinds of requests for a time. The others must not notice.
+func (x *exercise) troubles(kinds ...*traffic.Kind) error {
+	x.inject(false)
+	x.sends(kinds...)
+	x.hold(2 * time.Second)
+	return x.heal(func() error { x.sends(); return nil })
+}
+
+// crashLoop has a worker end as soon as it has started, several times.
+func crashLoop(x *exercise) error {
+	x.inject(x.alone())
+	if err := x.Trouble(1, "exit"); err != nil {
+		return err
+	}
+	x.hold(4 * time.Second)
+	return x.heal(func() error { return x.Trouble(1, "") })
+}

@@ -1,0 +1,79 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+)
+
+// line is a fault's line of the table.
+func (o *outcome) line() string {
+	verdict := "ok"
+	if len(o.Problems) > 0 {
+		verdict = "FAILED: " + strings.Join(o.Problems, "; ")
+		for _, example := range o.Count.Examples {
+			verdict += "\n      " + example
+		}
+	}
+	c := &o.Count
+	return fmt.Sprintf("%5.0f s  %-7s %-34s %6d sent %5d invalid  bypassed %d  lost %d  excused %-5d %-22s outage %5.2f s  full service %5.2f s  slowest %5.2f s  %s",
+		time.Since(started).Seconds(), o.Stage, o.Fault, c.Sent, c.Invalid, c.Bypassed, c.Lost, c.Excused, statuses(c.Statuses), o.Outage.Seconds(), o.Full.Seconds(), c.Slowest.Seconds(), verdict)
+}
+
+func statuses(all map[string]int) string {
+	if len(all) == 0 {
+		return ""
+	}
+	return strings.TrimPrefix(fmt.Sprint(all), "map")
+}
+
+// summary is what came of all faults.
+type summary struct {
+	Injected int        `json:"injected"`
+	Bypassed int        `json:"bypassed"`
+	Lost     int        `json:"lost"`
+	Hung     int        `json:"hung"`
+	Failed   int        `json:"failed"`
+	Requests int        `json:"requests"`
+	Rate     int        `json:"rate"`
+	Seconds  float64    `json:"seconds"`
+	Faults   []*outcome `json:"faults"`
+}
+
+func total(all []*outcome, rate int) *summary {
+	s := &summary{Injected: len(all), Rate: rate, Seconds: time.Since(started).Seconds(), Faults: all}
+	for _, o := range all {
+		s.Bypassed += o.Count.Bypassed
+		s.Lost += o.Count.Lost
+		s.Hung += o.Count.Hung
+		s.Requests += o.Count.Sent
+		if len(o.Problems) > 0 {
+			s.Failed++
+		}
+	}
+	return s
+}
+
+func (s *summary) ok() bool { return s.Injected > 0 && s.Failed == 0 }
+
+func (s *summary) String() string {
+	return fmt.Sprintf("%d requests in %.0f s; %d faults failed\nfaults: %d injected, %d bypassed, %d lost", s.Requests, s.Seconds, s.Failed, s.Injected, s.Bypassed, s.Lost)
+}
+
+func (s *summary) write(file string) error {
+	text, err := json.MarshalIndent(s, "", "  ")
+	if err != nil {
+		return err
+	}
+	return write(file, append(text, '\n'))
+}
+
+func write(file string, content []byte) error {
+	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+		return err
+	}
+	return os.WriteFile(file, content, 0o644)
+}
