@@ -10,7 +10,7 @@ func (c *checker) kernel(d *document.Kernel) *Kernel {
 	k := &Kernel{
 		File:               c.file,
 		Server:             c.server(&d.Server, &d.Admin),
-		Admin:              Admin{Address: string(d.Admin.Address), Port: d.Admin.Port},
+		Admin:              Admin{Address: string(d.Admin.Address), Port: d.Admin.Port, Token: string(d.Admin.Token), TokenFile: d.Admin.TokenFile},
 		Workers:            c.workers(d),
 		UnknownRoute:       UnknownRoute(d.UnknownRoute),
 		Routes:             c.routes(d.RoutePolicies),
@@ -19,6 +19,9 @@ func (c *checker) kernel(d *document.Kernel) *Kernel {
 		Limits:             Limits{MaxBodySize: int(d.Limits.MaxBodySize), MaxTotalBodySize: int(d.Limits.MaxTotalBodySize)},
 		Observability:      Observability{LogLevel: string(d.Observability.LogLevel)},
 		Fixed:              fixed(d),
+	}
+	if d.Admin.Has("token") && d.Admin.Has("token_file") {
+		c.fail(d.Admin.At("token_file"), "stands beside token; legal is one of them")
 	}
 	if l := &d.Limits; k.Limits.MaxTotalBodySize < k.Limits.MaxBodySize && l.MaxTotalBodySize > 0 {
 		c.fail(l.At("max_total_body_size"), "is less than max_body_size; legal is at least as much")

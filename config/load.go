@@ -46,7 +46,7 @@ func parseKernel(file string, data []byte, env func(string) (string, bool)) (*Ke
 	c := checker{file: file}
 	c.add(strict.Decode(file, data, env, &doc))
 	k := c.kernel(&doc.PolicyKernel)
-	k.Digest = sha256.Sum256(data)
+	k.Digest, k.Text = sha256.Sum256(data), data
 	if err := c.errs.Err(); err != nil {
 		return nil, err
 	}

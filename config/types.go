@@ -28,8 +28,9 @@ type Kernel struct {
 	Observability      Observability
 	// Fixed are the keys that take a restart, always the same ones in the same order.
 	Fixed []Fixed `json:"-"`
-	// Digest is the SHA-256 of the file's text.
+	// Digest is the SHA-256 of Text, the file's text.
 	Digest [32]byte `json:"-"`
+	Text   []byte   `json:"-"`
 }
 
 // Limits bound the memory that bodies take, in bytes.
@@ -62,6 +63,9 @@ type TLS struct {
 type Admin struct {
 	Address string
 	Port    int
+	// Token is what peers from other machines show; empty if they can't. If TokenFile is set, it has the token.
+	Token     string `json:",omitempty"`
+	TokenFile string `json:",omitempty"`
 }
 
 // WorkerRef is a worker name with its replicas, one socket each.

@@ -82,6 +82,10 @@ type Admin struct {
 	Address Host `yaml:"address"`
 	// The TCP port to listen on.
 	Port int `yaml:"port" min:"1" max:"65535"`
+	// What peers from other machines must show (Authorization: Bearer) to use the pages that are not for everyone. Better a variable than a text.
+	Token AdminToken `yaml:"token" secret:"true"`
+	// A file with the token, in place of token.
+	TokenFile string `yaml:"token_file"`
 }
 
 // Worker is a worker with its replicas.

@@ -107,6 +107,20 @@ func (p *SocketPath) UnmarshalText(text []byte) error {
 // Pattern is for the schema.
 func (*SocketPath) Pattern() string { return `^/.{1,106}$` }
 
+// AdminToken is what a holder shows to the admin server.
+type AdminToken string
+
+var adminTokenRegexp = regexp.MustCompile(`^[A-Za-z0-9._~+/=-]{16,512}$`) // token68 of RFC 9110 section 11.2
+
+// UnmarshalText checks the token. It never shows it.
+func (t *AdminToken) UnmarshalText(text []byte) error {
+	if !adminTokenRegexp.Match(text) {
+		return fmt.Errorf("is %d bytes that are not a token; legal are 16 to 512 letters, digits and any of .-_~+/=", len(text))
+	}
+	*t = AdminToken(text)
+	return nil
+}
+
 // Host is an IP address or a host name.
 type Host string
 

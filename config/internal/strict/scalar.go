@@ -173,7 +173,7 @@ func (d *decoder) substitute(n *yaml.Node, path string) (text string, substitute
 			return "", false, false
 		}
 		out.WriteString(value)
-		substituted = true
+		substituted, d.fromEnv[path] = true, true
 		rest = after
 	}
 }

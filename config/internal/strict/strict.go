@@ -50,6 +50,8 @@ type Problem struct {
 type Node struct {
 	pos  Pos
 	keys []keyLine
+	// fromEnv, of the root, are the paths of values with a variable in them.
+	fromEnv map[string]bool
 }
 
 type keyLine struct {
@@ -98,13 +100,14 @@ type decoder struct {
 	// aliased counts the values reached through aliases, at most maxAliased.
 	aliased, maxAliased int
 	stopped             bool // a bound was passed
+	fromEnv             map[string]bool
 	fields              map[reflect.Type][]Field
 	problems            []Problem
 }
 
 // Decode fills root, a pointer to a struct, from the YAML text. env looks up the variables that values refer to.
 func Decode(file string, data []byte, env func(string) (string, bool), root any) []Problem {
-	d := &decoder{file: file, env: env, maxAliased: minAliased + len(data), fields: map[reflect.Type][]Field{}}
+	d := &decoder{file: file, env: env, maxAliased: minAliased + len(data), fields: map[reflect.Type][]Field{}, fromEnv: map[string]bool{}}
 	if def, ok := root.(Defaulter); ok {
 		def.Defaults()
 	}
@@ -114,6 +117,9 @@ func Decode(file string, data []byte, env func(string) (string, bool), root any)
 		return []Problem{*p}
 	}
 	d.value(n, reflect.ValueOf(root).Elem(), "", Field{})
+	if r, ok := root.(interface{ node() *Node }); ok {
+		r.node().fromEnv = d.fromEnv
+	}
 	return d.problems
 }
 
