@@ -2,7 +2,6 @@ package kernel
 
 import (
 	"encoding/json"
-	"net"
 	"net/http"
 	"time"
 
@@ -34,7 +33,7 @@ func (k *kernel) readiness() readiness {
 	return r
 }
 
-// admin is the server of metrics and health.
+// admin is the server of metrics and health, which are for everyone, and of pages that are not.
 func (k *kernel) admin() *http.Server {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /metrics", func(w http.ResponseWriter, r *http.Request) {
@@ -52,25 +51,20 @@ func (k *kernel) admin() *http.Server {
 		}
 		writeJSON(w, status, r)
 	})
-	profiles := k.profiles()
+	guarded := k.access.guard
+	profiles := guarded(k.profiles())
 	mux.Handle("/debug/pprof/", profiles)
 	mux.Handle("/workers/{worker}/debug/pprof/", profiles)
+	for pattern, page := range map[string]http.HandlerFunc{
+		"GET /config": k.configPage, "POST /config/reload": k.reloadPage, "GET /workers": k.workersPage, "GET /routes": k.routesPage,
+		"GET /log/level": k.levelPage, "PUT /log/level": k.levelPage,
+	} {
+		mux.Handle(pattern, guarded(page))
+	}
 	return &http.Server{
 		Handler: mux, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10,
 		WriteTimeout: 2 * time.Minute, // A CPU profile takes as long as it is asked to.
 	}
-}
-
-// loopbackOnly refuses peers from other machines. What a header says of the peer doesn't count.
-func loopbackOnly(next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		host, _, err := net.SplitHostPort(r.RemoteAddr)
-		if ip := net.ParseIP(host); err != nil || ip == nil || !ip.IsLoopback() {
-			http.Error(w, "only for peers on this machine", http.StatusForbidden)
-			return
-		}
-		next.ServeHTTP(w, r)
-	})
 }
 
 func writeJSON(w http.ResponseWriter, status int, v any) {

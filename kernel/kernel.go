@@ -50,6 +50,8 @@ type kernel struct {
 	registry    *workers.Registry
 	distributor *distributor
 	reloader    *reloader
+	access      *access
+	log         *telemetry.Logger
 	transport   transport.Server
 	draining    atomic.Bool
 }
@@ -83,7 +85,7 @@ func Run(ctx context.Context, cfg *config.Kernel, o Options) error {
 
 // build makes the parts and connects them.
 func build(cfg *config.Kernel, o Options) (*kernel, error) {
-	k := &kernel{set: metrics.NewSet()}
+	k := &kernel{set: metrics.NewSet(), log: o.Log}
 	log := o.Log.Logger
 	k.registry = workers.New(cfg.Workers, workers.Options{
 		KernelID: newKernelID(), Logger: log, Metrics: k.set, Local: o.Local,
@@ -94,6 +96,7 @@ func build(cfg *config.Kernel, o Options) (*kernel, error) {
 	observer := NewObserver(len(cfg.Routes), k.set, log)
 	bodies := extproc.NewBudget(cfg.Limits.MaxTotalBodySize)
 	k.distributor = newDistributor(cfg, k.registry, observer, bodies, log, time.Now)
+	k.access = &access{config: k.distributor.config, log: log, throttle: telemetry.NewThrottle(repeatAfter, time.Now)}
 	k.reloader = newReloader(o.File, k.distributor, o.Log, k.set)
 	settings := &extproc.Settings{Routes: k.distributor.routes, Bodies: bodies, Observer: observer}
 	k.set.NewGauge("policy_kernel_body_bytes", func() float64 { return float64(bodies.Used()) })

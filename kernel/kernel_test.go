@@ -5,7 +5,6 @@ import (
 	"errors"
 	"io"
 	"net/http"
-	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
@@ -152,28 +151,6 @@ func TestDrainRefuses(t *testing.T) {
 	resp, err := s.Recv()
 	if err == nil || errors.Is(err, io.EOF) || status.Code(err) == codes.OK {
 		t.Errorf("an undecided request ended with %v, %v", resp, err)
-	}
-}
-
-func TestPprofIsForLoopback(t *testing.T) {
-	k := &kernel{}
-	for addr, want := range map[string]int{"127.0.0.1:1": 200, "[::1]:1": 200, "10.0.0.1:1": 403, "[2001:db8::1]:1": 403, "": 403} {
-		req := httptest.NewRequest(http.MethodGet, "/debug/pprof/cmdline", nil)
-		req.RemoteAddr = addr
-		req.Header.Set("X-Forwarded-For", "127.0.0.1")
-		w := httptest.NewRecorder()
-		k.admin().Handler.ServeHTTP(w, req)
-		if w.Code != want {
-			t.Errorf("peer %q: %d, want %d", addr, w.Code, want)
-		}
-		if want == http.StatusOK {
-			continue
-		}
-		req.URL.Path = "/workers/worker-1/debug/pprof/heap"
-		w = httptest.NewRecorder()
-		if k.admin().Handler.ServeHTTP(w, req); w.Code != want {
-			t.Errorf("peer %q: %d for a worker's profile, want %d", addr, w.Code, want)
-		}
 	}
 }
 

@@ -48,6 +48,9 @@ func (l *Logger) SetLevel(level string) error {
 	return nil
 }
 
+// Level is the least level that is logged.
+func (l *Logger) Level() string { return l.level.Level().String() }
+
 // Slog is the same log for code that knows only the standard library.
 func (l *Logger) Slog() *slog.Logger {
 	return slog.New(zapslog.NewHandler(l.Core()))
