@@ -75,7 +75,8 @@ type core struct {
 
 	executions executionPool
 	inFlight   atomic.Int64
-	draining   atomic.Bool
+	leaving    atomic.Bool   // the worker is about to stop: its kernels know
+	draining   atomic.Bool   // calls are refused
 	idle       chan struct{} // a token when draining and nothing is in flight
 }
 

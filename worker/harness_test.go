@@ -220,7 +220,7 @@ func startWorker(t testing.TB, change ...func(*setup)) *running {
 			Name: "worker-1", SocketPath: filepath.Join(folder, "sub", "worker.sock"), MaxConcurrentRequests: 10,
 			ResourceLimits: config.ResourceLimits{MaxBodySize: 64 << 10, MaxStateSize: 1 << 10},
 		},
-		Options{Version: "v1", Poison: true, Log: slog.New(slog.DiscardHandler)},
+		Options{Version: "v1", Poison: true, Notice: time.Nanosecond, Log: slog.New(slog.DiscardHandler)},
 	}
 	for _, c := range change {
 		c(&s)

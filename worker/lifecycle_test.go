@@ -42,6 +42,9 @@ func TestDrain(t *testing.T) {
 	if err := s.Send(&workerv1.CallBatch{Calls: []*workerv1.Call{requestCall(4, 5, 2)}}); err != nil {
 		t.Fatal(err)
 	}
+	if batch, err := s.Recv(); err != nil || !batch.Draining || len(batch.Results) > 0 {
+		t.Errorf("notice: %v, %v", batch, err)
+	}
 	batch, err := s.Recv()
 	if err != nil || batch.Results[0].Failure != workerv1.Result_FAILURE_DRAINING {
 		t.Errorf("a new call: %v, %v", batch, err)
@@ -72,6 +75,36 @@ func TestDrain(t *testing.T) {
 	}
 }
 
+// TestDrainNotice: what is on its way when the worker says that it is about to stop is still taken.
+func TestDrainNotice(t *testing.T) {
+	w := startWorker(t, func(s *setup) { s.opts.Notice, s.opts.DrainTimeout = time.Minute, 3*time.Second })
+	w.push(t, 5, requestChain(1, policy("gate", "")), requestChain(2, policy("set", `{"header":"x","value":"y"}`)))
+	s := w.stream(t)
+	if err := s.Send(&workerv1.CallBatch{Calls: []*workerv1.Call{requestCall(1, 5, 2)}}); err != nil {
+		t.Fatal(err)
+	}
+	if batch, err := s.Recv(); err != nil || len(batch.Results) != 1 || batch.Draining {
+		t.Fatalf("before: %v, %v", batch, err)
+	}
+	w.stop()
+	if batch, err := s.Recv(); err != nil || !batch.Draining || len(batch.Results) > 0 {
+		t.Errorf("notice: %v, %v", batch, err)
+	}
+	if h, err := w.client.HealthCheck(context.Background(), &workerv1.HealthCheckRequest{}); err != nil || h.Status != workerv1.HealthCheckResponse_STATUS_NOT_SERVING {
+		t.Errorf("health %v, %v", h, err)
+	}
+	if err := s.Send(&workerv1.CallBatch{Calls: []*workerv1.Call{requestCall(2, 5, 2)}}); err != nil {
+		t.Fatal(err)
+	}
+	if batch, err := s.Recv(); err != nil || batch.Results[0].Failure != 0 {
+		t.Errorf("a call that was on its way: %v, %v", batch, err)
+	}
+	late := w.stream(t)
+	if batch, err := late.Recv(); err != nil || !batch.Draining {
+		t.Errorf("a stream that begins now: %v, %v", batch, err)
+	}
+}
+
 func TestDrainDeadline(t *testing.T) {
 	for _, name := range []string{"gate", "wall"} { // One heeds its context, one does not.
 		t.Run(name, func(t *testing.T) {
@@ -84,6 +117,9 @@ func TestDrainDeadline(t *testing.T) {
 			receive(t, w.entered)
 			w.stop()
 			w.wait(t)
+			if batch, err := s.Recv(); err != nil || !batch.Draining {
+				t.Errorf("notice: %v, %v", batch, err)
+			}
 			batch, err := s.Recv()
 			if err == nil { // The result may still have come through; it must not be a decision.
 				if r := batch.Results[0]; r.Failure != workerv1.Result_FAILURE_DRAINING {

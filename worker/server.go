@@ -3,7 +3,9 @@ package worker
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -30,6 +32,7 @@ type server struct {
 
 	mu      sync.Mutex
 	streams map[*stream]struct{}
+	leaving bool
 	stopped bool
 }
 
@@ -64,14 +67,31 @@ func (s *server) Serve(l net.Listener) error {
 	return nil
 }
 
+// announce tells the kernels on all Execute streams, also those that begin later, that the worker is about to stop. It returns how many there are now.
+func (s *server) announce() int {
+	s.mu.Lock()
+	s.leaving = true
+	streams := slices.Collect(maps.Keys(s.streams))
+	s.mu.Unlock()
+	for _, st := range streams {
+		st.conn.Lock()
+		if hs := st.conn.Stream(st.id); hs != nil && !st.gone {
+			hs.Send(leavingNotice)
+		}
+		st.conn.Unlock()
+		st.conn.Flush()
+	}
+	return len(streams)
+}
+
+// leavingNotice is a ResultBatch that says draining, and nothing else.
+var leavingNotice = []byte{2 << 3, 1}
+
 // Stop ends all Execute streams, waits until ctx ends for the unary calls under way, and closes all connections.
 func (s *server) Stop(ctx context.Context) {
 	s.mu.Lock()
 	s.stopped = true
-	streams := make([]*stream, 0, len(s.streams))
-	for st := range s.streams {
-		streams = append(streams, st)
-	}
+	streams := slices.Collect(maps.Keys(s.streams))
 	s.mu.Unlock()
 	for _, st := range streams {
 		st.stop()

@@ -41,7 +41,7 @@ func (s *service) HealthCheck(_ context.Context, req *workerv1.HealthCheckReques
 		Status: workerv1.HealthCheckResponse_STATUS_SERVING, InstanceId: s.instanceID,
 		InFlight: uint32(s.core.inFlight.Load()),
 	}
-	if s.core.draining.Load() {
+	if s.core.leaving.Load() || s.core.draining.Load() {
 		resp.Status = workerv1.HealthCheckResponse_STATUS_NOT_SERVING
 	}
 	if id := req.GetKernelId(); id != 0 {
@@ -68,7 +68,7 @@ func (s *service) PushConfig(ctx context.Context, req *workerv1.PushConfigReques
 		s.core.generations.renew(req.GetKernelId())
 		return &workerv1.PushConfigResponse{}, nil
 	}
-	if s.core.draining.Load() {
+	if s.core.leaving.Load() || s.core.draining.Load() {
 		return nil, errDraining
 	}
 	g, problems, err := compile(ctx, s.newCompiler(req), req)

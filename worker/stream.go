@@ -61,6 +61,9 @@ func (s *server) openStream(hs *h2.Stream) h2.Receiver {
 		return nil
 	}
 	s.streams[st] = struct{}{}
+	if s.leaving {
+		hs.Send(leavingNotice)
+	}
 	return st
 }
 

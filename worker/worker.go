@@ -46,6 +46,9 @@ type Options struct {
 	Clock policies.Clock
 	// DrainTimeout is how long calls in flight may take after the worker was told to stop; 0 means 10 seconds.
 	DrainTimeout time.Duration
+	// Notice is how long the worker goes on taking calls after it has told its kernels that it is about to stop, so that none has to be sent twice; 0 means 100 milliseconds. It is part
+	// of DrainTimeout.
+	Notice time.Duration
 	// Serving is called when the socket is there. It may be nil.
 	Serving func()
 	// Poison makes a policy panic that uses its request or response after its phase method returned. For tests.
@@ -71,6 +74,9 @@ func (o *Options) setDefaults() {
 	}
 	if o.DrainTimeout == 0 {
 		o.DrainTimeout = 10 * time.Second
+	}
+	if o.Notice == 0 {
+		o.Notice = 100 * time.Millisecond
 	}
 	if o.Serving == nil {
 		o.Serving = func() {}
@@ -189,6 +195,10 @@ func (w *worker) stop() {
 	log.Info("draining", "in_flight", c.inFlight.Load())
 	deadline, cancel := context.WithTimeout(context.Background(), w.opts.DrainTimeout)
 	defer cancel()
+	c.leaving.Store(true)
+	if w.server.announce() > 0 {
+		within(w.opts.Notice, deadline.Done())
+	}
 	if !c.drain(deadline.Done()) {
 		log.Warn("drain deadline passed", "in_flight", c.inFlight.Load())
 	}

@@ -2,19 +2,24 @@ package workers
 
 import (
 	"context"
+	"errors"
 	"math/rand/v2"
 	"time"
 
 	"go.uber.org/zap"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	workerv1 "github.com/policy-engine/policy-engine/api/worker/v1"
 	"github.com/policy-engine/policy-engine/config"
 )
 
-// The delay before a replica is connected to again doubles from the one to the other.
+// The delay before a replica is connected to again doubles from the first to the last; while nobody listens on its socket, which costs next to nothing to find out, only to the second: a worker
+// that was restarted takes calls as soon as it can.
 const (
-	minBackoff = 20 * time.Millisecond
-	maxBackoff = 500 * time.Millisecond
+	minBackoff    = 20 * time.Millisecond
+	absentBackoff = 50 * time.Millisecond
+	maxBackoff    = 500 * time.Millisecond
 )
 
 // replica is one process behind one socket.
@@ -64,8 +69,16 @@ func (r *replica) run(ctx context.Context, reg *Registry) {
 			return
 		case <-timer.C:
 		}
-		delay = min(2*delay, maxBackoff)
+		if delay *= 2; absent(err) {
+			delay = min(delay, absentBackoff)
+		}
+		delay = min(delay, maxBackoff)
 	}
+}
+
+// absent reports whether a replica could not be reached because nobody listens on its socket.
+func absent(err error) bool {
+	return errors.Is(err, errNoSocket) || status.Code(err) == codes.Unavailable
 }
 
 // attend connects to the replica and stays until something fails. served says whether the replica took calls.

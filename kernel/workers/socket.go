@@ -8,12 +8,15 @@ import (
 	"syscall"
 )
 
+// errNoSocket says that there is nothing where the socket should be.
+var errNoSocket = errors.New("there is no such file (is the worker running?)")
+
 // checkSocket refuses what is not a socket of our own user with mode 0600: whoever else could have made it, or could connect to it, could decide on requests.
 func checkSocket(path string) error {
 	info, err := os.Lstat(path)
 	if err != nil {
 		if errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("check socket %q: there is no such file (is the worker running?)", path)
+			return fmt.Errorf("check socket %q: %w", path, errNoSocket)
 		}
 		return fmt.Errorf("check socket %q: %w", path, err)
 	}
