@@ -39,7 +39,8 @@ type bootstrap struct {
 	listen   endpoint
 	admin    *endpoint
 	mappings []mapping
-	timeout  time.Duration // of a message to the engine
+	duplex   map[string]bool // the names of routes in full duplex
+	timeout  time.Duration   // of a message to the engine
 }
 
 func newBootstrap(k *config.Kernel, e *envoyFlags) (*bootstrap, error) {
@@ -65,6 +66,9 @@ func newBootstrap(k *config.Kernel, e *envoyFlags) (*bootstrap, error) {
 		b.admin = &admin
 	}
 	if b.mappings, err = mappings(k, e); err != nil {
+		return nil, err
+	}
+	if b.duplex, err = duplexRoutes(k, e.fullDuplex); err != nil {
 		return nil, err
 	}
 	return b, nil

@@ -15,6 +15,7 @@ import (
 type envoyFlags struct {
 	kernel, listen, admin, engine, upstream string
 	routes                                  list
+	fullDuplex                              list
 	routesFile                              string
 	accessLog                               bool
 	engineTLS                               engineTLS
@@ -40,6 +41,8 @@ func (p *program) envoyFlags(e *envoyFlags) *flag.FlagSet {
 	f.StringVar(&e.upstream, "upstream", "127.0.0.1:8080", "where requests go that the engine lets pass, an `address`")
 	f.Var(&e.routes, "route", "`NAME=/PREFIX`: requests below the prefix are on that route of the kernel; may be repeated")
 	f.StringVar(&e.routesFile, "routes", "", "a YAML `file` with the routes: a list of {route: NAME, prefix: /PREFIX, upstream: ADDRESS}")
+	f.Var(&e.fullDuplex, "full-duplex", "exchange the bodies of that route of the kernel, a `NAME`, in Envoy's mode FULL_DUPLEX_STREAMED, or * for all whose policies may want bodies; may be repeated\n"+
+		"(default: in the mode that the engine asks for with each request)")
 	f.BoolVar(&e.accessLog, "access-log", false, "write a JSON access log to the standard output")
 	f.StringVar(&e.downstreamTLS.cert, "tls-cert", "", "the `file` with Envoy's certificate for clients, who then speak HTTPS, with HTTP/1.1 or HTTP/2")
 	f.StringVar(&e.downstreamTLS.key, "tls-key", "", "the `file` with the key of --tls-cert")

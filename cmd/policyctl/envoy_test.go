@@ -38,6 +38,8 @@ var bootstraps = []struct {
 		"--engine-cert", "/etc/envoy.crt", "--engine-key", "/etc/envoy.key",
 	}},
 	{"https", "testdata/envoy/kernel.yaml", []string{"--tls-cert", "/etc/envoy.crt", "--tls-key", "/etc/envoy.key", "--upstream-http2"}},
+	{"full-duplex", "testdata/envoy/kernel-bodies.yaml", []string{"--full-duplex", "*"}},
+	{"full-duplex-one", "testdata/envoy/kernel-bodies.yaml", []string{"--full-duplex", "chat"}},
 }
 
 func TestEnvoyBootstraps(t *testing.T) {
@@ -167,6 +169,8 @@ func TestEnvoyRefuses(t *testing.T) {
 		{"TLS without client certificate", tls, []string{"--engine-ca", "a", "--engine-name", "b"}, exitUsage, "the kernel wants client certificates"},
 		{"half a client certificate", tls, []string{"--engine-ca", "a", "--engine-name", "b", "--engine-key", "k"}, exitUsage, "legal together only"},
 		{"half a certificate for clients", plain, []string{"--tls-cert", "c"}, exitUsage, "--tls-cert and --tls-key are legal together only"},
+		{"full duplex of no route", plain, []string{"--full-duplex", "x"}, exitUsage, `--full-duplex "x" is not a route of testdata/envoy/kernel.yaml; legal are * and public, orders`},
+		{"full duplex without bodies", "testdata/envoy/kernel-bodies.yaml", []string{"--full-duplex", "plain"}, exitUsage, `--full-duplex "plain": no policy of that route takes part in a body`},
 		{"authority without TLS", plain, []string{"--engine-ca", "a"}, exitUsage, "its configuration has none"},
 	}
 	for _, tt := range tests {

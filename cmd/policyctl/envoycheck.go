@@ -138,7 +138,9 @@ func (c *envoyCheck) bodies(cfg place) {
 		return
 	}
 	const why = "requests pass without the policies that want bodies"
-	if at := cfg.get("allow_mode_override"); !at.isTrue() {
+	mode := cfg.get("processing_mode") // In full duplex nothing is asked for; each route is checked for what it needs.
+	duplex := way{name: "request", mode: mode}.duplex() || way{name: "response", mode: mode}.duplex()
+	if at := cfg.get("allow_mode_override"); !at.isTrue() && !duplex {
 		if !at.there() {
 			at = cfg
 		}

@@ -14,6 +14,14 @@ func TestValidateTellsMistakesOfEnvoy(t *testing.T) {
 	name := func(route string) string {
 		return "grpc_initial_metadata:\n                                  - key: x-policy-route\n                                    value: " + route
 	}
+	// accounts edits the modes of the route that has policies on both flows, one of which may want bodies of the response; filter those of the filter.
+	accounts := func(modes string) edit {
+		return edit{e, "response_header_mode: SEND\n                                  request_trailer_mode: SKIP\n                                  response_trailer_mode: SKIP", modes}
+	}
+	filter := func(modes string) edit {
+		return edit{e, "response_header_mode: SKIP\n                        request_trailer_mode: SKIP\n                        response_trailer_mode: SKIP", modes}
+	}
+	const deeper = "\n                                  "
 	tests := []struct {
 		name  string
 		edits []edit
@@ -71,6 +79,21 @@ func TestValidateTellsMistakesOfEnvoy(t *testing.T) {
 			extp + ".allow_mode_override: allow_mode_override is not true: requests pass without the policies that want bodies",
 			route + `[0]: route "accounts" has policies on the response, which the engine never sees`,
 		}},
+		{"full duplex without trailers", []edit{accounts("response_body_mode: FULL_DUPLEX_STREAMED")}, []string{
+			route + "[0].typed_per_filter_config.envoy.filters.http.ext_proc.overrides.processing_mode: response_trailer_mode is not SEND, which Envoy demands with FULL_DUPLEX_STREAMED",
+		}},
+		{"full duplex that skips trailers", []edit{accounts("response_body_mode: FULL_DUPLEX_STREAMED" + deeper + "response_trailer_mode: SKIP")}, []string{
+			"overrides.processing_mode.response_trailer_mode: response_trailer_mode is not SEND",
+		}},
+		{"full duplex of the other direction", []edit{accounts("request_body_mode: FULL_DUPLEX_STREAMED" + deeper + "request_trailer_mode: SEND")}, []string{
+			route + `[0]: route "accounts" has policies that may want bodies of the response, which nobody can ask Envoy for beside FULL_DUPLEX_STREAMED; legal is response_body_mode FULL_DUPLEX_STREAMED too`,
+		}},
+		{"full duplex without response headers", []edit{accounts("response_header_mode: SKIP" + deeper + "response_body_mode: FULL_DUPLEX_STREAMED" + deeper + "response_trailer_mode: SEND")}, []string{
+			route + `[0]: route "accounts" has policies on the response, which the engine never sees; legal is response_header_mode SEND beside FULL_DUPLEX_STREAMED`,
+		}},
+		{"full duplex of the filter", []edit{filter("response_header_mode: SEND\n                        request_body_mode: FULL_DUPLEX_STREAMED\n                        request_trailer_mode: SEND")}, []string{
+			route + `[0]: route "accounts" has policies that may want bodies of the response`,
+		}},
 		{"not YAML", []edit{{e, "static_resources:", "static_resources: ["}}, []string{"envoy.yaml: the text is not YAML"}},
 		{"two documents", []edit{{e, "static_resources:", "a: b\n---\nstatic_resources:"}}, []string{"envoy.yaml: there is more than one YAML document"}},
 	}
@@ -85,6 +108,31 @@ func TestValidateTellsMistakesOfEnvoy(t *testing.T) {
 				if !strings.HasPrefix(lines[i], "envoy.yaml:") || !strings.Contains(lines[i], want) {
 					t.Errorf("got %s\nwant …%s…", lines[i], want)
 				}
+			}
+		})
+	}
+}
+
+// What is in full duplex as it should be is without fault, on a route and for all.
+func TestValidateTakesFullDuplex(t *testing.T) {
+	const (
+		e    = "envoy.yaml"
+		skip = "request_trailer_mode: SKIP\n                                  response_trailer_mode: SKIP"
+	)
+	duplex := func(direction, indent string) string {
+		return direction + "_body_mode: FULL_DUPLEX_STREAMED" + indent + direction + "_trailer_mode: SEND"
+	}
+	for name, edits := range map[string][]edit{
+		"a route": {{e, skip, duplex("response", "\n                                  ")}},
+		"the filter, whose mode the routes take over": {
+			{e, "allow_mode_override: true", "allow_mode_override: false"},
+			{e, skip, duplex("response", "\n                                  ")},
+			{e, "request_trailer_mode: SKIP\n                        response_trailer_mode: SKIP", duplex("request", "\n                        ")},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if r := validateEdited(t, edits); r.status != exitOK || strings.Contains(r.stdout, "note") {
+				t.Errorf("got %+v", r)
 			}
 		})
 	}

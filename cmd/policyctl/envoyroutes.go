@@ -18,6 +18,7 @@ type override struct {
 	// service and metadata are the values of x-policy-route in grpc_service and in grpc_initial_metadata; the latter wins.
 	service, metadata place
 	responseMode      string
+	mode              place // processing_mode, as a whole
 }
 
 func (c *envoyCheck) routeConfig(manager place, filter extProcAt) {
@@ -26,7 +27,7 @@ func (c *envoyCheck) routeConfig(manager place, filter extProcAt) {
 		c.note(manager, "routes that Envoy gets from elsewhere are not checked")
 		return
 	}
-	base := override{responseMode: filter.cfg.get("processing_mode", "response_header_mode").text()}
+	base := override{mode: filter.cfg.get("processing_mode"), responseMode: filter.cfg.get("processing_mode", "response_header_mode").text()}
 	base.service = policyRoute(filter.cfg.get("grpc_service", "initial_metadata"))
 	base = c.override(base, routes, filter)
 	for host := range routes.get("virtual_hosts").items() {
@@ -74,7 +75,7 @@ func (c *envoyCheck) override(o override, level place, filter extProcAt) overrid
 		if skip := mode.get("request_header_mode"); skip.text() == "SKIP" {
 			c.fail(skip.pos, "the engine never sees a request; legal is SEND")
 		}
-		o.responseMode = mode.get("response_header_mode").text()
+		o.responseMode, o.mode = mode.get("response_header_mode").text(), mode
 	}
 	if value := policyRoute(overrides.get("grpc_initial_metadata")); value.there() {
 		o.metadata = value
@@ -117,6 +118,7 @@ func (c *envoyCheck) routeName(o override, route place, filter extProcAt) {
 		return
 	}
 	c.named[name] = true
+	c.duplexRoute(o.mode, route, &c.kernel.Routes[i], filter)
 	// The default is to send them.
 	if len(c.kernel.Routes[i].Response.Chain) > 0 && o.responseMode == "SKIP" && !filter.cfg.get("allow_mode_override").isTrue() {
 		c.fail(route.pos, "route %q has policies on the response, which the engine never sees; legal is response_header_mode SEND in overrides.processing_mode", name)

@@ -123,9 +123,11 @@ func (b *bootstrap) routes() []*routev3.Route {
 				Value: strings.ReplaceAll(m.route.Name, "%", "%%"),
 			}},
 		}
-		response, whole := len(m.route.Response.Chain) > 0, known.wantsWholeRequest(m.route)
-		if response || whole {
-			// It takes the place of the filter's mode as a whole.
+		// It takes the place of the filter's mode as a whole.
+		switch response, whole := len(m.route.Response.Chain) > 0, known.wantsWholeRequest(m.route); {
+		case b.duplex[m.route.Name]:
+			overrides.ProcessingMode = known.duplexMode(m.route)
+		case response || whole:
 			overrides.ProcessingMode = processingMode(response, whole)
 		}
 		out = append(out, &routev3.Route{

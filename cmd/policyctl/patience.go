@@ -24,14 +24,11 @@ func messageTimeout(k *config.Kernel, c catalogue) time.Duration {
 
 // mayTakeBodies reports whether a policy of a route may take part in bodies or trailers: one that does, or that is not of the catalogue.
 func (c catalogue) mayTakeBodies(k *config.Kernel) bool {
-	for i := range k.Routes {
-		for _, flow := range []*config.Flow{&k.Routes[i].Request, &k.Routes[i].Response} {
-			if slices.ContainsFunc(flow.Chain, func(p config.Policy) bool { return !c.onlyHeaders(p.Name) }) {
-				return true
-			}
-		}
-	}
-	return false
+	return slices.ContainsFunc(k.Routes, func(r config.Route) bool { return c.flowMayTakeBodies(&r.Request) || c.flowMayTakeBodies(&r.Response) })
+}
+
+func (c catalogue) flowMayTakeBodies(f *config.Flow) bool {
+	return slices.ContainsFunc(f.Chain, func(p config.Policy) bool { return !c.onlyHeaders(p.Name) })
 }
 
 func (c catalogue) onlyHeaders(policy string) bool {

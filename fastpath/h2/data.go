@@ -68,6 +68,7 @@ func (s *Stream) acknowledge(size uint32) {
 		if !s.answered && s.received > maxForeignBody {
 			s.notGRPC()
 		}
+	case s.paused:
 	case s.unacked > 0 && s.unacked >= c.cfg.StreamWindow/2:
 		c.out = appendWindowUpdate(c.out, s.id, s.unacked)
 		s.recvWindow += int64(s.unacked)

@@ -163,3 +163,56 @@ func TestReceiveWindows(t *testing.T) {
 		t.Errorf("outcome %v; want FLOW_CONTROL_ERROR", o)
 	}
 }
+
+// pausing pauses its stream at the first message, and resumes it when it is told so.
+type pausing struct{ mute }
+
+type pauses struct{ echoHandler }
+
+func (pauses) Open(*Stream, *Request) Receiver { return pausing{} }
+func (pausing) Message(s *Stream, msg []byte) {
+	s.Pause()
+	if strings.HasPrefix(string(msg), "resume") {
+		s.Resume()
+	}
+}
+
+// TestPause: the window of a paused stream is not opened, those of others and of the connection are; it is opened for all that came when the stream goes on.
+func TestPause(t *testing.T) {
+	addr, srv := startServer(t, Config{StreamWindow: 70_000, ConnWindow: 1 << 20}, pauses{})
+	p := newPeer(t, addr)
+	p.must(p.fr.WriteSettingsAck())
+	p.open(1, "/test/Pausing")
+	p.open(3, "/test/Pausing")
+	part := message(strings.Repeat("m", 10_000))
+	for range 6 {
+		p.data(1, false, part)
+	}
+	opened := map[uint32]int{}
+	count := func(until func() bool) {
+		p.must(p.fr.WritePing(false, [8]byte{}))
+		p.until("PING answer", func(f http2.Frame) bool {
+			switch f := f.(type) {
+			case *http2.WindowUpdateFrame:
+				opened[f.StreamID] += int(f.Increment)
+			case *http2.PingFrame:
+				return f.IsAck()
+			}
+			return false
+		})
+		if !until() {
+			t.Fatalf("the windows were opened by %v", opened)
+		}
+	}
+	count(func() bool { return opened[1] == 0 })
+	for range 5 {
+		p.data(3, false, message("resume"+strings.Repeat("m", 10_000)))
+	}
+	count(func() bool { return opened[3] > 35_000 && opened[1] == 0 })
+	p.data(1, false, message("resume"))
+	count(func() bool { return opened[1] == 6*len(part) })
+	c := only(t, srv)
+	c.Lock()
+	defer c.Unlock()
+	checkInvariants(t, c)
+}

@@ -27,6 +27,7 @@ type Stream struct {
 	// recvWindow is what the peer may still send; unacked is what it sent since the last WINDOW_UPDATE.
 	recvWindow int64
 	unacked    uint32
+	paused     bool // the window is not opened
 
 	maxMessage    int
 	contentLength int64 // -1: none announced
@@ -66,6 +67,18 @@ func (s *Stream) Conn() *Conn { return s.conn }
 
 // SetMaxMessage changes how long a message of the stream may be, in bytes; Config.MaxMessageSize is the default.
 func (s *Stream) SetMaxMessage(n int) { s.maxMessage = n }
+
+// Pause stops opening the stream's window: the peer may send what is left of it, Config.StreamWindow bytes at most, and no more until Resume. A message that is under way may need
+// more than that: who pauses must resume without waiting for another one.
+func (s *Stream) Pause() { s.paused = true }
+
+// Resume opens the window again. Who calls it sees to the next Flush.
+func (s *Stream) Resume() {
+	s.paused = false
+	if s.conn != nil && s.state == stateOpen {
+		s.acknowledge(0)
+	}
+}
 
 // reset makes the stream ready for its next use.
 func (s *Stream) reset() {

@@ -82,7 +82,7 @@ func (m *Machine) contextNeededLater() bool {
 	case requestHeaders:
 		return len(r.Request.Body)+len(r.Request.Trailers) > 0 || !r.Response.Empty()
 	case responseHeaders:
-		return len(r.Response.Body)+len(r.Response.Trailers) > 0 || m.wanted.has(requestBody) && !m.answered.has(requestBody)
+		return len(r.Response.Body)+len(r.Response.Trailers) > 0 || m.request.mode != route.BodyNone && !m.answered.has(requestBody)
 	default:
 		return true
 	}
@@ -135,6 +135,9 @@ func (m *Machine) nextStage(now Instant) Effect {
 		return m.advance(now)
 	case isTrailers(m.phase) && isBody(m.stage):
 		m.stage, m.next = m.phase, 0
+		if m.direction(m.phase).withheld {
+			m.held, m.changes = m.changes, m.held // The trailers have an answer of their own.
+		}
 		return m.advance(now)
 	}
 	return m.pass(StatusAllowed, now)
@@ -144,6 +147,9 @@ func (m *Machine) nextStage(now Instant) Effect {
 func (m *Machine) bodyMessage(now Instant) Effect {
 	d, b := m.direction(m.phase), &m.decoder.body
 	d.bodySeen = true
+	if d.withheld {
+		return m.gather(now)
+	}
 	whole := d.mode == route.BodyBuffered
 	if whole && len(b.Body) > m.table.Terms().MaxBodySize || !m.settings.Bodies.Take(len(b.Body)) {
 		return m.refuse(m.bodyTooLarge(), now)
@@ -168,7 +174,12 @@ func (m *Machine) trailersMessage(now Instant) Effect {
 		return m.refuse(m.malformed(), now)
 	}
 	m.endOfStream = true
-	if d.mode != route.BodyNone && !d.bodyDone {
+	switch {
+	case d.mode == route.BodyNone || d.bodyDone:
+	case d.withheld:
+		m.stage = m.bodyPhase()
+		m.whole(!d.bodySeen)
+	default:
 		m.stage = m.bodyPhase()
 		m.body = body{whole: d.mode == route.BodyBuffered || !d.bodySeen, none: !d.bodySeen, last: true}
 	}
@@ -195,17 +206,18 @@ func (m *Machine) maxResultBody() int {
 
 // checkBody checks what a result says of the body, and that the headers can still be changed if it changes them.
 func (m *Machine) checkBody(r *workerv1.Result) error {
+	d, trailers := m.direction(m.phase), isTrailers(m.phase)
 	switch {
 	case !isBody(m.stage):
 		if r.BodyReplaced || len(r.Body) > 0 || r.Holding && !m.route.Bodies {
 			return errBody
 		}
 		return nil
-	case len(r.Mutations) > 0 && (!m.body.whole || isTrailers(m.phase)):
+	case len(r.Mutations) > 0 && (!m.body.whole || trailers && !d.withheld):
 		return errMutationKind
 	case !r.BodyReplaced && len(r.Body) > 0, r.Holding && m.nobodyHolds(), len(r.Body) > m.maxResultBody():
 		return errBody
-	case r.BodyReplaced && m.body.none, isTrailers(m.phase) && len(r.Body) > 0:
+	case r.BodyReplaced && m.body.none, trailers && len(r.Body) > 0 && !d.duplex:
 		return errBody // There is no message to put it into.
 	}
 	return nil
@@ -258,7 +270,7 @@ func (m *Machine) passTrailers(status Status, now Instant) Effect {
 	m.direction(m.phase).bodyDone = true
 	m.answered.add(m.phase)
 	m.answered.add(m.bodyPhase())
-	m.out = m.appendTrailersAnswer(m.out[:0])
+	m.out = m.appendTrailersAnswer(m.out[:0], m.phase)
 	m.decide(status, now)
 	return m.answer()
 }

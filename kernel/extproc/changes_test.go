@@ -29,7 +29,7 @@ func translate(t interface{ Fatal(...any) }, phase workerv1.Phase, calls ...[]*w
 		c.add(mutations)
 	}
 	answer := new(extprocv3.ProcessingResponse)
-	if err := proto.Unmarshal((&Machine{phase: phase, changes: c}).appendHeadersAnswer(nil), answer); err != nil {
+	if err := proto.Unmarshal((&Machine{phase: phase}).appendHeadersAnswer(nil, phase, &c), answer); err != nil {
 		t.Fatal(err)
 	}
 	if phase == requestHeaders {

@@ -229,7 +229,7 @@ func FuzzCheckResult(f *testing.F) {
 		var c changes
 		c.add(r.Mutations)
 		answer := new(extprocv3.ProcessingResponse)
-		if err := proto.Unmarshal((&Machine{phase: phase, changes: c}).appendHeadersAnswer(nil), answer); err != nil {
+		if err := proto.Unmarshal((&Machine{phase: phase}).appendHeadersAnswer(nil, phase, &c), answer); err != nil {
 			t.Fatalf("%v: %v", r, err)
 		}
 		mutation := answer.GetRequestHeaders().GetResponse().GetHeaderMutation()

@@ -2,6 +2,7 @@ package extproc
 
 import (
 	"bytes"
+	"slices"
 	"strconv"
 
 	"github.com/policy-engine/policy-engine/fastpath/headermap"
@@ -16,6 +17,10 @@ type direction struct {
 	// hasLength, coded, upgrade: of the headers.
 	hasLength, coded, upgrade bool
 	length                    int64 // -1 if there is none that can be read
+	// digests are the headers that tell the body by its bytes: the bits of their indices in digestNames.
+	digests uint8
+	// duplex: Envoy sends its body in full duplex. withheld: the answer to the headers waits for the end of the body. endSeen: the last chunk has come; endRepeated: and once more.
+	duplex, withheld, endSeen, endRepeated bool
 	// bodySeen: a message of it has come. bodyDone: its policies have seen its end.
 	bodySeen, bodyDone bool
 	// limited: the policies after the one at limitIndex of the chain at limitPosition were skipped.
@@ -24,6 +29,10 @@ type direction struct {
 	// lost are the segments, by position, that failed on a chunk and are not called again for this body.
 	lost uint64
 }
+
+// digestNames are the validator (RFC 9110 section 8.8.3) and the checksums (RFC 9530, and RFC 3230 and RFC 1864 before it) of a body. Where policies may replace some of its
+// chunks, they are not of what goes on. The worker removes them itself when a policy has replaced a whole body.
+var digestNames = [...]string{"etag", "content-digest", "repr-digest", "digest", "content-md5"}
 
 // headersSeen notes what the body's phases need of the headers.
 func (d *direction) headersSeen(fields []headermap.Field) {
@@ -38,6 +47,8 @@ func (d *direction) headersSeen(fields []headermap.Field) {
 			}
 		case "content-encoding":
 			d.coded = d.coded || len(f.Value) > 0 && !bytes.EqualFold(f.Value, []byte("identity"))
+		case "etag", "content-digest", "repr-digest", "digest", "content-md5":
+			d.digests |= 1 << slices.Index(digestNames[:], view.String(f.Name))
 		case "upgrade":
 			upgrade = true
 		case "connection":

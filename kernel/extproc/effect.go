@@ -53,6 +53,8 @@ func (k Kind) String() string {
 // Effect is what an event led to.
 type Effect struct {
 	Kind Kind
+	// More: the answer is not all; what Machine.Next gives follows it at once. Only KindAnswer has it.
+	More bool
 	// Call belongs to the machine; its Message is filled, Done is the driver's to set. Its bytes are valid until Complete.
 	Call   *route.Call
 	Worker route.Evaluator

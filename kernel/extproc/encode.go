@@ -56,20 +56,20 @@ func appendEmptyAnswer(dst []byte, phase workerv1.Phase) []byte {
 	return shut(dst, start)
 }
 
-// appendHeadersAnswer appends the fields of a ProcessingResponse that answer a header phase with changes, and what is asked of Envoy next.
-func (m *Machine) appendHeadersAnswer(dst []byte) []byte {
-	dst, answer := open(dst, fieldOfPhase[m.phase])
-	d := m.direction(m.phase)
+// appendHeadersAnswer appends the fields of a ProcessingResponse that answer the header phase p with changes, and what is asked of Envoy next.
+func (m *Machine) appendHeadersAnswer(dst []byte, p workerv1.Phase, c *changes) []byte {
+	dst, answer := open(dst, fieldOfPhase[p])
+	d := m.direction(p)
 	// A streamed body may change its length, and Envoy drops the header itself only where its own configuration says STREAMED.
-	dropLength := d.mode == route.BodyStreamed && d.hasLength && m.plan().ReplacesBody
-	if len(m.changes.list) > 0 || dropLength {
+	mayReplace := d.mode == route.BodyStreamed && (d.hasLength || d.digests != 0) && m.planOf(p).ReplacesBody
+	if len(c.list) > 0 || mayReplace {
 		var common, mutation int
 		dst, common = open(dst, 1) // HeadersResponse.response
-		dst = m.appendReplace(dst)
+		dst = appendReplace(dst, c)
 		dst, mutation = open(dst, 2) // CommonResponse.header_mutation
-		dst = m.changes.append(dst)
-		if dropLength {
-			dst = appendBytes(dst, 2, "content-length")
+		dst = c.append(dst)
+		if mayReplace {
+			dst = d.appendStale(dst)
 		}
 		dst = shut(dst, mutation)
 		dst = shut(dst, common)
@@ -77,10 +77,23 @@ func (m *Machine) appendHeadersAnswer(dst []byte) []byte {
 	return m.appendModeOverride(shut(dst, answer))
 }
 
+// appendStale appends the removals of what tells a body that policies may change on its way.
+func (d *direction) appendStale(dst []byte) []byte {
+	if d.hasLength {
+		dst = appendBytes(dst, 2, "content-length") // HeaderMutation.remove_headers
+	}
+	for i, name := range digestNames {
+		if d.digests&(1<<i) != 0 {
+			dst = appendBytes(dst, 2, name)
+		}
+	}
+	return dst
+}
+
 // appendReplace appends the CommonResponse.status that :method needs. Envoy lets it be set only by an answer of status CONTINUE_AND_REPLACE (mutation_utils.cc); without a
 // body mutation that replaces nothing else (processor_state.cc, handleHeaderContinueAndReplace), and in a body answer it has no other effect.
-func (m *Machine) appendReplace(dst []byte) []byte {
-	if m.changes.method {
+func appendReplace(dst []byte, c *changes) []byte {
+	if c.method {
 		dst = appendUint(dst, 1, 1)
 	}
 	return dst
@@ -92,7 +105,7 @@ func (m *Machine) appendBodyAnswer(dst []byte) []byte {
 	if len(m.changes.list) > 0 || m.body.replaced {
 		var common int
 		dst, common = open(dst, 1) // BodyResponse.response
-		dst = m.appendReplace(dst)
+		dst = appendReplace(dst, &m.changes)
 		// Of a buffered body, Envoy keeps the content-length, and refuses a body of another length (processor_state.cc, validateContentLength).
 		setLength := m.body.replaced && m.body.whole && m.direction(m.phase).hasLength
 		if len(m.changes.list) > 0 || setLength {
@@ -115,9 +128,37 @@ func (m *Machine) appendBodyAnswer(dst []byte) []byte {
 	return shut(dst, answer)
 }
 
-// appendTrailersAnswer appends the ProcessingResponse that answers a trailers message.
-func (m *Machine) appendTrailersAnswer(dst []byte) []byte {
-	dst, answer := open(dst, fieldOfPhase[m.phase])
+// appendStreamedAnswer appends the ProcessingResponse that gives bytes of a body back in full duplex. Its lengths are worked out first, so that the bytes are copied once.
+func appendStreamedAnswer(dst []byte, phase workerv1.Phase, bytes []byte, end bool) []byte {
+	streamed := 0 // BodyMutation.streamed_response
+	if len(bytes) > 0 {
+		streamed = protowire.SizeTag(1) + protowire.SizeBytes(len(bytes))
+	}
+	if end {
+		streamed += protowire.SizeTag(2) + protowire.SizeVarint(1)
+	}
+	mutation := protowire.SizeTag(3) + protowire.SizeBytes(streamed) // CommonResponse.body_mutation
+	common := protowire.SizeTag(3) + protowire.SizeBytes(mutation)   // BodyResponse.response
+	body := protowire.SizeTag(1) + protowire.SizeBytes(common)
+	for _, level := range [...]struct {
+		field protowire.Number
+		size  int
+	}{{fieldOfPhase[phase], body}, {1, common}, {3, mutation}, {3, streamed}} {
+		dst = protowire.AppendTag(dst, level.field, protowire.BytesType)
+		dst = protowire.AppendVarint(dst, uint64(level.size))
+	}
+	if len(bytes) > 0 {
+		dst = appendBytes(dst, 1, bytes)
+	}
+	if end {
+		dst = appendUint(dst, 2, 1)
+	}
+	return dst
+}
+
+// appendTrailersAnswer appends the ProcessingResponse that answers the trailers phase p.
+func (m *Machine) appendTrailersAnswer(dst []byte, p workerv1.Phase) []byte {
+	dst, answer := open(dst, fieldOfPhase[p])
 	if len(m.changes.list) > 0 {
 		var mutation int
 		dst, mutation = open(dst, 1) // TrailersResponse.header_mutation
@@ -139,7 +180,7 @@ const (
 // says. Header and trailer modes of DEFAULT change nothing, body modes always count, of both directions (ext_proc.cc, effectiveModeOverride). Trailers
 // are wanted with every body, as they are its end where there are some.
 func (m *Machine) appendModeOverride(dst []byte) []byte {
-	if m.route == nil {
+	if m.route == nil || m.duplex {
 		return dst
 	}
 	want := asked{request: m.request.mode, requestTrailers: m.request.mode != route.BodyNone || m.wanted.has(requestTrailers)}

@@ -31,11 +31,11 @@ func (m *Machine) requestHeaders(now Instant) Effect {
 	m.endOfStream = m.decoder.headers.EndOfStream
 
 	p := &m.decoder.protocol
-	if p.RequestBodyMode == extprocv1.BodySendMode_FULL_DUPLEX_STREAMED || p.ResponseBodyMode == extprocv1.BodySendMode_FULL_DUPLEX_STREAMED {
-		// Envoy has no message timeout in this mode, ignores mode_override, and wants the bodies back from us.
-		return m.refuse(&unsupportedMode, now)
-	}
 	m.streamedAhead = p.SendBodyWithoutWaitingForHeaderResponse && p.RequestBodyMode == extprocv1.BodySendMode_STREAMED
+	m.methodFixed = m.streamedAhead
+	if p.RequestBodyMode == extprocv1.BodySendMode_FULL_DUPLEX_STREAMED || p.ResponseBodyMode == extprocv1.BodySendMode_FULL_DUPLEX_STREAMED {
+		m.openDuplex()
+	}
 
 	if !m.table.Ready() {
 		return m.respond(StatusWorkerUnavailable, &m.table.Terms().WorkerUnavailable, now)
@@ -56,8 +56,8 @@ func (m *Machine) requestHeaders(now Instant) Effect {
 		m.segment = down
 		return m.respond(StatusWorkerUnavailable, &m.table.Terms().WorkerUnavailable, now)
 	}
-	if m.streamedAhead && m.route.Bodies {
-		return m.refuse(&unsupportedMode, now) // Envoy ignores mode_override in this mode.
+	if m.streamedAhead && m.route.Bodies || m.duplex && m.duplexLacks() {
+		return m.refuse(&unsupportedMode, now) // Envoy ignores mode_override in these modes.
 	}
 	if !m.route.Response.Empty() {
 		m.wanted.add(responseHeaders)
@@ -115,8 +115,10 @@ func firstValue(fields []headermap.Field, name string) []byte {
 }
 
 // plan is what the flow of the phase under way runs.
-func (m *Machine) plan() *route.Plan {
-	if m.phase < responseHeaders {
+func (m *Machine) plan() *route.Plan { return m.planOf(m.phase) }
+
+func (m *Machine) planOf(p workerv1.Phase) *route.Plan {
+	if p < responseHeaders {
 		return &m.route.Request
 	}
 	return &m.route.Response
@@ -182,7 +184,10 @@ func (m *Machine) fill(c *workerv1.Call, limit uint32) {
 
 // pass lets the phase pass with the changes made. It is called only when every policy of the flow had its say, or there is none.
 func (m *Machine) pass(status Status, now Instant) Effect {
+	d := m.direction(m.phase)
 	switch {
+	case m.phase != requestHeaders && m.phase != responseHeaders && d.duplex && d.mode != route.BodyNone:
+		return m.passDuplex(status, now)
 	case isBody(m.phase):
 		return m.passBody(status, now)
 	case isTrailers(m.phase):
@@ -192,8 +197,11 @@ func (m *Machine) pass(status Status, now Instant) Effect {
 			return m.refuse(because, now)
 		}
 	}
-	m.out = m.appendHeadersAnswer(m.out[:0])
-	if m.phase != requestHeaders || !m.wanted.has(requestBody) {
+	if d.duplex && d.mode == route.BodyBuffered {
+		return m.withhold(status, now)
+	}
+	m.out = m.appendHeadersAnswer(m.out[:0], m.phase, &m.changes)
+	if m.phase != requestHeaders || d.mode == route.BodyNone {
 		m.decide(status, now)
 	} else {
 		m.undecided = true
@@ -261,7 +269,7 @@ func (m *Machine) check(r *workerv1.Result) error {
 	if m.contextExpected && len(r.Context) == 0 && len(m.context) > 0 {
 		return errContextLost
 	}
-	if m.streamedAhead {
+	if m.methodFixed {
 		for _, mutation := range r.Mutations {
 			// CONTINUE_AND_REPLACE, which it takes, throws body chunks away that are on their way already (processor_state.cc, clearStreamingChunk).
 			if mutation.Kind == workerv1.Mutation_KIND_SET_METHOD {

@@ -26,6 +26,8 @@ type envoySide struct {
 	stream grammar.Stream
 	ended  bool
 	mode   *filterv3.ProcessingMode
+	// duplex are the directions in full duplex, as a word of envoyMessage; "" if none is.
+	duplex string
 	// requestEnd and responseEnd: nothing more follows there. stray: something illegal was sent.
 	requestEnd, responseEnd, stray bool
 	// Of the message that waits for its answer: the calls that came back, and whether one of them was a refusal.
@@ -73,7 +75,9 @@ func (e *envoySide) send(kind string, args ...string) {
 		}
 		effect = e.complete(effect)
 	}
-	e.took(effect, kind)
+	for e.took(effect, kind); effect.More; e.took(effect, kind) {
+		effect = e.m.Next(e.w.now)
+	}
 }
 
 // complete gives the outcome of a call, or loses the stream meanwhile.
@@ -116,7 +120,7 @@ func (e *envoySide) complete(effect Effect) Effect {
 func (e *envoySide) took(effect Effect, kind string) {
 	switch effect.Kind {
 	case KindWait:
-		if !e.ended {
+		if !e.ended && e.duplex == "" {
 			e.t.Fatalf("%s: there is nothing to wait for", kind)
 		}
 		return
@@ -177,7 +181,7 @@ func (e *envoySide) body(direction string, mode filterv3.ProcessingMode_BodySend
 		if !hasTrailers || rapid.Bool().Draw(e.t, "body before trailers") {
 			chunk(!hasTrailers)
 		}
-	case filterv3.ProcessingMode_STREAMED:
+	case filterv3.ProcessingMode_STREAMED, filterv3.ProcessingMode_FULL_DUPLEX_STREAMED:
 		n := rapid.IntRange(0, 3).Draw(e.t, "chunks")
 		for i := 0; i < n && !e.ended; i++ {
 			chunk(false)
@@ -212,11 +216,29 @@ func (e *envoySide) headers(direction string, end *bool) {
 	if *end = rapid.IntRange(0, 2).Draw(e.t, "no body") == 0; *end {
 		args = append(args, "end_of_stream")
 	}
+	if direction == "request" && e.duplex != "" {
+		args = append(args, e.duplex)
+	}
 	e.send(direction+"_headers", args...)
+}
+
+// drawDuplex draws which directions are in full duplex. Then nothing is asked for: what the configuration says is sent.
+func (e *envoySide) drawDuplex() {
+	if e.duplex = rapid.SampledFrom([]string{"", "", "full_duplex", "full_duplex", "request_duplex", "response_duplex"}).Draw(e.t, "duplex"); e.duplex == "" {
+		return
+	}
+	e.mode = &filterv3.ProcessingMode{ResponseHeaderMode: filterv3.ProcessingMode_SEND}
+	if e.duplex != "response_duplex" {
+		e.mode.RequestBodyMode, e.mode.RequestTrailerMode = filterv3.ProcessingMode_FULL_DUPLEX_STREAMED, filterv3.ProcessingMode_SEND
+	}
+	if e.duplex != "request_duplex" {
+		e.mode.ResponseBodyMode, e.mode.ResponseTrailerMode = filterv3.ProcessingMode_FULL_DUPLEX_STREAMED, filterv3.ProcessingMode_SEND
+	}
 }
 
 // play plays a request and its response.
 func (e *envoySide) play() {
+	e.drawDuplex()
 	e.headers("request", &e.requestEnd)
 	e.strayed()
 	if !e.ended && !e.requestEnd && e.mode != nil {

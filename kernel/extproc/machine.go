@@ -32,6 +32,10 @@ type Machine struct {
 	requestDone, responseDone bool
 	// streamedAhead: Envoy sends body chunks without waiting for the answer to the headers.
 	streamedAhead bool
+	// methodFixed: what Envoy would do for a change of the method throws away body chunks that are on their way.
+	methodFixed bool
+	// duplex: one direction at least is in Envoy's full duplex mode (duplex.go).
+	duplex bool
 
 	// request and response are what is known of the two directions.
 	request, response direction
@@ -59,6 +63,12 @@ type Machine struct {
 	decision Decision
 	decoder  decoder
 	fields   []headermap.Field
+
+	// Of full duplex: the changes of headers that are withheld, and what has come of their body, which costs the budget gatheredCost; what is left to be sent.
+	held         changes
+	gathered     []byte
+	gatheredCost int
+	outlet       outlet
 
 	// Bytes that outlive the message or result that they came in.
 	name            []byte
@@ -95,7 +105,7 @@ func (m *Machine) Open(routeName string, _ Instant) {
 	m.route, m.routeName = nil, routeName
 	m.wanted, m.seen, m.answered = 0, 0, 0
 	m.wanted.add(requestHeaders)
-	m.requestDone, m.responseDone, m.streamedAhead = false, false, false
+	m.requestDone, m.responseDone, m.streamedAhead, m.methodFixed = false, false, false, false
 	m.request, m.response, m.undecided, m.holding = direction{}, direction{}, false, false
 	m.asked = asked{}
 	m.context, m.subject, m.requestID = m.context[:0], m.subject[:0], nil
@@ -130,6 +140,9 @@ func (m *Machine) message(phase workerv1.Phase, err error, now Instant) Effect {
 		// Envoy ignores every answer in this mode and forwards the request.
 		return m.fail(codes.FailedPrecondition, StatusUnsupportedMode, "observability_mode: policies can't be enforced", now)
 	}
+	if m.duplex && m.repeatsEnd(phase) {
+		return m.wait()
+	}
 	if !m.inOrder(phase) {
 		return m.fail(codes.InvalidArgument, StatusMalformedMessage, "ProcessingRequest out of order", now)
 	}
@@ -150,8 +163,13 @@ func (m *Machine) message(phase workerv1.Phase, err error, now Instant) Effect {
 		return m.bodyMessage(now)
 	case isTrailers(phase) && (m.direction(phase).mode != route.BodyNone || m.wanted.has(phase)):
 		return m.trailersMessage(now)
+	case isBody(phase) && m.direction(phase).duplex:
+		return m.echo()
 	default:
 		// No policy wants it, but Envoy waits for an answer. The request was allowed already, or this message would have been out of order.
+		if m.duplex && isTrailers(phase) {
+			m.answered.add(m.bodyPhase()) // They are its end.
+		}
 		m.out = appendEmptyAnswer(m.out[:0], phase)
 		return m.answer()
 	}
@@ -160,7 +178,7 @@ func (m *Machine) message(phase workerv1.Phase, err error, now Instant) Effect {
 // inOrder reports whether a message of phase p is legal now. A stray or repeated one must end the stream with an error, never in a silent pass.
 func (m *Machine) inOrder(p workerv1.Phase) bool {
 	if !m.answered.has(requestHeaders) {
-		return p == requestHeaders && m.seen == 0
+		return p == requestHeaders && m.seen == 0 || m.request.withheld && (p == requestBody || p == requestTrailers)
 	}
 	if isBody(p) && m.direction(p).bodyDone {
 		return false // The whole body came before, or its end.
@@ -172,7 +190,7 @@ func (m *Machine) inOrder(p workerv1.Phase) bool {
 		return m.seen&(1<<responseHeaders|1<<responseBody|1<<responseTrailers) == 0
 	case responseBody, responseTrailers:
 		// Behind response headers that a policy wants to see first, if there is one.
-		return !m.responseDone && (!m.wanted.has(responseHeaders) || m.answered.has(responseHeaders))
+		return !m.responseDone && (!m.wanted.has(responseHeaders) || m.answered.has(responseHeaders) || m.response.withheld)
 	default:
 		return false
 	}
@@ -183,6 +201,9 @@ func (m *Machine) setDone(p workerv1.Phase) {
 		m.requestDone = true
 	} else {
 		m.responseDone = true
+		if p == responseHeaders {
+			m.wanted &^= 1 << responseBody // There is none, in full duplex too.
+		}
 	}
 }
 
@@ -239,6 +260,9 @@ func (m *Machine) Close() {
 		panic("extproc: Close with a call outstanding")
 	}
 	m.release()
+	if m.duplex {
+		m.closeDuplex()
+	}
 	m.table.Release()
 	m.opened, m.ended = false, true
 	m.table, m.route, m.segment, m.routeName = nil, nil, nil, ""

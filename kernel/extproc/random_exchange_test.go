@@ -29,6 +29,7 @@ type way struct {
 	ends                    map[uint32]int
 	said                    map[uint32]map[workerv1.Phase]bool
 	chunks                  int
+	noBody, gotEnd          bool // the headers end it; in full duplex, its end was given back
 }
 
 // exchange plays Envoy and its workers against a machine, and checks what the machine does.
@@ -41,6 +42,8 @@ type exchange struct {
 	denied bool
 	// gone: a call failed or skipped others, so that not all policies have their say.
 	gone bool
+	// duplex says which ways are in full duplex, as a word of envoyMessage; "" if none is.
+	duplex string
 }
 
 // lacksTrailers reports whether nothing but trailers was asked for, and none came: nobody tells the machine so.
@@ -173,9 +176,17 @@ func (x *exchange) headers(d *way) {
 	if rapid.IntRange(0, 4).Draw(x.t, "coded") == 0 {
 		args = append(args, "content-encoding=gzip")
 	}
+	d.noBody = d.ended
 	d.withTrailers = !d.ended && rapid.IntRange(0, 2).Draw(x.t, "trailers") == 0
 	if !d.sendHeaders {
 		d.passed = true
+		return
+	}
+	if x.duplex != "" {
+		if d.headers == requestHeaders {
+			args = append(args, x.duplex)
+		}
+		x.deliverDuplex(x.message(d.headers, args...), "headers")
 		return
 	}
 	answer := x.deliver(x.message(d.headers, args...), d.headers)
@@ -216,6 +227,9 @@ func (x *exchange) more(d *way) {
 	last := rapid.IntRange(0, 2).Draw(x.t, "last") == 0
 	d.sent += piece
 	switch d.mode {
+	case fullDuplex:
+		x.duplexMore(d, piece, last)
+		return
 	case filterv3.ProcessingMode_NONE:
 		d.got += piece
 	case filterv3.ProcessingMode_STREAMED:
@@ -288,6 +302,9 @@ func (x *exchange) settle() {
 	if x.denied {
 		return
 	}
+	if x.duplex != "" {
+		x.settleDuplex()
+	}
 	for i := range x.ways {
 		d := &x.ways[i]
 		if d.got != d.sent {
@@ -352,6 +369,7 @@ func TestRandomExchanges(t *testing.T) {
 				x.ways[i].ends, x.ways[i].said = map[uint32]int{}, map[uint32]map[workerv1.Phase]bool{}
 			}
 			m.Open("orders", w.now)
+			x.drawDuplex()
 			x.play()
 			m.Close()
 			x.settle()
@@ -369,9 +387,9 @@ func (x *exchange) play() {
 	for !x.over && !x.denied {
 		x.w.now += 1000
 		// A whole body is held back: the upstream can't answer before it has come.
-		answers := !response.begun && (request.ended || request.mode != filterv3.ProcessingMode_BUFFERED)
+		answers := !response.begun && (request.ended || request.mode != filterv3.ProcessingMode_BUFFERED) && request.passed
 		switch n := rapid.IntRange(0, 39).Draw(x.t, "event"); {
-		case n == 0:
+		case n == 0 && x.duplex == "":
 			x.stray()
 		case n == 1:
 			x.m.Abort(x.w.now)

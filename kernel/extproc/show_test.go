@@ -31,6 +31,16 @@ func (w *world) show(e Effect) string {
 	return fmt.Sprintf("%v %s", e.Kind, showAnswer(answer))
 }
 
+// showAll prints an effect and what follows it at once, one a line.
+func (w *world) showAll(m *Machine, e Effect) string {
+	s := w.show(e)
+	for e.More {
+		e = m.Next(w.now)
+		s += "\n> " + w.show(e)
+	}
+	return s
+}
+
 func showCall(e Effect) string {
 	c := &e.Call.Message
 	s := fmt.Sprintf("call %s chain=%d generation=%d %s timeout=%dus%s", e.Worker.Name(), c.Chain, c.Generation, phaseName(c.Phase), c.TimeoutUs, showMap(c.Headers))
@@ -85,10 +95,18 @@ func showAnswer(r *extprocv3.ProcessingResponse) string {
 		}
 		showMutation(&s, c.GetHeaderMutation())
 		if b := c.GetBodyMutation(); b != nil {
-			if _, ok := b.Mutation.(*extprocv3.BodyMutation_Body); !ok || strings.HasSuffix(name, "headers") {
+			streamed := b.GetStreamedResponse()
+			if _, ok := b.Mutation.(*extprocv3.BodyMutation_Body); !ok && streamed == nil || strings.HasSuffix(name, "headers") {
 				s.WriteString(" UNEXPECTED")
 			}
-			fmt.Fprintf(&s, " body=%q", b.GetBody())
+			if streamed == nil {
+				fmt.Fprintf(&s, " body=%q", b.GetBody())
+				return
+			}
+			fmt.Fprintf(&s, " streamed=%q", streamed.GetBody())
+			if streamed.GetEndOfStream() {
+				s.WriteString(" end_of_stream")
+			}
 		}
 	}
 	switch a := r.Response.(type) {

@@ -146,7 +146,7 @@ func (w *world) deliver(m *Machine, event []string) (string, error) {
 		if err != nil {
 			return "", err
 		}
-		return w.show(m.Message(raw, w.now)), nil
+		return w.showAll(m, m.Message(raw, w.now)), nil
 	case "result":
 		r, err := parseResult(args)
 		if err != nil {
@@ -155,7 +155,7 @@ func (w *world) deliver(m *Machine, event []string) (string, error) {
 		if r.Phase == 0 {
 			r.Phase = w.call.Message.Phase
 		}
-		return w.show(m.Complete(w.call, r, nil, w.now)), nil
+		return w.showAll(m, m.Complete(w.call, r, nil, w.now)), nil
 	case "error":
 		err, ok := map[string]error{
 			"unavailable": route.ErrUnavailable, "timeout": fmt.Errorf("call of w1: %w", route.ErrTimeout),
@@ -164,19 +164,19 @@ func (w *world) deliver(m *Machine, event []string) (string, error) {
 		if !ok {
 			return "", fmt.Errorf("unknown error %q", args[0])
 		}
-		return w.show(m.Complete(w.call, nil, err, w.now)), nil
+		return w.showAll(m, m.Complete(w.call, nil, err, w.now)), nil
 	case "no_result":
-		return w.show(m.Complete(w.call, nil, nil, w.now)), nil
+		return w.showAll(m, m.Complete(w.call, nil, nil, w.now)), nil
 	case "strange_call":
-		return w.show(m.Complete(new(route.Call), &workerv1.Result{}, nil, w.now)), nil
+		return w.showAll(m, m.Complete(new(route.Call), &workerv1.Result{}, nil, w.now)), nil
 	case "later":
 		d, err := time.ParseDuration(args[0])
 		w.now += Instant(d)
 		return "", err
 	case "half_close":
-		return w.show(m.HalfClose(w.now)), nil
+		return w.showAll(m, m.HalfClose(w.now)), nil
 	case "drain":
-		return w.show(m.Drain(w.now)), nil
+		return w.showAll(m, m.Drain(w.now)), nil
 	case "abort":
 		m.Abort(w.now)
 		return "", nil
@@ -191,7 +191,7 @@ func (w *world) deliver(m *Machine, event []string) (string, error) {
 	}
 	effect := m.Message(msg, w.now)
 	clear(msg) // The machine must not need it any more.
-	return w.show(effect), nil
+	return w.showAll(m, effect), nil
 }
 
 // difference shows the first lines that differ.

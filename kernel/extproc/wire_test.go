@@ -14,7 +14,7 @@ import (
 	workerv1 "github.com/policy-engine/policy-engine/api/worker/v1"
 )
 
-// envoyMessage makes a ProcessingRequest of Envoy's own types. Words: end_of_stream, observability, full_duplex, streamed_ahead, route=NAME (as an attribute),
+// envoyMessage makes a ProcessingRequest of Envoy's own types. Words: end_of_stream, observability, full_duplex (both ways; also request_duplex, response_duplex), streamed_ahead, route=NAME (as an attribute),
 // also=KIND (a second member of the oneof), latin1 (a header name that is not UTF-8); all others are name=value headers, or body=TEXT.
 func envoyMessage(kind string, args []string) ([]byte, error) {
 	req := &extprocv3.ProcessingRequest{MetadataContext: &corev3.Metadata{}}
@@ -33,6 +33,12 @@ func envoyMessage(kind string, args []string) ([]byte, error) {
 		case arg == "observability":
 			req.ObservabilityMode = true
 		case arg == "full_duplex":
+			req.ProtocolConfig = &extprocv3.ProtocolConfiguration{
+				RequestBodyMode: filterv3.ProcessingMode_FULL_DUPLEX_STREAMED, ResponseBodyMode: filterv3.ProcessingMode_FULL_DUPLEX_STREAMED,
+			}
+		case arg == "request_duplex":
+			req.ProtocolConfig = &extprocv3.ProtocolConfiguration{RequestBodyMode: filterv3.ProcessingMode_FULL_DUPLEX_STREAMED}
+		case arg == "response_duplex":
 			req.ProtocolConfig = &extprocv3.ProtocolConfiguration{ResponseBodyMode: filterv3.ProcessingMode_FULL_DUPLEX_STREAMED}
 		case arg == "streamed_ahead":
 			req.ProtocolConfig = &extprocv3.ProtocolConfiguration{

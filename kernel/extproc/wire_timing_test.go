@@ -33,7 +33,7 @@ func wireSteps(t testing.TB) map[string]func() {
 			}
 		},
 		"marshal": func() {
-			if answer = m.appendHeadersAnswer(answer[:0]); len(answer) < 44 {
+			if answer = m.appendHeadersAnswer(answer[:0], m.phase, &m.changes); len(answer) < 44 {
 				t.Fatalf("% x", answer)
 			}
 			metadata = appendStructNumber(appendStructString(metadata[:0], "policy", "auth"), "status", 401)

@@ -88,7 +88,7 @@ func (w *world) setUp(line []string) error {
 	return nil
 }
 
-// maxTestBody is Settings.MaxBodySize of tests, in bytes.
+// maxTestBody is the longest whole body that tests take, in bytes.
 const maxTestBody = 64
 
 // descriptorOf reads "name" of a policy of the header phases, or "name@LETTERS" with its phases in both directions: h headers, b the whole body, c chunks, t
@@ -114,7 +114,9 @@ func descriptorOf(word string) *workerv1.PolicyDescriptor {
 
 func (w *world) settings(t interface{ Fatal(...any) }) *Settings {
 	jsonType := config.Header{Name: "content-type", Value: "application/json"}
-	w.kernel.Limits.MaxBodySize = maxTestBody
+	if w.kernel.Limits.MaxBodySize == 0 {
+		w.kernel.Limits.MaxBodySize = maxTestBody
+	}
 	w.kernel.PolicyNotSupported = config.ImmediateResponse{Status: 500, Headers: []config.Header{jsonType}, Body: []byte(`{"code":"POLICY_NOT_SUPPORTED"}`)}
 	w.kernel.WorkerUnavailable = config.ImmediateResponse{
 		Status: 503, Headers: []config.Header{{Name: "retry-after", Value: "30"}, jsonType}, Body: []byte(`{"code":"WORKER_UNAVAILABLE"}`),

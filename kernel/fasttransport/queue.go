@@ -21,7 +21,7 @@ func attached(c *h2.Conn) *attachment {
 }
 
 // queue holds the messages of a stream that wait for the outcome of a call. Envoy sends one message a phase and waits for the answer; only streamed bodies come ahead
-// of it, as much of each as Envoy's buffer takes. They count as bodies do. The lock of the stream's connection guards it.
+// of it, as much of each as Envoy's buffer takes, or in full duplex as the stream's window lets it. They count as bodies do. The lock of the stream's connection guards it.
 type queue struct {
 	bytes []byte // of the messages, from begin on
 	begin int
@@ -33,6 +33,8 @@ const (
 	// maxQueued is the most that one queue may cost, in bytes, and maxAllQueued that all may where the server is given no budget.
 	maxQueued    = 4 << 20
 	maxAllQueued = 32 << 20
+	// pausedAt is the cost from which on the peer is not asked for more: in full duplex, Envoy sends as fast as it can, and waits for no answer.
+	pausedAt = 128 << 10
 	// queuedCost is what a message costs besides its bytes: there are empty ones.
 	queuedCost = 64
 	// maxKept is the largest queue that a stream keeps for its next use, in bytes.

@@ -27,6 +27,8 @@ type stream struct {
 	// queue holds messages that came while a call was outstanding.
 	queue      queue
 	halfClosed bool
+	// paused: the queue is long, and the peer is kept from sending more.
+	paused bool
 	// next is the call that the last effect asked for.
 	next extproc.Effect
 }
@@ -54,6 +56,11 @@ func (st *stream) Message(hs *h2.Stream, msg []byte) {
 		// Slow path: it waits for the outcome of the call.
 		if !st.queue.add(st.server.bodies, msg) {
 			st.apply(hs, extproc.Effect{Kind: extproc.KindFail, Code: codes.ResourceExhausted, Message: "too many messages ahead of an answer"})
+			return
+		}
+		if !st.paused && st.queue.cost() > pausedAt {
+			st.paused = true
+			hs.Pause()
 		}
 		return
 	}
@@ -87,6 +94,10 @@ func (st *stream) start() {
 
 // apply does what the machine wants; a call is left in st.next. When it returns false the stream is decided, and st may be another's already.
 func (st *stream) apply(hs *h2.Stream, e extproc.Effect) (goesOn bool) {
+	for e.Kind == extproc.KindAnswer && e.More {
+		hs.Send(e.Answer)
+		e = st.following()
+	}
 	switch e.Kind {
 	case extproc.KindWait:
 		return true
@@ -152,6 +163,10 @@ func (st *stream) dequeue(hs *h2.Stream) (goesOn bool) {
 			return false
 		}
 	}
+	if st.paused && st.queue.cost() <= pausedAt/2 {
+		st.paused = false
+		hs.Resume()
+	}
 	if st.halfClosed && !st.outstanding {
 		st.halfClosed = false
 		return st.apply(hs, st.halfClose())
@@ -197,6 +212,11 @@ func (st *stream) open(name string) (e extproc.Effect) {
 func (st *stream) message(msg []byte) (e extproc.Effect) {
 	defer st.caught(&e)
 	return st.machine.Message(msg, st.server.now())
+}
+
+func (st *stream) following() (e extproc.Effect) {
+	defer st.caught(&e)
+	return st.machine.Next(st.server.now())
 }
 
 func (st *stream) halfClose() (e extproc.Effect) {

@@ -113,6 +113,12 @@ func (st *stream) perform(gs grpc.ServerStream, e extproc.Effect) (over bool, er
 			e = st.drain()
 		}
 	}
+	for e.Kind == extproc.KindAnswer && e.More {
+		if err := st.send(gs, e.Answer); err != nil {
+			return true, err
+		}
+		e = st.following()
+	}
 	switch e.Kind {
 	case extproc.KindWait:
 		return false, nil
@@ -170,6 +176,13 @@ func (st *stream) message() (e extproc.Effect) {
 	e = st.machine.Message(st.in.B, st.server.now())
 	st.outstanding = e.Kind == extproc.KindCall
 	return e
+}
+
+func (st *stream) following() (e extproc.Effect) {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	defer st.caught(&e)
+	return st.machine.Next(st.server.now())
 }
 
 func (st *stream) halfClose() (e extproc.Effect) {

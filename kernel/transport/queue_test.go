@@ -2,10 +2,15 @@ package transport
 
 import (
 	"strings"
+	"sync/atomic"
 	"testing"
+	"time"
+
+	"google.golang.org/grpc/codes"
 
 	workerv1 "github.com/policy-engine/policy-engine/api/worker/v1"
 	"github.com/policy-engine/policy-engine/config"
+	"github.com/policy-engine/policy-engine/fastpath/codec"
 )
 
 // ping waits until the server has read all that was sent before. Grpc-go takes more than a few for an attack.
@@ -104,5 +109,68 @@ func TestQueueKeepsOrder(t *testing.T) {
 	if o := p.streams[id]; o.status != "0" || o.messages[len(o.messages)-1] != "finished" || len(o.messages) != answers+1 {
 		t.Errorf("%v, %d messages; want %d", o, len(o.messages), answers+1)
 	}
+	r.expectIdle(1)
+}
+
+// TestAnswersInARow: what follows an answer at once is sent before the next message is delivered, also behind a call, and may end the stream.
+func TestAnswersInARow(t *testing.T) {
+	r := newRig(t)
+	f := r.stream(t.Context())
+	f.send("three answers")
+	f.send("call and answer")
+	f.send("three answers")
+	f.send("two answers and finish")
+	for range 3 {
+		f.expect("answered")
+	}
+	r.complete(<-r.evaluator.calls, &workerv1.Result{}, nil)
+	for range 1 + 3 + 2 {
+		f.expect("answered")
+	}
+	f.expect("finished")
+	f.expectEnd(codes.OK)
+
+	f = r.stream(t.Context())
+	f.send("panic in next")
+	f.expect("answered")
+	f.expectEnd(codes.Internal)
+	r.expectIdle(2)
+}
+
+// TestLongQueuePausesThePeer: a peer that sends without waiting for answers, as Envoy does in full duplex, is held up by the stream's window, and not ended; all it sends is
+// taken in its order.
+func TestLongQueuePausesThePeer(t *testing.T) {
+	r := newRig(t)
+	f := r.stream(t.Context())
+	const messages, size = 600, 32 << 10 // 19 MB, far more than a queue takes.
+	sent := make(chan error, 1)
+	f.send("call and answer")
+	wait := []byte("wait" + strings.Repeat(" ", size)) // It has no answer.
+	var progress atomic.Int64
+	go func() {
+		for range messages {
+			if err := f.SendMsg(&codec.Frame{B: wait}); err != nil {
+				sent <- err
+				return
+			}
+			progress.Add(1)
+		}
+		sent <- nil
+	}()
+	first := <-r.evaluator.calls
+	eventually(t, "the peer sends some", func() bool { return progress.Load() > 3 })
+	select {
+	case err := <-sent:
+		t.Fatalf("all was taken: %v", err)
+	case <-time.After(50 * time.Millisecond):
+	}
+	r.complete(first, &workerv1.Result{}, nil)
+	f.expect("answered")
+	if err := <-sent; err != nil {
+		t.Fatal(err)
+	}
+	f.send("finish")
+	f.expect("finished")
+	f.expectEnd(codes.OK)
 	r.expectIdle(1)
 }

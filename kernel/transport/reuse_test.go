@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"io"
 	"net"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -122,7 +123,7 @@ func TestAnswerBeforeTheNextCall(t *testing.T) {
 	r.expectIdle(1)
 }
 
-// TestQueueIsBounded: empty messages behind a call cost memory too.
+// TestQueueIsBounded: empty messages behind a call cost memory too, and a peer that sends without end is held up by its window.
 func TestQueueIsBounded(t *testing.T) {
 	if name() != config.TransportFast {
 		t.Skip("handlers of grpc-go read no message before they need it")
@@ -131,13 +132,25 @@ func TestQueueIsBounded(t *testing.T) {
 	f := r.stream(t.Context())
 	f.send("call")
 	c := <-r.evaluator.calls
-	for range 100_000 {
-		if f.SendMsg(&codec.Frame{}) != nil {
-			break
+	const most = 100_000 // What the window and the client's buffer take, and a reserve.
+	var sent atomic.Int64
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		for sent.Load() <= most && f.SendMsg(&codec.Frame{}) == nil {
+			sent.Add(1)
 		}
+	}()
+	eventually(t, "the window is used up", func() bool { return sent.Load() > 50_000 })
+	select {
+	case <-ended:
+		t.Fatalf("%d messages were taken behind a call", sent.Load())
+	case <-time.After(100 * time.Millisecond):
 	}
-	f.expectEnd(codes.ResourceExhausted)
 	r.complete(c, &workerv1.Result{}, nil)
+	f.expect("evaluated")
+	f.expectEnd(codes.OK)
+	<-ended
 	r.expectIdle(1)
 }
 

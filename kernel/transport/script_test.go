@@ -5,6 +5,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -58,6 +59,8 @@ type script struct {
 	log       *journal
 	panicAt   string
 	answers   bool // the call's outcome is an answer, and the stream goes on
+	more      int  // answers that follow one that was given; the last of them is the end if finishes says so
+	finishes  bool
 }
 
 // journal counts events of all machines.
@@ -103,13 +106,19 @@ func (s *script) Open(name string, _ extproc.Instant) {
 
 func (s *script) Message(msg []byte, _ extproc.Instant) extproc.Effect {
 	defer s.enter("message", true)()
-	if s.aborted || s.over || s.calling {
-		s.t.Errorf("a message while aborted %t, over %t, calling %t", s.aborted, s.over, s.calling)
+	if s.aborted || s.over || s.calling || s.more > 0 {
+		s.t.Errorf("a message while aborted %t, over %t, calling %t, %d answers to come", s.aborted, s.over, s.calling, s.more)
 	}
 	s.callsLeft = 1
-	switch string(msg) {
+	switch strings.TrimRight(string(msg), " ") {
 	case "answer":
 		return extproc.Effect{Kind: extproc.KindAnswer, Answer: []byte("answered")}
+	case "three answers", "two answers and finish":
+		s.more, s.finishes = 2, string(msg) == "two answers and finish"
+		return extproc.Effect{Kind: extproc.KindAnswer, More: true, Answer: []byte("answered")}
+	case "panic in next":
+		s.more, s.panicAt = 1, "next"
+		return extproc.Effect{Kind: extproc.KindAnswer, More: true, Answer: []byte("answered")}
 	case "finish":
 		s.over = true
 		return extproc.Effect{Kind: extproc.KindFinish, Answer: []byte("finished")}
@@ -170,6 +179,21 @@ func (s *script) Complete(c *route.Call, _ *workerv1.Result, err error, _ extpro
 	return extproc.Effect{Kind: extproc.KindFinish, Answer: []byte("evaluated")}
 }
 
+func (s *script) Next(extproc.Instant) extproc.Effect {
+	defer s.enter("next", true)()
+	if s.panicAt == "next" {
+		panic("next")
+	}
+	if s.more--; s.more < 0 {
+		s.t.Error("a next answer is asked for, and there is none")
+	}
+	if s.more == 0 && s.finishes {
+		s.over = true
+		return extproc.Effect{Kind: extproc.KindFinish, Answer: []byte("finished")}
+	}
+	return extproc.Effect{Kind: extproc.KindAnswer, More: s.more > 0, Answer: []byte("answered")}
+}
+
 func (s *script) HalfClose(extproc.Instant) extproc.Effect {
 	defer s.enter("half-close", true)()
 	return extproc.Effect{}
@@ -193,6 +217,7 @@ func (s *script) Close() {
 	if s.calling {
 		s.t.Error("closed while a call is outstanding")
 	}
+	s.more, s.finishes = 0, false
 	s.open, s.aborted, s.over, s.answers, s.panicAt = false, false, false, false, ""
 }
 

@@ -95,7 +95,7 @@ func TestConformance(t *testing.T) {
 					continue
 				}
 				start := time.Now()
-				e := startEngine(t, transport, all, engineOptions{absent: st.absent})
+				e := startEngine(t, transport, all, engineOptions{absent: st.absent, envoy: st.envoy})
 				if st.spoil != nil {
 					st.spoil(t, e)
 				}

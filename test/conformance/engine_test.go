@@ -74,6 +74,7 @@ func testWorker(name, suffix string) harness.WorkerSpec {
 type engineOptions struct {
 	falsify tap.Falsify
 	absent  []string
+	envoy   []string
 }
 
 // startEngine starts Envoy, the kernel and two workers, whose policies' names end in A and B.
@@ -86,7 +87,7 @@ func startEngine(t testing.TB, transport string, scenarios []*scenario, o engine
 	e.Engine = harness.StartEngine(t, harness.Spec{
 		Kernel: kernelHead + yaml, EnvoyKernel: kernelHead + yaml + "    - route_name: stranger\n",
 		Workers:   []harness.WorkerSpec{testWorker("a", "A"), testWorker("b", "B")},
-		EnvoyArgs: []string{"--upstream", up.address, "--access-log"},
+		EnvoyArgs: append([]string{"--upstream", up.address, "--access-log"}, o.envoy...),
 		EditEnvoy: e.editEnvoy, Transport: transport, Falsify: o.falsify, Absent: o.absent,
 	})
 	e.listen = e.Listen

@@ -169,10 +169,13 @@ type stage struct {
 	absent []string
 	spoil  func(t *testing.T, e *engine)
 	table  []scenario
+	// envoy are arguments for `policyctl envoy`.
+	envoy []string
 }
 
 // stages are those that need an engine of their own, because something is wrong with all of it.
 var stages = []stage{
+	{name: "full duplex", table: duplexTable, envoy: []string{"--full-duplex", "*"}},
 	{name: "a worker is gone", table: workerGoneTable, spoil: func(t *testing.T, e *engine) {
 		e.Worker("b").Kill()
 		harness.Eventually(t, "the kernel knows that the worker is gone", func() error {

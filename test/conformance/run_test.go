@@ -43,6 +43,7 @@ func (r *run) perform() {
 }
 
 func (r *run) check(who string, m *message, checks []check) {
+	m.unmeasured = r.s.duplex
 	for _, c := range checks {
 		if problem := c(m); problem != "" {
 			r.errorf("what %s saw: %s; it is %v", who, problem, m)

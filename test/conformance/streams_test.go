@@ -71,6 +71,20 @@ var chunkTable = func() []scenario {
 			client: []check{refused(500, "POLICY_TIMEOUT")}, upstream: mayReach(broken, without("hello")),
 		},
 		{
+			name: "etag and digests of a request go when its chunks may be replaced", phase: requestBody, request: onChunks("hello", "body x"),
+			send:   send{method: "POST", body: "hello", lines: []string{"Content-MD5: XUFAKrxLKna5cZ2REBfFkg==", "Digest: sha-256=x", "Repr-Digest: sha-256=:x:"}},
+			client: []check{status(200)}, upstream: reached(body("x"), header("Content-MD5", ""), header("Digest", ""), header("Repr-Digest", "")),
+		},
+		{
+			name: "etag and digests of a response go when its chunks may be replaced", phase: responseBody, response: onChunks("upstream", "body x"),
+			answer: answer{lines: []string{`ETag: "1"`, "Content-Digest: sha-256=:x:"}},
+			client: []check{status(200), body("x"), header("ETag", ""), header("Content-Digest", "")}, upstream: reached(),
+		},
+		{
+			name: "etag and digests stay where policies only read chunks", phase: responseBody, response: []string{"{policy: sumA}"}, answer: answer{lines: []string{`ETag: "1"`, "Content-Digest: sha-256=:x:"}},
+			client: []check{status(200), body(upstreamText), header("ETag", `"1"`), header("Content-Digest", "sha-256=:x:")}, upstream: reached(),
+		},
+		{
 			name: "processing_mode streaming", phase: requestBody, request: onChunks("hello", "body x"), processing: "streaming", send: hello,
 			client: []check{status(200)}, upstream: reached(body("x")),
 		},

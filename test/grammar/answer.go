@@ -74,7 +74,10 @@ func describeAnswer(m *extprocv3.ProcessingResponse, kind Kind) string {
 		text += fmt.Sprintf(" %d header changes", n)
 	}
 	if b := commonOf(m).GetBodyMutation(); b != nil {
-		text += fmt.Sprintf(" body of %d", len(b.GetBody()))
+		text += fmt.Sprintf(" body of %d", len(b.GetBody())+len(b.GetStreamedResponse().GetBody()))
+		if b.GetStreamedResponse().GetEndOfStream() {
+			text += " end_of_stream"
+		}
 	}
 	if commonOf(m).GetStatus() != 0 {
 		text += " CONTINUE_AND_REPLACE"
@@ -121,8 +124,14 @@ func (s *Stream) checkContent(m *extprocv3.ProcessingResponse, kind Kind) {
 	if kind.body() && streamed && len(mutation.GetSetHeaders())+len(mutation.GetRemoveHeaders()) > 0 {
 		s.wrong("header changes in the answer to a streamed %s, which Envoy drops", kind)
 	}
-	if body := common.GetBodyMutation(); body != nil {
+	switch body := common.GetBodyMutation(); {
+	case body != nil:
 		s.checkBody(body, mutation, kind, replaces)
+	case kind.body() && d.fullDuplex():
+		s.wrong("an answer to a %s of full duplex without a piece of it", kind)
+	}
+	if kind.headers() && replaces && d.owed() {
+		s.wrong("CONTINUE_AND_REPLACE in full duplex, which throws away what is on its way")
 	}
 	if kind.headers() && replaces {
 		d.ended = true // Envoy sends no more of this direction (processor_state.cc, handleHeaderContinueAndReplace).
@@ -131,7 +140,6 @@ func (s *Stream) checkContent(m *extprocv3.ProcessingResponse, kind Kind) {
 
 func (s *Stream) checkBody(body *extprocv3.BodyMutation, mutation *extprocv3.HeaderMutation, kind Kind, replaces bool) {
 	d := s.direction(kind)
-	duplex := d.mode == filterv3.ProcessingMode_FULL_DUPLEX_STREAMED
 	switch {
 	case kind.headers() && !replaces:
 		s.wrong("a body in the answer to %s, which Envoy takes with CONTINUE_AND_REPLACE only", kind)
@@ -139,8 +147,11 @@ func (s *Stream) checkBody(body *extprocv3.BodyMutation, mutation *extprocv3.Hea
 	case kind.body() && d.mode == filterv3.ProcessingMode_NONE:
 		s.wrong("a change of a body that was not asked for, in the answer to %s", kind)
 		return
-	case (body.GetStreamedResponse() != nil) != duplex:
+	case (body.GetStreamedResponse() != nil) != d.fullDuplex():
 		s.wrong("a body change of the wrong form for the mode %v", d.mode)
+		return
+	case d.fullDuplex() && kind.body():
+		s.piece(kind, body.GetStreamedResponse())
 		return
 	}
 	if whole := d.mode == filterv3.ProcessingMode_BUFFERED && kind.body(); whole && d.length && !body.GetClearBody() {
@@ -215,16 +226,16 @@ func (s *Stream) override(o *filterv3.ProcessingMode, kind Kind) {
 	if o == nil {
 		return
 	}
+	if s.directions[0].fullDuplex() || s.directions[1].fullDuplex() {
+		s.wrong("mode_override in full duplex, which Envoy ignores, or which takes the mode from what is on its way")
+		return
+	}
 	if !kind.headers() {
 		s.wrong("mode_override in the answer to %s, which Envoy ignores", kind)
 		return
 	}
 	for i, mode := range []filterv3.ProcessingMode_BodySendMode{o.GetRequestBodyMode(), o.GetResponseBodyMode()} {
 		d := &s.directions[i]
-		if d.mode == filterv3.ProcessingMode_FULL_DUPLEX_STREAMED && d.mode != mode {
-			s.wrong("mode_override in full duplex, which Envoy ignores")
-			return
-		}
 		d.mode = mode
 	}
 	change := func(to *bool, mode filterv3.ProcessingMode_HeaderSendMode) {

@@ -67,6 +67,7 @@ type direction struct {
 	// bodies is how many messages of the body came. ended: no more message follows.
 	bodies int
 	ended  bool
+	duplex duplex
 }
 
 type pending struct {
@@ -126,16 +127,20 @@ func (s *Stream) Request(m *extprocv3.ProcessingRequest, now time.Time) {
 	}
 	s.messages++
 	d := s.direction(kind)
-	d.pending = append(d.pending, pending{kind, now})
 	d.ended = d.ended || end
+	if !kind.body() || !d.fullDuplex() { // In full duplex, no body message has an answer of its own.
+		d.pending = append(d.pending, pending{kind, now})
+	}
 	switch {
 	case kind.headers():
+		d.duplex.headersEnd = end
 		s.responded = s.responded || kind.response()
 		for _, h := range headersOf(m).GetHeaders().GetHeaders() {
 			d.length = d.length || h.GetKey() == "content-length"
 		}
 	case kind.body():
 		d.bodies++
+		d.duplex.bodyEnd = d.duplex.bodyEnd || end
 	}
 }
 
@@ -172,7 +177,7 @@ func (s *Stream) Answer(m *extprocv3.ProcessingResponse, now time.Time) {
 }
 
 func (s *Stream) immediateResponse(i *extprocv3.ImmediateResponse, now time.Time) {
-	if len(s.directions[0].pending)+len(s.directions[1].pending) == 0 {
+	if len(s.directions[0].pending)+len(s.directions[1].pending) == 0 && !s.directions[0].owed() && !s.directions[1].owed() {
 		s.wrong("an immediate response while no message waits for an answer")
 	}
 	s.late(now)
@@ -190,12 +195,15 @@ func (s *Stream) match(kind Kind, now time.Time) {
 	d := s.direction(kind)
 	s.late(now)
 	switch {
+	case kind.body() && d.fullDuplex():
+		return // Its content is judged.
 	case len(d.pending) > 0 && d.pending[0].kind == kind:
 		if d.answered == nil {
 			d.answered = map[Kind]bool{}
 		}
 		d.answered[kind] = true
 		d.pending = d.pending[1:]
+		d.duplex.given = d.duplex.given || !kind.body() && !kind.headers()
 	case len(d.pending) > 0:
 		s.wrong("%s is answered with the wrong kind, %s", d.pending[0].kind, kind)
 		d.pending = d.pending[1:]
@@ -216,8 +224,8 @@ func (s *Stream) late(now time.Time) {
 func (s *Stream) oldest(now time.Time) (kind Kind, waited time.Duration) {
 	for i := range s.directions {
 		d := &s.directions[i]
-		// Without a timeout: E10 of full duplex.
-		if len(d.pending) == 0 || d.mode == filterv3.ProcessingMode_FULL_DUPLEX_STREAMED && d.pending[0].kind.body() {
+		// Full duplex has no timeout, for no kind of message (processor_state.cc, onStartProcessorCall).
+		if len(d.pending) == 0 || d.fullDuplex() {
 			continue
 		}
 		if w := now.Sub(d.pending[0].since); kind == 0 || w > waited {
@@ -261,6 +269,8 @@ func (s *Stream) ServerEnds(code codes.Code, now time.Time) {
 func (d *direction) unfinished(absent bool) string {
 	whole := d.mode == filterv3.ProcessingMode_BUFFERED || d.mode == filterv3.ProcessingMode_BUFFERED_PARTIAL
 	switch {
+	case d.fullDuplex() && d.owed():
+		return "body" // What comes while the stream is closed would be lost, though nobody asked for it.
 	case d.ended || absent:
 		return ""
 	case d.mode != filterv3.ProcessingMode_NONE && (!whole || d.bodies == 0):

@@ -91,6 +91,10 @@ func inPieces(_ *extprocv3.ProcessingResponse, c *extprocv3.CommonResponse) {
 	c.BodyMutation = &extprocv3.BodyMutation{Mutation: &extprocv3.BodyMutation_StreamedResponse{StreamedResponse: &extprocv3.StreamedBodyResponse{}}}
 }
 
+func lastPiece(_ *extprocv3.ProcessingResponse, c *extprocv3.CommonResponse) {
+	c.BodyMutation = &extprocv3.BodyMutation{Mutation: &extprocv3.BodyMutation_StreamedResponse{StreamedResponse: &extprocv3.StreamedBodyResponse{EndOfStream: true}}}
+}
+
 func andReplace(_ *extprocv3.ProcessingResponse, c *extprocv3.CommonResponse) {
 	c.Status = extprocv3.CommonResponse_CONTINUE_AND_REPLACE
 }
@@ -170,10 +174,16 @@ func TestLegal(t *testing.T) {
 		"the response before the request's end": conversation(toHeaders, give(RequestHeaders, wantChunks, wantResponse, wantBoth), ask(RequestBody, false), ask(ResponseHeaders, true), give(ResponseHeaders), give(RequestBody), ask(RequestBody, true), give(RequestBody), closed(codes.OK)),
 		"more time":                             conversation(toHeaders, answer(&extprocv3.ProcessingResponse{OverrideMessageTimeout: durationpb.New(time.Second)}), passed, closed(codes.OK)),
 		"in time":                               conversation(toHeaders, wait(timeoutOfTest-1), look, passed, closed(codes.OK)),
-		"full duplex has no timeout": conversation(askDuplex, passed, ask(RequestBody, false), wait(time.Hour), look, give(RequestBody, inPieces), ask(RequestBody, true), give(RequestBody, inPieces),
+		"full duplex has no timeout": conversation(askDuplex, passed, ask(RequestBody, false), wait(time.Hour), look, give(RequestBody, inPieces), ask(RequestBody, true), give(RequestBody, lastPiece),
 			closed(codes.OK)),
-		"a body that is not wanted any more": conversation(toHeaders, give(RequestHeaders, wantBodyBack), ask(ResponseHeaders, false), give(ResponseHeaders, noMore), closed(codes.OK)),
-		"what comes after the end":           conversation(toHeaders, immediate(403), closed(codes.OK), ask(RequestBody, true), envoyEnds),
+		"full duplex, all at the end": conversation(askDuplex, ask(RequestBody, false), wait(time.Hour), ask(RequestBody, false), ask(RequestTrailers, true), passed, give(RequestBody, inPieces),
+			give(RequestBody, inPieces), give(RequestTrailers), closed(codes.OK)),
+		"full duplex, the last chunk comes twice":   conversation(askDuplex, passed, ask(RequestBody, true), ask(RequestBody, true), give(RequestBody, lastPiece), closed(codes.OK)),
+		"full duplex, trailers only":                conversation(askDuplex, passed, ask(RequestTrailers, true), give(RequestTrailers), closed(codes.OK)),
+		"full duplex, denied with what is withheld": conversation(askDuplex, ask(RequestBody, false), immediate(403), closed(codes.OK)),
+		"full duplex, denied between two chunks":    conversation(askDuplex, passed, ask(RequestBody, false), give(RequestBody, inPieces), ask(RequestBody, false), immediate(403), closed(codes.OK)),
+		"a body that is not wanted any more":        conversation(toHeaders, give(RequestHeaders, wantBodyBack), ask(ResponseHeaders, false), give(ResponseHeaders, noMore), closed(codes.OK)),
+		"what comes after the end":                  conversation(toHeaders, immediate(403), closed(codes.OK), ask(RequestBody, true), envoyEnds),
 	} {
 		t.Run(name, func(t *testing.T) {
 			if p := play(steps); len(p.stream.Violations()) > 0 {
@@ -236,31 +246,42 @@ func TestIllegal(t *testing.T) {
 		"a timeout with more": {"override_message_timeout together", conversation(toHeaders, give(RequestHeaders, func(m *extprocv3.ProcessingResponse, _ *extprocv3.CommonResponse) {
 			m.OverrideMessageTimeout = durationpb.New(1)
 		}))},
-		"an override in a body's answer":       {"mode_override in the answer to request_body", after(bodies, give(RequestBody, wantBody))},
-		"an override in full duplex":           {"mode_override in full duplex", conversation(askDuplex, withBody)},
-		"a body in a header answer":            {"with CONTINUE_AND_REPLACE only", conversation(toHeaders, give(RequestHeaders, replacing("x")))},
-		"a body nobody asked for":              {"not asked for", conversation(toHeaders, passed, ask(RequestBody, true), give(RequestBody, replacing("x")))},
-		"pieces in place of a whole body":      {"wrong form", after(bodies, give(RequestBody, inPieces))},
-		"pieces in place of a chunk":           {"wrong form", after(chunks, give(RequestBody, inPieces))},
-		"a body in full duplex":                {"wrong form", conversation(askDuplex, passed, ask(RequestBody, true), give(RequestBody, replacing("x")))},
-		"a body without its length":            {"without its content-length", after(bodies, give(RequestBody, replacing("longer than it was")))},
-		"a body with another length":           {"without its content-length", after(bodies, give(RequestBody, replacing("longer than it was"), setting("content-length", "5")))},
-		"headers with a chunk":                 {"header changes in the answer to a streamed", after(chunks, give(RequestBody, setting("x-a", "1")))},
-		"value in place of raw_value":          {"in `value`", conversation(toHeaders, give(RequestHeaders, setting("x-a", ""), first(func(o *corev3.HeaderValueOption) { o.Header.Value = "1" })))},
-		"append_action":                        {"append_action", conversation(toHeaders, give(RequestHeaders, setting("x-a", "1"), first(func(o *corev3.HeaderValueOption) { o.AppendAction = corev3.HeaderValueOption_ADD_IF_ABSENT })))},
-		"a line break":                         {"illegal characters", conversation(toHeaders, give(RequestHeaders, setting("x-a", "1\r\nx-b: 2")))},
-		"host":                                 {`"host" is set`, conversation(toHeaders, give(RequestHeaders, setting("Host", "x")))},
-		"authority":                            {`":authority" is set`, conversation(toHeaders, give(RequestHeaders, setting(":authority", "x")))},
-		"scheme":                               {`":scheme" is set`, conversation(toHeaders, give(RequestHeaders, setting(":scheme", "https")))},
-		"method without CONTINUE_AND_REPLACE":  {`":method" is set`, conversation(toHeaders, give(RequestHeaders, setting(":method", "PUT")))},
-		"a header of Envoy's":                  {`"x-envoy-a" is set`, conversation(toHeaders, give(RequestHeaders, setting("x-envoy-a", "1")))},
-		"status in the request":                {`":status" is set`, conversation(toHeaders, give(RequestHeaders, setting(":status", "200")))},
-		"path in the response":                 {`":path" is set`, conversation(toHeaders, give(RequestHeaders, wantResponse), ask(ResponseHeaders, true), give(ResponseHeaders, setting(":path", "/")))},
-		"host removed":                         {`"host" is removed`, conversation(toHeaders, give(RequestHeaders, removing("host")))},
-		"a pseudo-header removed":              {`":path" is removed`, conversation(toHeaders, give(RequestHeaders, removing(":path")))},
-		"dynamic metadata that Envoy drops":    {`namespace "other"`, conversation(toHeaders, give(RequestHeaders, func(m *extprocv3.ProcessingResponse, _ *extprocv3.CommonResponse) { m.DynamicMetadata = namespace }))},
-		"more headers than Envoy takes":        {"more than Envoy takes", conversation(toHeaders, give(RequestHeaders, many(101)))},
-		"the first chunk answered, not second": {"before request_body was answered", conversation(toHeaders, inChunks, ask(RequestBody, false), ask(RequestBody, true), give(RequestBody), closed(codes.OK))},
+		"an override in a body's answer":           {"mode_override in the answer to request_body", after(bodies, give(RequestBody, wantBody))},
+		"an override in full duplex":               {"mode_override in full duplex", conversation(askDuplex, withBody)},
+		"a body in a header answer":                {"with CONTINUE_AND_REPLACE only", conversation(toHeaders, give(RequestHeaders, replacing("x")))},
+		"a body nobody asked for":                  {"not asked for", conversation(toHeaders, passed, ask(RequestBody, true), give(RequestBody, replacing("x")))},
+		"pieces in place of a whole body":          {"wrong form", after(bodies, give(RequestBody, inPieces))},
+		"pieces in place of a chunk":               {"wrong form", after(chunks, give(RequestBody, inPieces))},
+		"full duplex, closed before the end":       {"before the request's body", conversation(askDuplex, passed, ask(RequestBody, false), give(RequestBody, inPieces), closed(codes.OK))},
+		"full duplex, the end is not given":        {"before the request's body", conversation(askDuplex, passed, ask(RequestBody, true), give(RequestBody, inPieces), closed(codes.OK))},
+		"full duplex, closed before any body":      {"before the request's body", conversation(askDuplex, passed, closed(codes.OK))},
+		"full duplex, two ends":                    {"after its end", conversation(askDuplex, passed, ask(RequestBody, true), give(RequestBody, lastPiece), give(RequestBody, lastPiece))},
+		"full duplex, a piece after the trailers":  {"after its end", conversation(askDuplex, passed, ask(RequestBody, false), ask(RequestTrailers, true), give(RequestTrailers), give(RequestBody, inPieces))},
+		"full duplex, an end before trailers":      {"which has not ended", conversation(askDuplex, passed, ask(RequestBody, false), ask(RequestTrailers, true), give(RequestBody, lastPiece))},
+		"full duplex, a piece before the headers":  {"before its headers", conversation(askDuplex, ask(RequestBody, false), give(RequestBody, inPieces))},
+		"full duplex, a piece of nothing":          {"for which no message came", conversation(askDuplex, passed, give(RequestBody, inPieces))},
+		"full duplex, an answer without a piece":   {"without a piece", conversation(askDuplex, passed, ask(RequestBody, true), give(RequestBody))},
+		"full duplex, CONTINUE_AND_REPLACE":        {"CONTINUE_AND_REPLACE in full duplex", conversation(askDuplex, give(RequestHeaders, andReplace, setting(":method", "PUT")))},
+		"full duplex, trailers before the headers": {"the wrong kind, request_trailers", conversation(askDuplex, ask(RequestTrailers, true), give(RequestTrailers))},
+		"a body in full duplex":                    {"wrong form", conversation(askDuplex, passed, ask(RequestBody, true), give(RequestBody, replacing("x")))},
+		"a body without its length":                {"without its content-length", after(bodies, give(RequestBody, replacing("longer than it was")))},
+		"a body with another length":               {"without its content-length", after(bodies, give(RequestBody, replacing("longer than it was"), setting("content-length", "5")))},
+		"headers with a chunk":                     {"header changes in the answer to a streamed", after(chunks, give(RequestBody, setting("x-a", "1")))},
+		"value in place of raw_value":              {"in `value`", conversation(toHeaders, give(RequestHeaders, setting("x-a", ""), first(func(o *corev3.HeaderValueOption) { o.Header.Value = "1" })))},
+		"append_action":                            {"append_action", conversation(toHeaders, give(RequestHeaders, setting("x-a", "1"), first(func(o *corev3.HeaderValueOption) { o.AppendAction = corev3.HeaderValueOption_ADD_IF_ABSENT })))},
+		"a line break":                             {"illegal characters", conversation(toHeaders, give(RequestHeaders, setting("x-a", "1\r\nx-b: 2")))},
+		"host":                                     {`"host" is set`, conversation(toHeaders, give(RequestHeaders, setting("Host", "x")))},
+		"authority":                                {`":authority" is set`, conversation(toHeaders, give(RequestHeaders, setting(":authority", "x")))},
+		"scheme":                                   {`":scheme" is set`, conversation(toHeaders, give(RequestHeaders, setting(":scheme", "https")))},
+		"method without CONTINUE_AND_REPLACE":      {`":method" is set`, conversation(toHeaders, give(RequestHeaders, setting(":method", "PUT")))},
+		"a header of Envoy's":                      {`"x-envoy-a" is set`, conversation(toHeaders, give(RequestHeaders, setting("x-envoy-a", "1")))},
+		"status in the request":                    {`":status" is set`, conversation(toHeaders, give(RequestHeaders, setting(":status", "200")))},
+		"path in the response":                     {`":path" is set`, conversation(toHeaders, give(RequestHeaders, wantResponse), ask(ResponseHeaders, true), give(ResponseHeaders, setting(":path", "/")))},
+		"host removed":                             {`"host" is removed`, conversation(toHeaders, give(RequestHeaders, removing("host")))},
+		"a pseudo-header removed":                  {`":path" is removed`, conversation(toHeaders, give(RequestHeaders, removing(":path")))},
+		"dynamic metadata that Envoy drops":        {`namespace "other"`, conversation(toHeaders, give(RequestHeaders, func(m *extprocv3.ProcessingResponse, _ *extprocv3.CommonResponse) { m.DynamicMetadata = namespace }))},
+		"more headers than Envoy takes":            {"more than Envoy takes", conversation(toHeaders, give(RequestHeaders, many(101)))},
+		"the first chunk answered, not second":     {"before request_body was answered", conversation(toHeaders, inChunks, ask(RequestBody, false), ask(RequestBody, true), give(RequestBody), closed(codes.OK))},
 	} {
 		t.Run(name, func(t *testing.T) {
 			p := play(tt.steps)

@@ -117,6 +117,7 @@ func stream(t testing.TB, c *Chain, spoil func(i int, call *workerv1.Call), chun
 		}
 		run.Reset()
 		clear(call.Body) // Nothing that lasts may point there.
+		before := carried
 		carried, last = result.Context, result
 		switch {
 		case result.Outcome != workerv1.Result_OUTCOME_CONTINUE && result.Outcome != workerv1.Result_OUTCOME_SKIP_REMAINING:
@@ -125,6 +126,9 @@ func stream(t testing.TB, c *Chain, spoil func(i int, call *workerv1.Call), chun
 			sent = append(sent, string(result.Body))
 		default:
 			sent = append(sent, string(body))
+		}
+		if len(before) > 0 && len(carried) == 0 {
+			t.Fatalf("chunk %d: the context has become empty, which to the kernel is one that was lost", i)
 		}
 		var kept workerv1.Context
 		if err := proto.Unmarshal(carried, &kept); err != nil {

@@ -136,6 +136,10 @@ func (r *Run) encodeContext() bool {
 	}
 	r.encodeStates()
 	size := c.SizeVT()
+	if size == 0 && r.resume {
+		c.Spent = true
+		size = c.SizeVT()
+	}
 	if size > r.settings.Limits.MaxStateSize {
 		return false
 	}

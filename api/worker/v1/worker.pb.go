@@ -1475,8 +1475,10 @@ type Context struct {
 	RequestTrailerMutations  []*Mutation    `protobuf:"bytes,5,rep,name=request_trailer_mutations,json=requestTrailerMutations,proto3" json:"request_trailer_mutations,omitempty"`
 	ResponseTrailerMutations []*Mutation    `protobuf:"bytes,6,rep,name=response_trailer_mutations,json=responseTrailerMutations,proto3" json:"response_trailer_mutations,omitempty"`
 	States                   []*PolicyState `protobuf:"bytes,7,rep,name=states,proto3" json:"states,omitempty"`
-	unknownFields            protoimpl.UnknownFields
-	sizeCache                protoimpl.SizeCache
+	// There is nothing else in it any more. A context that was not empty never becomes so: to the kernel, that is one that was lost.
+	Spent         bool `protobuf:"varint,8,opt,name=spent,proto3" json:"spent,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Context) Reset() {
@@ -1556,6 +1558,13 @@ func (x *Context) GetStates() []*PolicyState {
 		return x.States
 	}
 	return nil
+}
+
+func (x *Context) GetSpent() bool {
+	if x != nil {
+		return x.Spent
+	}
+	return false
 }
 
 // What a policy keeps from call to call of one HTTP request.
@@ -2386,7 +2395,7 @@ const file_worker_v1_worker_proto_rawDesc = "" +
 	"whole_body\x18\f \x01(\bR\twholeBody\x12\x17\n" +
 	"\ano_body\x18\r \x01(\bR\x06noBody\x12\x1a\n" +
 	"\btrailers\x18\x0e \x01(\fR\btrailers\x12\x14\n" +
-	"\x05limit\x18\x0f \x01(\rR\x05limit\"\x9d\x04\n" +
+	"\x05limit\x18\x0f \x01(\rR\x05limit\"\xb3\x04\n" +
 	"\aContext\x12<\n" +
 	"\bidentity\x18\x01 \x01(\v2 .policyengine.worker.v1.IdentityR\bidentity\x129\n" +
 	"\bmetadata\x18\x02 \x03(\v2\x1d.policyengine.worker.v1.EntryR\bmetadata\x12M\n" +
@@ -2394,7 +2403,8 @@ const file_worker_v1_worker_proto_rawDesc = "" +
 	"\x12response_mutations\x18\x04 \x03(\v2 .policyengine.worker.v1.MutationR\x11responseMutations\x12\\\n" +
 	"\x19request_trailer_mutations\x18\x05 \x03(\v2 .policyengine.worker.v1.MutationR\x17requestTrailerMutations\x12^\n" +
 	"\x1aresponse_trailer_mutations\x18\x06 \x03(\v2 .policyengine.worker.v1.MutationR\x18responseTrailerMutations\x12;\n" +
-	"\x06states\x18\a \x03(\v2#.policyengine.worker.v1.PolicyStateR\x06states\"w\n" +
+	"\x06states\x18\a \x03(\v2#.policyengine.worker.v1.PolicyStateR\x06states\x12\x14\n" +
+	"\x05spent\x18\b \x01(\bR\x05spent\"w\n" +
 	"\vPolicyState\x12\x14\n" +
 	"\x05chain\x18\x01 \x01(\rR\x05chain\x12\x16\n" +
 	"\x06policy\x18\x02 \x01(\rR\x06policy\x12\x14\n" +
