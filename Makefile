@@ -90,6 +90,10 @@ image: ## Build the container image policy-engine:latest with Docker or Podman (
 	@[[ -n "$(container_engine)" ]] || { echo "make: there is no container engine that works; install Docker (https://docs.docker.com/engine/install/), or Podman with: sudo apt-get install -y podman" >&2; exit 1; }
 	@$(container_engine) build $(if $(filter podman,$(container_engine)),--format docker) --build-arg VERSION=$(VERSION) $(foreach a,GO_IMAGE BASE_IMAGE GOPROXY GOSUMDB GOFLAGS,$(if $($(a)),--build-arg $(a)=$($(a)))) -t $(or $(IMAGE),policy-engine:latest) .
 
+.PHONY: container-test
+container-test: build ## Build the image and run it under every restriction, with the real Envoy outside, while programs are killed and memory runs out; build/reports/container.json
+	@ENVOY=$$(tools/fetch.sh envoy) && export ENVOY && go build -o build/container-test ./test/container && exec build/container-test
+
 .PHONY: compose
 compose: build-bench ## Start Envoy, the engine and Redis in containers (docker-compose.yaml)
 	@docker compose version >/dev/null 2>&1 || { echo "make: docker compose is missing; install Docker with its compose plugin: https://docs.docker.com/engine/install/" >&2; exit 1; }

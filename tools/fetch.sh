@@ -12,9 +12,9 @@ die() {
   exit 1
 }
 
-# is_envoy PATH: Envoy prints "envoy  version: <commit>/<version>/<state>/<build>/<TLS library>".
+# is_envoy PATH: Envoy prints "envoy  version: <commit>/<version>/<state>/<build>/<TLS library>". All of it is read: grep -q would leave, and Envoy might die of the closed pipe.
 is_envoy() {
-  "$1" --version 2>/dev/null | grep -q "/$envoy_version/"
+  [[ $("$1" --version 2>/dev/null) == *"/$envoy_version/"* ]]
 }
 
 # is_supervisord PATH: 4.2 or newer.
