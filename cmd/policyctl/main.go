@@ -40,6 +40,7 @@ type command struct {
 func commands() []command {
 	return []command{
 		{"validate", "check the configuration files of kernel and workers against each other, and Envoy's", (*program).validate},
+		{"diff", "show what a reload of the kernel's configuration would change", (*program).diff},
 		{"envoy", "print the Envoy configuration that fits the kernel's", (*program).envoy},
 		{"keys", "make API keys and their entries for a key file", (*program).keys},
 		{"token", "sign tokens as the demo's issuer", (*program).token},
@@ -73,6 +74,8 @@ func (p *program) run(args []string) int {
 	switch {
 	case err == nil, errors.Is(err, flag.ErrHelp):
 		return exitOK
+	case errors.Is(err, errDiffers):
+		return exitFailed
 	case errors.As(err, &found):
 		fmt.Fprintln(p.stderr, err)
 		return exitUsage
