@@ -157,6 +157,7 @@ func (d *distributor) good() bool {
 
 // distribute makes the next generation of the configuration, from what the workers offer now, the current one.
 func (d *distributor) distribute(ctx context.Context) (err error) {
+	defer limits.Busy()()
 	known := d.known()
 	defer func() { d.settle(known, err) }()
 	return d.bring(ctx, d.config(), d.registry.Offers(), d.registry.Push, nil)

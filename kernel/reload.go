@@ -13,6 +13,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/policy-engine/policy-engine/config"
+	"github.com/policy-engine/policy-engine/limits"
 	"github.com/policy-engine/policy-engine/telemetry"
 	"github.com/policy-engine/policy-engine/watch"
 )
@@ -146,6 +147,7 @@ func (r *reloader) read(ctx context.Context) ([]byte, error) {
 func (r *reloader) take(ctx context.Context, cause string, content []byte, unreadable error) *Outcome {
 	r.attempt.Lock()
 	defer r.attempt.Unlock()
+	defer limits.Busy()()
 	r.waiting = nil
 	if unreadable != nil {
 		return r.note(ctx, &Outcome{Cause: cause}, nil, unreadable)
@@ -174,6 +176,7 @@ func (r *reloader) again(ctx context.Context) {
 	if cfg == nil {
 		return
 	}
+	defer limits.Busy()()
 	err := r.bring(ctx, cfg, r.distributor.config())
 	if last := r.outcome(); err != nil && ctx.Err() == nil && last != nil && fmt.Sprint(last.Mistakes) == fmt.Sprint(lines(err)) {
 		return

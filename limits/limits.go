@@ -44,7 +44,7 @@ func Apply(log *slog.Logger, assumed int) {
 		log.Info("no memory limit was set", "reason", err.Error())
 	}
 	if _, set := os.LookupEnv("GOMAXPROCS"); !set {
-		runtime.GOMAXPROCS(processors(runtime.GOMAXPROCS(0)))
+		narrow()
 	}
 	if limit := debug.SetMemoryLimit(-1); limit != math.MaxInt64 {
 		log.Info("the container's limits are known", "memory_limit_bytes", limit, "processes", n, "processors", runtime.GOMAXPROCS(0))
@@ -82,6 +82,7 @@ func Trim() {
 	}
 	go func() {
 		defer trimming.Store(false)
+		defer Busy()()
 		debug.FreeOSMemory()
 	}()
 }

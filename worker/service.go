@@ -71,6 +71,7 @@ func (s *service) PushConfig(ctx context.Context, req *workerv1.PushConfigReques
 	if s.core.leaving.Load() || s.core.draining.Load() {
 		return nil, errDraining
 	}
+	defer limits.Busy()()
 	g, problems, err := compile(ctx, s.newCompiler(req), req)
 	switch {
 	case err != nil:
