@@ -21,10 +21,10 @@ const sizeRoutes = `  workers:
 `
 
 // bodyEngine is an engine with the standard policies alone.
-func bodyEngine(t *testing.T, routes string) *harness.Engine {
+func bodyEngine(t *testing.T, routes string, envoy ...string) *harness.Engine {
 	t.Helper()
 	return harness.StartEngine(t, harness.Spec{
-		Kernel:  routes,
+		Kernel: routes, EnvoyArgs: envoy,
 		Workers: []harness.WorkerSpec{{Name: "worker-1", Program: "policy-worker-1", Config: "  name: worker-1\n  socket_path: ${RUN_DIR}/worker-1.sock\n"}},
 	})
 }
@@ -78,7 +78,13 @@ const redactRoutes = `  workers:
 
 func TestRedaction(t *testing.T) {
 	t.Parallel()
-	e := bodyEngine(t, redactRoutes)
+	for _, mode := range streamModes {
+		t.Run(mode.name, func(t *testing.T) { redaction(t, mode.envoy) })
+	}
+}
+
+func redaction(t *testing.T, envoy []string) {
+	e := bodyEngine(t, redactRoutes, envoy...)
 	long := strings.Repeat("x", 100_000)
 	for _, framing := range []string{"X-Framing: length", "Transfer-Encoding: chunked"} {
 		before := e.Upstream.Count()
@@ -199,4 +205,38 @@ func TestTokenQuotas(t *testing.T) {
 		t.Errorf("an answer that nobody was charged for: %v", r)
 	}
 	checkLogs(t, e, []string{"worker-1"})
+}
+
+// TestRedactionBeforeTrailers: what may be the beginning of a match when trailers come goes on before them in full duplex, and is refused where that can't be.
+func TestRedactionBeforeTrailers(t *testing.T) {
+	t.Parallel()
+	for _, mode := range streamModes {
+		t.Run(mode.name, func(t *testing.T) {
+			e := bodyEngine(t, redactRoutes, mode.envoy...)
+			client := newClient(t, "HTTP/2")
+			for body, want := range map[string]string{"a secret": "a *", "a secret, a sec": "a *, a sec", "sk-01": "sk-01", "sk-0123": "*"} {
+				before := e.Upstream.Count()
+				req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://"+e.Listen+"/requests", struct{ io.Reader }{strings.NewReader(body)})
+				if err != nil {
+					t.Fatal(err)
+				}
+				req.Trailer = http.Header{"X-T": {"1"}}
+				resp, err := client.Do(req)
+				if err != nil {
+					t.Fatal(err)
+				}
+				_, _ = io.Copy(io.Discard, resp.Body)
+				_ = resp.Body.Close()
+				if holds := !strings.HasSuffix(body, "secret"); mode.envoy == nil && holds {
+					if resp.StatusCode != http.StatusInternalServerError {
+						t.Errorf("%q passes without what was held back: %s", body, resp.Status)
+					}
+					continue
+				}
+				if up := arrived(t, e, before); resp.StatusCode != http.StatusOK || up.Body != want {
+					t.Errorf("%q: %s, the upstream got %q; want %q", body, resp.Status, up.Body, want)
+				}
+			}
+		})
+	}
 }

@@ -54,11 +54,17 @@ func (u *longUpstream) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	_, _ = io.Copy(w, &blank{size})
 }
 
-func startLong(t *testing.T, untapped bool) (*harness.Engine, *longUpstream) {
+// streamModes are the ways in which Envoy is told to exchange streams with the engine.
+var streamModes = []struct {
+	name  string
+	envoy []string
+}{{"asked for", nil}, {"full duplex", []string{"--full-duplex", "*"}}}
+
+func startLong(t *testing.T, untapped bool, envoy []string) (*harness.Engine, *longUpstream) {
 	t.Helper()
 	u := &longUpstream{next: make(chan struct{})}
 	return harness.StartEngine(t, harness.Spec{
-		Kernel: longStreams, Upstream: u, Untapped: untapped,
+		Kernel: longStreams, Upstream: u, Untapped: untapped, EnvoyArgs: envoy,
 		Workers: []harness.WorkerSpec{testWorker("a", "worker-a", "A"), testWorker("b", "worker-b", "B")},
 	}), u
 }
@@ -66,7 +72,13 @@ func startLong(t *testing.T, untapped bool) (*harness.Engine, *longUpstream) {
 // TestEventsThroughChunks: policies on chunks pass each event on without waiting for the next one.
 func TestEventsThroughChunks(t *testing.T) {
 	t.Parallel()
-	e, upstream := startLong(t, false)
+	for _, mode := range streamModes {
+		t.Run(mode.name, func(t *testing.T) { eventsThroughChunks(t, mode.envoy) })
+	}
+}
+
+func eventsThroughChunks(t *testing.T, envoy []string) {
+	e, upstream := startLong(t, false, envoy)
 	for _, route := range []string{"/watched", "/edited"} {
 		t.Run(route, func(t *testing.T) {
 			req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+e.Listen+route+"/events?events=1", nil)
@@ -121,7 +133,13 @@ func transferSize(t *testing.T) int64 {
 
 // TestLargeTransfers: what passes by in chunks is not kept.
 func TestLargeTransfers(t *testing.T) {
-	e, _ := startLong(t, true)
+	for _, mode := range streamModes {
+		t.Run(mode.name, func(t *testing.T) { largeTransfers(t, mode.envoy) })
+	}
+}
+
+func largeTransfers(t *testing.T, envoy []string) {
+	e, _ := startLong(t, true, envoy)
 	size := transferSize(t)
 	client := newClient(t, "HTTP/1.1")
 	client.Timeout = 0
