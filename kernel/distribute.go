@@ -54,6 +54,9 @@ type distributor struct {
 	problem string
 	// offers counts the changes of the workers' offers, distributed those of them that the last attempt took into account.
 	offers, distributed uint64
+	// pushing is the table that is being distributed; nil if none is. book has what policies claimed before.
+	pushing *pushed
+	book    claimBook
 	// live are the tables that streams use, by generation.
 	live map[uint64]*route.Table
 }
@@ -212,9 +215,13 @@ func (d *distributor) bring(ctx context.Context, cfg *config.Kernel, offers []ro
 	if err != nil {
 		return err
 	}
+	p := &pushed{table: table, chains: chains, told: make(map[string][]*workerv1.Claims)}
+	d.setPushing(p)
+	defer d.setPushing(nil)
 	if err := push(ctx, d.generation, chains); err != nil {
 		return err
 	}
+	d.recall(p)
 	d.use(cfg, table)
 	discovered := 0
 	for _, o := range offers {
@@ -230,6 +237,12 @@ func (d *distributor) bring(ctx context.Context, cfg *config.Kernel, offers []ro
 	d.warnUnsupported(table)
 	limits.Trim()
 	return nil
+}
+
+func (d *distributor) setPushing(p *pushed) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.pushing = p
 }
 
 // use swaps a table in, with all that belongs to its configuration and is not in the table.

@@ -16,6 +16,7 @@ import (
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
 
+	workerv1 "github.com/policy-engine/policy-engine/api/worker/v1"
 	"github.com/policy-engine/policy-engine/config"
 	"github.com/policy-engine/policy-engine/kernel/extproc"
 	"github.com/policy-engine/policy-engine/kernel/listener"
@@ -89,7 +90,10 @@ func build(cfg *config.Kernel, o Options) (*kernel, error) {
 	log := o.Log.Logger
 	k.registry = workers.New(cfg.Workers, workers.Options{
 		KernelID: newKernelID(), Logger: log, Metrics: k.set, Local: o.Local,
-		Lean:       cfg.Server.Transport == config.TransportFast,
+		Lean: cfg.Server.Transport == config.TransportFast,
+		Acknowledged: func(generation uint64, worker string, claims []*workerv1.Claims) {
+			k.distributor.acknowledged(generation, worker, claims)
+		},
 		AfterBatch: func() { k.transport.AfterBatch() },      // Set below, before anything is connected.
 		Changed:    func() { k.distributor.offersChanged() }, // Nothing is connected before both are made.
 	})

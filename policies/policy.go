@@ -69,6 +69,13 @@ type ReadOnlyBodies interface {
 	ReadsBodiesOnly()
 }
 
+// Claimant is implemented by policies that tell the upstream something in headers of the request which a client must not say of itself: who it is, say. When the
+// policy fails, or can't run because its worker is gone, and the operator lets the request go on, these headers are taken away in every spelling (see
+// Request.RemoveSpellings), where that is in the phase of the request's headers. The names are in lower case; those of a policy with given parameters never change.
+type Claimant interface {
+	ClaimedHeaders() []string
+}
+
 // Blocking is implemented by policies whose phase methods may wait (network, disk, locks held long): each of
 // their runs gets a goroutine of its own, and its context is cancelled when the policy's timeout has passed.
 // All others run inline, one after the other, and must return without waiting. A policy that has to wait only

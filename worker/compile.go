@@ -60,8 +60,8 @@ func (c *compiler) chain(ch *workerv1.Chain) {
 		return
 	}
 	list := make([]chain.Policy, 0, len(ch.GetPolicies()))
-	for _, p := range ch.GetPolicies() {
-		if policy, ok := c.policy(ch, p); ok {
+	for i, p := range ch.GetPolicies() {
+		if policy, ok := c.policy(ch, p, i); ok {
 			list = append(list, policy)
 		}
 	}
@@ -73,8 +73,8 @@ func (c *compiler) chain(ch *workerv1.Chain) {
 	c.generation.chains[ch.GetId()] = compiled
 }
 
-// policy makes an instance.
-func (c *compiler) policy(ch *workerv1.Chain, p *workerv1.PolicyInstance) (chain.Policy, bool) {
+// policy makes an instance, of the policy at index of the chain.
+func (c *compiler) policy(ch *workerv1.Chain, p *workerv1.PolicyInstance, index int) (chain.Policy, bool) {
 	name := p.GetName()
 	definition, ok := c.registry.definitions[name]
 	if !ok {
@@ -93,19 +93,22 @@ func (c *compiler) policy(ch *workerv1.Chain, p *workerv1.PolicyInstance) (chain
 		// Not the index in the chain: what a policy keeps has to survive a change of its neighbours. The route's name may have any character, so it is first.
 		instance: fmt.Sprintf("%s/%s/%s/%d", at.route, flow, name, ordinal),
 	}
-	instance, problems := build(definition, e, p.GetParams())
+	instance, claims, problems := build(definition, e, p.GetParams())
 	for _, problem := range problems {
 		c.fail(ch, p.GetPath()+problem.at, problem.text)
 	}
 	if len(problems) > 0 {
 		return chain.Policy{}, false
 	}
+	if p.GetTellClaims() && len(claims) > 0 {
+		c.generation.claims = append(c.generation.claims, &workerv1.Claims{Chain: ch.GetId(), Policy: uint32(index), Names: claims})
+	}
 	if instance, ok := instance.(io.Closer); ok {
 		c.generation.closers = append(c.generation.closers, closer{name, instance})
 	}
 	return chain.Policy{
 		Name: name, Instance: instance, OnFailure: p.GetOnFailure(), Timeout: chain.Microseconds(p.GetTimeoutUs()),
-		Observer: c.observers.of(name, at.route),
+		Observer: c.observers.of(name, at.route), Claims: claims,
 	}, true
 }
 
@@ -128,19 +131,27 @@ type problem struct {
 	text string
 }
 
-// build makes an instance, or tells all that is wrong with its parameters. All code of the policy is called under a guard.
-func build(d policies.Definition, e policies.Env, params []byte) (instance any, problems []problem) {
+// build makes an instance and asks what it claims, or tells all that is wrong with its parameters. All code of the policy is called under a guard.
+func build(d policies.Definition, e policies.Env, params []byte) (instance any, claims []string, problems []problem) {
 	defer func() {
 		if p := recover(); p != nil {
 			e.Logger().Error("build of a policy panicked", "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
-			instance, problems = nil, []problem{{"", fmt.Sprintf("the policy can't be built: it panicked: %v", p)}}
+			instance, claims, problems = nil, nil, []problem{{"", fmt.Sprintf("the policy can't be built: it panicked: %v", p)}}
 		}
 	}()
 	instance, err := d.Build(e, params)
 	if err != nil {
-		return nil, problemsOf(err)
+		return nil, nil, problemsOf(err)
 	}
-	return instance, nil
+	if claimant, ok := instance.(policies.Claimant); ok {
+		for _, name := range claimant.ClaimedHeaders() {
+			if err := policies.CheckHeader(name, ""); err != nil || name != strings.ToLower(name) {
+				return nil, nil, []problem{{"", fmt.Sprintf("the policy claims the header %q; legal are names of headers that policies may set, in lower case", name)}}
+			}
+			claims = append(claims, name)
+		}
+	}
+	return instance, claims, nil
 }
 
 // problemsOf takes errors apart that errors.Join put together.

@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	workerv1 "github.com/policy-engine/policy-engine/api/worker/v1"
 	"github.com/policy-engine/policy-engine/worker/chain"
 )
 
@@ -21,6 +22,8 @@ type generation struct {
 	id     uint64
 	kernel *kernel
 	chains map[uint32]*chain.Chain
+	// claims are told to the kernel with each answer to a push of the generation.
+	claims []*workerv1.Claims
 
 	log     *slog.Logger
 	shared  *sharedValues

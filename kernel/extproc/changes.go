@@ -70,6 +70,16 @@ func (c *changes) add(mutations []*workerv1.Mutation) {
 	}
 }
 
+// replaces reports whether nothing is left of what the client sent as a header: it was set, or removed.
+func (c *changes) replaces(name string) bool {
+	for i := range c.list {
+		if ch := &c.list[i]; ch.kind != appendHeader && string(ch.name) == name {
+			return true
+		}
+	}
+	return false
+}
+
 // headerName is the name of the header that Envoy is to change.
 func headerName(m *workerv1.Mutation) string {
 	switch m.Kind {

@@ -249,6 +249,9 @@ func (m *Machine) Complete(c *route.Call, r *workerv1.Result, err error, now Ins
 		m.context = append(m.context[:0], r.Context...)
 		m.holding = r.Holding
 	}
+	if r.Outcome == workerv1.Result_OUTCOME_SKIP_REMAINING && r.Failure != workerv1.Result_FAILURE_UNSPECIFIED && !m.disclaimFrom(m.segment, int(r.Position)) {
+		return m.refuse(&workerUnavailable, now) // A policy has failed, and the ones after it do not run.
+	}
 	return m.advance(now)
 }
 
@@ -289,10 +292,17 @@ func (m *Machine) failed(f *refusal, now Instant) Effect {
 		p := &m.segment.Policies[i]
 		switch p.OnFailure {
 		case workerv1.OnFailure_ON_FAILURE_CONTINUE:
+			if !m.disclaim(m.segment, p.Index, p.Index) {
+				m.policy = p.Name
+				return m.refuse(f, now)
+			}
 			m.tolerated = f.decision
 		case workerv1.OnFailure_ON_FAILURE_SKIP_REMAINING:
-			m.tolerated = f.decision
 			m.policy = p.Name
+			if !m.disclaimFrom(m.segment, p.Index) {
+				return m.refuse(f, now)
+			}
+			m.tolerated = f.decision
 			m.skipAfter(m.segment, p.Index)
 			return m.advance(now)
 		default:

@@ -2,6 +2,7 @@ package extproc
 
 import (
 	"fmt"
+	"strconv"
 	"strings"
 
 	extprocv3 "github.com/envoyproxy/go-control-plane/envoy/service/ext_proc/v3"
@@ -62,7 +63,7 @@ func showCall(e Effect) string {
 		s += " request_headers:" + showMap(c.RequestHeaders)
 	}
 	if len(c.Context) > 0 {
-		s += fmt.Sprintf(" context=%s", c.Context)
+		s += " context=" + strings.Trim(strconv.Quote(string(c.Context)), `"`)
 	}
 	if c.WantContext {
 		s += " want_context"

@@ -2,6 +2,7 @@ package extproc
 
 import (
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
 
@@ -29,6 +30,8 @@ type world struct {
 	kernel    config.Kernel
 	workers   []*worker
 	noTable   bool
+	claims    map[string][]*workerv1.Claims // by worker; untold is one that has not told them
+	untold    string
 	bodies    *Budget
 	store     *route.Store
 	retired   int
@@ -42,7 +45,7 @@ type world struct {
 }
 
 func newWorld() *world {
-	return &world{kernel: config.Kernel{UnknownRoute: config.UnknownRouteDeny}, bodies: NewBudget(2 * maxTestBody)}
+	return &world{kernel: config.Kernel{UnknownRoute: config.UnknownRouteDeny}, bodies: NewBudget(2 * maxTestBody), claims: make(map[string][]*workerv1.Claims)}
 }
 
 func (w *world) setUp(line []string) error {
@@ -78,6 +81,12 @@ func (w *world) setUp(line []string) error {
 			}
 		}
 		w.kernel.Routes = append(w.kernel.Routes, r)
+	case "untold":
+		w.untold = line[1]
+	case "claims": // WORKER CHAIN POLICY NAMES
+		chain, _ := strconv.ParseUint(line[2], 10, 32)
+		policy, _ := strconv.ParseUint(line[3], 10, 32)
+		w.claims[line[1]] = append(w.claims[line[1]], &workerv1.Claims{Chain: uint32(chain), Policy: uint32(policy), Names: line[4:]})
 	case "unknown_route":
 		w.kernel.UnknownRoute = config.UnknownRoute(line[1])
 	case "no_table":
@@ -134,6 +143,11 @@ func (w *world) settings(t interface{ Fatal(...any) }) *Settings {
 		table, _, err := route.Compile(7, &w.kernel, offers)
 		if err != nil {
 			t.Fatal(err)
+		}
+		for _, wk := range w.workers {
+			if wk.name != w.untold {
+				table.Tell(wk.name, w.claims[wk.name])
+			}
 		}
 		w.store.Swap(table)
 	}

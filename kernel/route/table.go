@@ -14,7 +14,8 @@ type Table struct {
 	budget     time.Duration
 	terms      Terms
 	byName     index
-	all        []Route // one after the other, so that no pointer has to be read to find one
+	claims     map[string]*Claims // of each worker
+	all        []Route            // one after the other, so that no pointer has to be read to find one
 	routes     []*Route
 
 	// users is the number of streams that hold the table, plus one while it is the store's current one.

@@ -31,6 +31,8 @@ type Options struct {
 	Local map[string]Local
 	// AfterBatch is called when calls were completed together. It may be nil.
 	AfterBatch func()
+	// Acknowledged is called with what the policies of a worker claim, before a replica's acknowledgement of a generation counts. It may be nil.
+	Acknowledged func(generation uint64, worker string, claims []*workerv1.Claims)
 	// Changed is called when Offers has changed. It must not block.
 	Changed func()
 }
@@ -40,7 +42,9 @@ type Registry struct {
 	kernelID uint64
 	log      *zap.Logger
 	changed  func()
-	lean     bool
+	// acknowledged is never nil.
+	acknowledged func(generation uint64, worker string, claims []*workerv1.Claims)
+	lean         bool
 	// afterBatch is never nil.
 	afterBatch func()
 	throttle   *telemetry.Throttle
@@ -69,6 +73,9 @@ func New(refs []config.WorkerRef, o Options) *Registry {
 		kernelID: o.KernelID, log: o.Logger, changed: o.Changed, lean: o.Lean, afterBatch: o.AfterBatch, throttle: telemetry.NewThrottle(time.Minute, time.Now),
 		metrics: o.Metrics, local: o.Local, members: make(map[*Worker]context.CancelFunc), stages: make(map[*Stage]bool),
 		live: make(map[uint64]*distribution), news: make(chan struct{}),
+	}
+	if reg.acknowledged = o.Acknowledged; reg.acknowledged == nil {
+		reg.acknowledged = func(uint64, string, []*workerv1.Claims) {}
 	}
 	if reg.afterBatch == nil {
 		reg.afterBatch = func() {}

@@ -258,6 +258,9 @@ func (s *session) catchUp(ctx context.Context, reg *Registry) error {
 			if err != nil {
 				return fmt.Errorf("push the configuration to %q: %w", s.replica.path, err)
 			}
+			if len(resp.Errors) == 0 {
+				reg.acknowledged(push.Generation, s.replica.worker.name, resp.Claims)
+			}
 			reg.pushed(s, push.Generation, resp.Errors)
 		case retire != 0:
 			retireCtx, cancel := context.WithTimeout(ctx, discoverTimeout)

@@ -103,6 +103,14 @@ func build(env policies.Env, params Params) (*Policy, error) {
 	}, nil
 }
 
+// ClaimedHeaders implements policies.Claimant.
+func (p *Policy) ClaimedHeaders() []string {
+	if p.identityHeader == "" {
+		return nil
+	}
+	return []string{p.identityHeader}
+}
+
 // OnRequestHeaders finds the key and says who the client is.
 func (p *Policy) OnRequestHeaders(_ context.Context, r *policies.Request) (policies.Verdict, error) {
 	// First of all, and whatever follows: only this engine tells the upstream who the client is.

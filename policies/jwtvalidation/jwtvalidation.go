@@ -134,6 +134,9 @@ func resolve(env policies.Env, names []string) ([]policies.Issuer, error) {
 	return issuers, errors.Join(errs...)
 }
 
+// ClaimedHeaders implements policies.Claimant.
+func (p *Policy) ClaimedHeaders() []string { return p.targets }
+
 // OnRequestHeaders finds the token and says who the client is.
 func (p *Policy) OnRequestHeaders(_ context.Context, r *policies.Request) (policies.Verdict, error) {
 	// First of all, and whatever follows: only this engine tells the upstream who the client is.

@@ -80,6 +80,15 @@ func build(_ policies.Env, params Params) (*Policy, error) {
 	return p, nil
 }
 
+// ClaimedHeaders implements policies.Claimant: what is set or removed here is not for clients to say.
+func (p *Policy) ClaimedHeaders() []string {
+	names := slices.Clone(p.remove)
+	for i := range p.set {
+		names = append(names, p.set[i].Name)
+	}
+	return names
+}
+
 // OnRequestHeaders changes the request that the upstream gets.
 func (p *Policy) OnRequestHeaders(_ context.Context, r *policies.Request) (policies.Verdict, error) {
 	for _, header := range p.remove {

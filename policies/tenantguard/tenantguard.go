@@ -88,6 +88,14 @@ func build(env policies.Env, params Params) (*Policy, error) {
 	}, nil
 }
 
+// ClaimedHeaders implements policies.Claimant.
+func (p *Policy) ClaimedHeaders() []string {
+	if p.tenantHeader == "" {
+		return nil
+	}
+	return []string{p.tenantHeader}
+}
+
 // OnRequestHeaders compares the request's tenant with those of the identity.
 func (p *Policy) OnRequestHeaders(_ context.Context, r *policies.Request) (policies.Verdict, error) {
 	tenant, refusal := p.decide(r)

@@ -189,7 +189,7 @@ func TestChunks(t *testing.T) {
 		{"and the policy is not asked again", []Policy{{Instance: failOn("b", upper), OnFailure: onCont}}, in, "ab|cd||ef", "CONTINUE"},
 		{"nor on a whole flow that goes on", []Policy{{Instance: failOn("b", upper), OnFailure: onCont}, {Instance: chunkFunc(numbering)}}, in, "ab|cd||ef#6", "CONTINUE"},
 		{"a failure that denies", []Policy{{Instance: failOn("c", holding(2)), OnFailure: onDeny}}, in, "", "FAILED POLICY_ERROR p0/error"},
-		{"a failure that skips", []Policy{{Instance: failOn("b", upper), OnFailure: onSkip}, {Instance: holding(9)}}, []string{"ab"}, "ab", "SKIP_REMAINING p0/error"},
+		{"a failure that skips", []Policy{{Instance: failOn("b", upper), OnFailure: onSkip}, {Instance: holding(9)}}, []string{"ab"}, "ab", "SKIP_REMAINING POLICY_ERROR p0/error"},
 		{"skip lets go what later ones hold back", []Policy{{Instance: decide(policies.SkipRemaining("x"), "c")}, {Instance: holding(9)}}, []string{"ab", "cd"}, "|abcd", "SKIP_REMAINING p0/x"},
 		{"denied", []Policy{{Instance: upper}, {Instance: decide(policies.Deny(403, "x"), "C")}}, in, "AB", `IMMEDIATE p1/x 403 content-type=application/json {"error":"Forbidden","code":"X"}`},
 		{"a policy that only reads", []Policy{{Instance: readingChunk{upper}, OnFailure: onCont}}, in, "ab|cd||ef", "CONTINUE"},

@@ -242,7 +242,7 @@ func TestChain(t *testing.T) {
 		{"skip", []Policy{before, {Instance: give(policies.SkipRemaining("fine"))}, {Instance: requestFunc(panicking)}}, "SKIP_REMAINING p1/fine" + kept, "skip_remaining", ""},
 		{"error, deny", []Policy{before, {Instance: mess(failing), OnFailure: deny}, {Instance: requestFunc(look)}}, "FAILED POLICY_ERROR p1/error subject=alice", "error", "error: no"},
 		{"error, continue", []Policy{before, {Instance: mess(failing), OnFailure: cont}, {Instance: requestFunc(look)}}, seen, "error", "error: no"},
-		{"error, skip", []Policy{before, {Instance: mess(failing), OnFailure: skip}, {Instance: requestFunc(look)}}, "SKIP_REMAINING p1/error" + kept, "error", "error: no"},
+		{"error, skip", []Policy{before, {Instance: mess(failing), OnFailure: skip}, {Instance: requestFunc(look)}}, "SKIP_REMAINING POLICY_ERROR p1/error" + kept, "error", "error: no"},
 		{"panic, deny", []Policy{before, {Instance: mess(panicking), OnFailure: deny}}, "FAILED POLICY_PANIC p1/panic subject=alice", "panic", "panic: panic: oh"},
 		{"panic, continue", []Policy{before, {Instance: mess(panicking), OnFailure: cont}, {Instance: requestFunc(look)}}, seen, "panic", "panic: panic: oh"},
 		{"panic of a blocking policy", []Policy{before, {Instance: blockingFunc{mess(panicking)}, OnFailure: cont}, {Instance: requestFunc(look)}}, seen, "panic", "panic: panic: oh"},
@@ -353,5 +353,40 @@ func TestCompileRefuses(t *testing.T) {
 	}
 	if _, err := Compile("r", false, []Policy{good}); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestClaimsOfFailedPolicies: what only a policy may say is not said by the client when the request goes on without the policy, even if it failed before it did anything.
+func TestClaimsOfFailedPolicies(t *testing.T) {
+	failing := requestFunc(func(context.Context, *policies.Request) (policies.Verdict, error) { panic("at once") })
+	tests := []struct {
+		name      string
+		onFailure workerv1.OnFailure
+		late      bool
+		want      string
+	}{
+		{"continue", workerv1.OnFailure_ON_FAILURE_CONTINUE, false, "CONTINUE REMOVE_HEADER(x_user-id=) REMOVE_HEADER(x-user-id=)"},
+		{"skip", workerv1.OnFailure_ON_FAILURE_SKIP_REMAINING, false, "SKIP_REMAINING POLICY_PANIC p0/panic REMOVE_HEADER(x_user-id=) REMOVE_HEADER(x-user-id=) REMOVE_HEADER(x-tenant=)"},
+		{"deny", workerv1.OnFailure_ON_FAILURE_DENY, false, "FAILED POLICY_PANIC p0/panic"},
+		{"no time left to begin", workerv1.OnFailure_ON_FAILURE_CONTINUE, true, "CONTINUE REMOVE_HEADER(x_user-id=) REMOVE_HEADER(x-user-id=)"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			cont := workerv1.OnFailure_ON_FAILURE_CONTINUE
+			c := mustCompile(t, false,
+				Policy{Instance: failing, OnFailure: tt.onFailure, Claims: []string{"x-user-id"}},
+				Policy{Instance: give(policies.Continue()), OnFailure: cont, Claims: []string{"x-tenant"}})
+			call := requestCall()
+			call.Headers = headerMap(":method", "GET", ":path", "/", "x_user-id", "mallory", "x-user-id", "mallory", "x-tenant", "mallory", "x-other", "1")
+			want := tt.want
+			if tt.late {
+				call.TimeoutUs = 1
+				want += " REMOVE_HEADER(x-tenant=)" // The second policy has no time left either.
+			}
+			r := NewRun(testSettings())
+			if got := show(execute(t, r, c, call)); got != want {
+				t.Errorf("got %q, want %q", got, want)
+			}
+		})
 	}
 }

@@ -272,12 +272,27 @@ func (r *Run) fail(s *step, cause Cause, err error, elapsed time.Duration, onFai
 	}
 	switch {
 	case undone == nil && onFailure == workerv1.OnFailure_ON_FAILURE_CONTINUE:
+		r.disclaim(s)
 	case undone == nil && onFailure == workerv1.OnFailure_ON_FAILURE_SKIP_REMAINING:
-		r.end(outcome{result: workerv1.Result_OUTCOME_SKIP_REMAINING, policy: s.policy, reason: cause.String(), position: s.index + 1})
+		r.disclaim(s)
+		for i := r.next; i < len(r.steps); i++ {
+			r.disclaim(&r.steps[i])
+		}
+		r.end(outcome{result: workerv1.Result_OUTCOME_SKIP_REMAINING, policy: s.policy, reason: cause.String(), failure: cause.failure(), position: s.index + 1})
 	default:
 		r.end(outcome{result: workerv1.Result_OUTCOME_FAILED, policy: s.policy, reason: cause.String(), failure: cause.failure(), position: s.index + 1})
 	}
 	if r.settings.Poison {
 		r.x.Poison()
+	}
+}
+
+// disclaim takes away what a client may not claim of itself, of a policy that the request goes on without.
+func (r *Run) disclaim(s *step) {
+	if r.phase != workerv1.Phase_PHASE_REQUEST_HEADERS {
+		return // The headers have passed.
+	}
+	for _, name := range s.claims {
+		r.x.Request().RemoveSpellings(name)
 	}
 }

@@ -129,7 +129,7 @@ func TestAbandoned(t *testing.T) {
 				want := map[workerv1.OnFailure]string{
 					0: "FAILED POLICY_TIMEOUT p1/timeout subject=alice",
 					1: "IMMEDIATE p3/looked 200 a=before path=/orders?page=2 id=r-1 who=alice first=before second=changed subject=alice",
-					2: "SKIP_REMAINING p1/timeout SET_HEADER(x-a=before) subject=alice",
+					2: "SKIP_REMAINING POLICY_TIMEOUT p1/timeout SET_HEADER(x-a=before) subject=alice",
 				}[onFailure]
 				if got := show(run.Result()); got != want {
 					t.Errorf("got  %s\nwant %s", got, want)

@@ -863,6 +863,8 @@ type PolicyInstance struct {
 	OnFailure OnFailure `protobuf:"varint,3,opt,name=on_failure,json=onFailure,proto3,enum=policyengine.worker.v1.OnFailure" json:"on_failure,omitempty"`
 	// Longest run of one phase method, in microseconds; 0 means no limit but the call's.
 	TimeoutUs uint64 `protobuf:"varint,4,opt,name=timeout_us,json=timeoutUs,proto3" json:"timeout_us,omitempty"`
+	// Whether a request may go on without the policy, by its own on_failure or that of one before it: then the answer to the push tells what it claims.
+	TellClaims bool `protobuf:"varint,6,opt,name=tell_claims,json=tellClaims,proto3" json:"tell_claims,omitempty"`
 	// Where the policy stands in the kernel's configuration, such as
 	// policy_kernel.route_policies[0].request_flow.policy_chain[1]; used in errors and as the
 	// identity of state that outlives a generation (together with name and route).
@@ -929,6 +931,13 @@ func (x *PolicyInstance) GetTimeoutUs() uint64 {
 	return 0
 }
 
+func (x *PolicyInstance) GetTellClaims() bool {
+	if x != nil {
+		return x.TellClaims
+	}
+	return false
+}
+
 func (x *PolicyInstance) GetPath() string {
 	if x != nil {
 		return x.Path
@@ -940,8 +949,7 @@ type PushConfigResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Empty when the generation was accepted.
 	Errors []*ConfigError `protobuf:"bytes,1,rep,name=errors,proto3" json:"errors,omitempty"`
-	// What the policies take away of a client's claims about itself, of those whose on_failure lets a request go on without them. A kernel that lets one go on
-	// takes it away itself.
+	// What the policies with tell_claims take away of a client's claims about itself. A kernel that lets a request go on without one takes it away itself.
 	Claims        []*Claims `protobuf:"bytes,2,rep,name=claims,proto3" json:"claims,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1980,7 +1988,7 @@ type Result struct {
 	Reason string `protobuf:"bytes,8,opt,name=reason,proto3" json:"reason,omitempty"`
 	// The subject of the identity after this call, for dynamic metadata.
 	Subject string `protobuf:"bytes,9,opt,name=subject,proto3" json:"subject,omitempty"`
-	// With FAILED.
+	// With FAILED; with SKIP_REMAINING, if it is by a policy's on_failure.
 	Failure Result_Failure `protobuf:"varint,10,opt,name=failure,proto3,enum=policyengine.worker.v1.Result_Failure" json:"failure,omitempty"`
 	// With CONTINUE and SKIP_REMAINING in a body phase, if body_replaced: what takes the place of Call.body.
 	Body         []byte `protobuf:"bytes,11,opt,name=body,proto3" json:"body,omitempty"`
@@ -2345,14 +2353,16 @@ const file_worker_v1_worker_proto_rawDesc = "" +
 	"\n" +
 	"route_name\x18\x02 \x01(\tR\trouteName\x12#\n" +
 	"\rresponse_flow\x18\x03 \x01(\bR\fresponseFlow\x12B\n" +
-	"\bpolicies\x18\x04 \x03(\v2&.policyengine.worker.v1.PolicyInstanceR\bpolicies\"\xb1\x01\n" +
+	"\bpolicies\x18\x04 \x03(\v2&.policyengine.worker.v1.PolicyInstanceR\bpolicies\"\xd2\x01\n" +
 	"\x0ePolicyInstance\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06params\x18\x02 \x01(\fR\x06params\x12@\n" +
 	"\n" +
 	"on_failure\x18\x03 \x01(\x0e2!.policyengine.worker.v1.OnFailureR\tonFailure\x12\x1d\n" +
 	"\n" +
-	"timeout_us\x18\x04 \x01(\x04R\ttimeoutUs\x12\x12\n" +
+	"timeout_us\x18\x04 \x01(\x04R\ttimeoutUs\x12\x1f\n" +
+	"\vtell_claims\x18\x06 \x01(\bR\n" +
+	"tellClaims\x12\x12\n" +
 	"\x04path\x18\x05 \x01(\tR\x04path\"\x89\x01\n" +
 	"\x12PushConfigResponse\x12;\n" +
 	"\x06errors\x18\x01 \x03(\v2#.policyengine.worker.v1.ConfigErrorR\x06errors\x126\n" +
