@@ -48,6 +48,11 @@ faults: ## Break the engine in every way that operators meet, under load; print 
 	@ENVOY=$$(tools/fetch.sh envoy) && export ENVOY && go build -o build/faults ./test/faults && \
 		exec build/faults -report build/reports/faults.json $(if $(RATE),-rate $(RATE)) $(if $(STAGES),-stages $(STAGES)) -only '$(ONLY)' $(if $(TRANSPORT),-transport $(TRANSPORT))
 
+.PHONY: soak
+soak: ## Keep the engine under load with reloads and restarts, and look for leaks: DURATION=10m RATE=500 MEMORY=150 (MiB, of all processes); writes build/reports/soak.json and a page
+	@ENVOY=$$(tools/fetch.sh envoy) && export ENVOY && go build -o build/soak ./test/soak && \
+		exec build/soak -report build/reports/soak.json $(if $(DURATION),-duration $(DURATION)) $(if $(RATE),-rate $(RATE)) $(if $(MEMORY),-memory $(MEMORY)) $(if $(TRANSPORT),-transport $(TRANSPORT))
+
 .PHONY: large
 large: ## Send and get 1 GiB (MIB=1024) through policies that read, and that edit, streams; prints the memory of kernel and workers over time
 	@ENVOY=$$(tools/fetch.sh envoy) && export ENVOY && POLICY_ENGINE_TRANSFER_MIB=$(or $(MIB),1024) go test ./test/e2e -run '^TestLargeTransfers$$' -count 1 -timeout 30m -v

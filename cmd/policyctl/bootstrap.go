@@ -138,8 +138,9 @@ func (b *bootstrap) engineCluster() *clusterv3.Cluster {
 	c := newCluster(engineCluster, b.engine, max(minCapacity, 16*streams))
 	c.TypedExtensionProtocolOptions = http2To(&corev3.Http2ProtocolOptions{
 		MaxConcurrentStreams: wrapperspb.UInt32(max(minCapacity, streams)),
+		// A connection on which nobody is left to answer refuses all requests until Envoy finds out: after 10 s at most.
 		ConnectionKeepalive: &corev3.KeepaliveSettings{
-			Interval: durationpb.New(30 * time.Second), Timeout: durationpb.New(5 * time.Second),
+			Interval: durationpb.New(5 * time.Second), Timeout: durationpb.New(5 * time.Second),
 		},
 	})
 	if b.kernel.Server.TLS.CertFile != "" {

@@ -3,7 +3,6 @@ package main
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -72,24 +71,11 @@ func (x *exercise) heal(by func() error) error {
 // served waits until valid requests pass, and ends an outage.
 func (x *exercise) served() error {
 	from := cmpTime(x.healed, x.began)
-	err := stage.Within(recovery, func() error {
-		now := time.Now()
-		since := now.Add(-steady)
-		if since.Before(from) {
-			return errors.New("it is too early to say")
-		}
-		if passed, failed := x.Ledger.Recent(since); failed > 0 || passed == 0 {
-			return fmt.Errorf("of the valid requests of the last %v, %d passed and %d failed", steady, passed, failed)
-		}
-		if !x.excused.From.IsZero() && x.excused.To.IsZero() {
-			x.excused.To = since
-		}
-		return nil
-	})
-	if err != nil {
-		return fmt.Errorf("valid requests do not pass again: %w", err)
+	since, err := x.Passing(recovery, steady, from)
+	if err == nil && !x.excused.From.IsZero() && x.excused.To.IsZero() {
+		x.excused.To = since
 	}
-	return nil
+	return err
 }
 
 func cmpTime(a, b time.Time) time.Time {

@@ -19,7 +19,7 @@ type fault struct {
 
 // faults is the table.
 var faults = []fault{
-	{name: "worker killed", brief: []string{single}, play: func(x *exercise) error { return x.ends(syscall.SIGKILL, stage.Worker1) }},
+	{name: "worker killed", brief: []string{pair, single}, play: func(x *exercise) error { return x.ends(syscall.SIGKILL, stage.Worker1) }},
 	{name: "worker terminated", brief: []string{single}, play: func(x *exercise) error { return x.ends(syscall.SIGTERM, stage.Worker1) }},
 	{name: "all workers killed", on: []string{pair}, play: func(x *exercise) error { return x.ends(syscall.SIGKILL, x.workers()...) }},
 	{name: "worker hung", brief: []string{single}, play: func(x *exercise) error { return x.hangs(stage.Worker1) }},
@@ -52,6 +52,15 @@ var faults = []fault{
 	{name: "key sets are garbage", play: func(x *exercise) error { return x.badIssuer(nonsense) }},
 	{name: "kernel started with half a configuration", play: func(x *exercise) error { return x.badStart(half) }},
 	{name: "kernel started without a configuration", on: []string{single}, play: func(x *exercise) error { return x.badStart(remove) }},
+
+	{name: "half a configuration", brief: []string{pair}, play: func(x *exercise) error { return x.badReload(half) }},
+	{name: "an empty configuration", on: []string{pair}, play: func(x *exercise) error { return x.badReload(empty) }},
+	{name: "a binary configuration", on: []string{pair}, play: func(x *exercise) error { return x.badReload(binary) }},
+	{name: "the configuration removed", on: []string{single}, play: func(x *exercise) error { return x.badReload(remove) }},
+	{name: "a configuration with an unknown policy", on: []string{pair}, play: func(x *exercise) error { return x.badReload(edit("policy: proof}", "policy: prof}")) }},
+	{name: "a configuration with a wrong parameter", on: []string{single}, play: func(x *exercise) error { return x.badReload(edit("key_store: clients", "key_store: nobody")) }},
+	{name: "a storm of reloads", brief: []string{single}, play: reloadStorm},
+	{name: "a reload while a worker is away", play: reloadWhileWorkersEnd},
 
 	{name: "logs can't be written", brief: []string{single}, play: fullDisk},
 	{name: "nobody reads the logs", play: deafReader},

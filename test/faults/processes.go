@@ -1,7 +1,6 @@
 package main
 
 import (
-	"fmt"
 	"syscall"
 	"time"
 
@@ -31,21 +30,7 @@ func (x *exercise) ends(signal syscall.Signal, names ...string) error {
 
 // restart is ends as a part of a fault.
 func (x *exercise) restart(signal syscall.Signal, names ...string) error {
-	before := x.PIDs()
-	for _, name := range names {
-		if err := x.Signal(name, signal); err != nil {
-			return err
-		}
-	}
-	return stage.Within(recovery, func() error {
-		now := x.PIDs()
-		for _, name := range names {
-			if now[name] == 0 || now[name] == before[name] {
-				return fmt.Errorf("%s was not started again", name)
-			}
-		}
-		return nil
-	})
+	return x.Restart(recovery, signal, names...)
 }
 
 // hangs stops processes for a time.

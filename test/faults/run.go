@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -82,21 +81,11 @@ func (r *played) settle() error {
 		return err
 	}
 	r.counted = r.stage.Ledger.Next()
-	if err := r.ended(r.counted); err != nil {
+	if err := r.stage.Ended(2*patience, r.counted); err != nil {
 		return err
 	}
 	r.stage.Ledger.Forget(r.counted)
 	return nil
-}
-
-// ended waits until all requests before that one have ended.
-func (r *played) ended(before uint64) error {
-	return stage.Within(2*patience, func() error {
-		if !r.stage.Ledger.Ended(before) {
-			return errors.New("requests are under way that should have ended")
-		}
-		return nil
-	})
 }
 
 func (r *played) close() {
@@ -125,7 +114,7 @@ func (r *played) play(f *fault) *outcome {
 	x.hold(300 * time.Millisecond)
 	end := r.stage.Ledger.Next()
 	o.Rate = float64(end-first) / time.Since(start).Seconds()
-	problem(r.ended(end))
+	problem(r.stage.Ended(2*patience, end))
 	if x.excused.To.IsZero() {
 		x.excused.To = time.Now()
 	}

@@ -104,6 +104,10 @@ var ImportRules = []Rule{
 		Reason: "it is a worker program with policies made for tests, as cmd/policy-worker-1 is one with the standard policies",
 	},
 	{Room: "test/proof", Reason: "worker and checker agree on it, and on nothing else"},
+	{
+		Room: "test/soak", May: []string{"test/...", "loadtest/chart"},
+		Reason: "it drives the programs as processes, and draws what it measured as the load test does",
+	},
 	{Room: "test/process", Reason: "it starts any program, so it knows none"},
 	{
 		Room: "test/...", May: []string{"test/...", "config", "api/...", "fastpath/..."},

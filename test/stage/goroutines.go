@@ -12,15 +12,14 @@ import (
 	"github.com/policy-engine/policy-engine/test/process"
 )
 
-// workerGoroutines is how many goroutines a replica has, by its profile; the first replica is 0.
-func (s *Stage) workerGoroutines(replica int) (int, error) {
-	url := fmt.Sprintf("http://%s/workers/%s/debug/pprof/goroutine?replica=%d", s.Admin(0), workerName, replica)
+// goroutines is how many a process has, by its profile.
+func goroutines(url string) (int, error) {
 	status, body, err := process.Get(url)
 	if err == nil && status != http.StatusOK {
 		err = fmt.Errorf("status %d, %.300s", status, body)
 	}
 	if err != nil {
-		return 0, fmt.Errorf("read a worker's goroutines: %w", err)
+		return 0, fmt.Errorf("read the goroutines: %w", err)
 	}
 	return countSamples([]byte(body))
 }

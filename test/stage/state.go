@@ -2,6 +2,7 @@ package stage
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"os"
@@ -144,6 +145,52 @@ func (s *Stage) Signal(name string, signal syscall.Signal) error {
 	return nil
 }
 
+// Restart ends processes by a signal and waits until supervisord has started them again.
+func (s *Stage) Restart(timeout time.Duration, signal syscall.Signal, names ...string) error {
+	before := s.PIDs()
+	for _, name := range names {
+		if err := s.Signal(name, signal); err != nil {
+			return err
+		}
+	}
+	return Within(timeout, func() error {
+		now := s.PIDs()
+		for _, name := range names {
+			if now[name] == 0 || now[name] == before[name] {
+				return fmt.Errorf("%s was not started again", name)
+			}
+		}
+		return nil
+	})
+}
+
+// Passing waits until, at a time after from, valid requests have passed for a while, and none has failed. It returns when that began.
+func (s *Stage) Passing(timeout, while time.Duration, from time.Time) (since time.Time, err error) {
+	err = Within(timeout, func() error {
+		if since = time.Now().Add(-while); since.Before(from) {
+			return errors.New("it is too early to say")
+		}
+		if passed, failed := s.Ledger.Recent(since); failed > 0 || passed == 0 {
+			return fmt.Errorf("of the valid requests of the last %v, %d passed and %d failed", while, passed, failed)
+		}
+		return nil
+	})
+	if err != nil {
+		return since, fmt.Errorf("valid requests do not pass: %w", err)
+	}
+	return since, nil
+}
+
+// Ended waits until all requests before that one have ended.
+func (s *Stage) Ended(timeout time.Duration, before uint64) error {
+	return Within(timeout, func() error {
+		if !s.Ledger.Ended(before) {
+			return errors.New("requests are under way that should have ended")
+		}
+		return nil
+	})
+}
+
 // SignalSupervisor sends a signal to supervisord, who reads the logs.
 func (s *Stage) SignalSupervisor(signal syscall.Signal) error { return s.supervisor.Signal(signal) }
 
@@ -179,24 +226,22 @@ func (s *Stage) Usages() (map[string]Usage, error) {
 		}
 		all[name] = Usage{RSS: used.RSS, Descriptors: len(descriptors)}
 	}
-	for i := range s.ports.kernels {
-		m, err := s.Scrape(i)
-		if err != nil {
-			return nil, err
-		}
-		name := [...]string{Kernel, Kernel2}[i]
-		u := all[name]
-		u.Goroutines = int(m["go_goroutines"])
-		all[name] = u
+	profiles := map[string]string{Worker1: s.Admin(0) + "/workers/" + workerName + "/debug/pprof/goroutine?replica=0"}
+	if s.spec.Replicas > 1 {
+		profiles[Worker2] = s.Admin(0) + "/workers/" + workerName + "/debug/pprof/goroutine?replica=1"
 	}
-	for i := range s.spec.Replicas {
-		n, err := s.workerGoroutines(i)
-		if err != nil {
-			return nil, err
-		}
-		name := [...]string{Worker1, Worker2}[i]
+	for i := range s.ports.kernels {
+		profiles[[...]string{Kernel, Kernel2}[i]] = s.Admin(i) + "/debug/pprof/goroutine"
+	}
+	for name, page := range profiles {
+		n, err := goroutines("http://" + page)
 		u := all[name]
-		u.Goroutines = n
+		if u.Goroutines = n; err == nil && (n == 0 || u.RSS == 0 || u.Descriptors == 0) {
+			err = errors.New("it takes nothing, so it was not there")
+		}
+		if err != nil {
+			return nil, fmt.Errorf("measure %s: %w", name, err)
+		}
 		all[name] = u
 	}
 	return all, nil

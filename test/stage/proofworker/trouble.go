@@ -17,10 +17,10 @@ const order = "x-trouble"
 // told is the content of the process's file of trouble: exit, hog, leak; or nothing.
 var told atomic.Pointer[string]
 
-// The sizes of trouble: with each request, hog takes memory that comes back with the file's end, and leak a little that never does.
+// The sizes of trouble: with each request, hog takes memory that comes back with the file's end, and leak a little, and a goroutine, that never do.
 const (
 	hogSize  = 4 << 20
-	leakSize = 16 << 10
+	leakSize = 256 << 10
 )
 
 // hoarded is what hog and leak keep.
@@ -61,7 +61,6 @@ func (*trouble) OnRequestHeaders(_ context.Context, r *policies.Request) (polici
 		hoard(hogSize)
 	case "leak":
 		hoard(leakSize)
-	case "leak-goroutines":
 		go func() { select {} }()
 	}
 	what, n := r.Header(order)
