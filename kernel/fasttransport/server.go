@@ -54,7 +54,7 @@ type Server struct {
 
 // New makes a server.
 func New(o Options) (*Server, error) {
-	tlsConfig, err := listener.TLS(o.Config.TLS)
+	tlsConfig, err := listener.TLS(o.Config.TLS, o.Logger)
 	if err != nil {
 		return nil, err
 	}

@@ -84,7 +84,7 @@ func New(o Options) (*Server, error) {
 		// Envoy pings as its connection_keepalive says; more than one a second is a flood.
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: time.Second, PermitWithoutStream: true}),
 	}
-	tlsConfig, err := listener.TLS(o.Config.TLS)
+	tlsConfig, err := listener.TLS(o.Config.TLS, o.Logger)
 	if err != nil {
 		return nil, err
 	}

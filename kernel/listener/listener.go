@@ -2,8 +2,6 @@
 package listener
 
 import (
-	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -52,29 +50,4 @@ func listenUnix(path string) (net.Listener, error) {
 		return nil, errors.Join(fmt.Errorf("set mode of socket %q: %w", path, err), l.Close())
 	}
 	return l, nil
-}
-
-// TLS reads the certificates; without a certificate file it is nil. With a client CA, clients without a certificate of it are refused.
-func TLS(cfg config.TLS) (*tls.Config, error) {
-	if cfg.CertFile == "" {
-		return nil, nil
-	}
-	cert, err := tls.LoadX509KeyPair(cfg.CertFile, cfg.KeyFile)
-	if err != nil {
-		return nil, fmt.Errorf("load certificate %q with key %q: %w", cfg.CertFile, cfg.KeyFile, err)
-	}
-	t := &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12, NextProtos: []string{"h2"}}
-	if cfg.ClientCAFile == "" {
-		return t, nil
-	}
-	pem, err := os.ReadFile(cfg.ClientCAFile)
-	if err != nil {
-		return nil, fmt.Errorf("read client CA %q: %w", cfg.ClientCAFile, err)
-	}
-	t.ClientCAs = x509.NewCertPool()
-	if !t.ClientCAs.AppendCertsFromPEM(pem) {
-		return nil, fmt.Errorf("read client CA %q: no certificate in it", cfg.ClientCAFile)
-	}
-	t.ClientAuth = tls.RequireAndVerifyClientCert
-	return t, nil
 }
