@@ -100,7 +100,7 @@ container-test: build ## Build the image and run it under every restriction, wit
 	@ENVOY=$$(tools/fetch.sh envoy) && export ENVOY && go build -o build/container-test ./test/container && exec build/container-test
 
 .PHONY: compose
-compose: build-bench ## Start Envoy, the engine and Redis in containers (docker-compose.yaml)
+compose: build-bench ## Start Envoy, the engine, Redis, Prometheus and Grafana in containers (docker-compose.yaml)
 	@docker compose version >/dev/null 2>&1 || { echo "make: docker compose is missing; install Docker with its compose plugin: https://docs.docker.com/engine/install/" >&2; exit 1; }
 	@build/bench/loadtest credentials && docker compose up --detach --build --wait
 
