@@ -17,6 +17,8 @@ func FuzzMessages(f *testing.F) {
 	f.Add(mustMessage(f, "request_headers", ":path=/", "route=orders"), mustMessage(f, "request_body", "body=a"))
 	f.Add(mustMessage(f, "request_headers", "latin1"), mustMessage(f, "empty"))
 	f.Add(mustMessage(f, "request_headers", "full_duplex", "also=response_headers"), []byte{})
+	f.Add(mustMessage(f, "request_headers", "full_duplex", ":path=/"), mustMessage(f, "request_body", "body=a", "end_of_stream"))
+	f.Add(mustMessage(f, "request_headers", "response_duplex", ":path=/"), mustMessage(f, "request_trailers", "x-a=1"))
 	f.Fuzz(func(t *testing.T, first, second []byte) {
 		w := newWorld()
 		for _, line := range []string{"worker w1 auth", "route orders request auth response auth"} {

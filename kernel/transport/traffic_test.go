@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	filterv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/ext_proc/v3"
 	extprocv3 "github.com/envoyproxy/go-control-plane/envoy/service/ext_proc/v3"
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/protobuf/proto"
@@ -69,6 +70,11 @@ func processing(phase string, end bool, headers *corev3.HeaderMap, body []byte) 
 	}
 	return marshal(r)
 }
+
+// fullDuplex is the field of a request that says that both bodies come in full duplex.
+var fullDuplex = marshal(&extprocv3.ProcessingRequest{ProtocolConfig: &extprocv3.ProtocolConfiguration{
+	RequestBodyMode: filterv3.ProcessingMode_FULL_DUPLEX_STREAMED, ResponseBodyMode: filterv3.ProcessingMode_FULL_DUPLEX_STREAMED,
+}})
 
 var phases = []string{"request_headers", "request_body", "request_trailers", "response_headers", "response_body", "response_trailers"}
 
@@ -139,13 +145,18 @@ func drawProcess(t *rapid.T) *call {
 		c.fields = append(c.fields, [2]string{"x-long", strings.Repeat("h", 30_000)})
 	}
 	var messages [][]byte
+	duplex := rapid.IntRange(0, 3).Draw(t, "full duplex") == 0
 	for _, phase := range phases {
 		n := rapid.SampledFrom([]int{1, 1, 1, 1, 0, 2}).Draw(t, phase)
 		if strings.HasSuffix(phase, "body") || strings.HasSuffix(phase, "trailers") {
 			n /= 2
 		}
 		for range n {
-			messages = append(messages, processing(phase, rapid.Bool().Draw(t, "end"), headerMap(t), rapid.SliceOfN(rapid.Byte(), 0, 100).Draw(t, "body")))
+			message := processing(phase, rapid.Bool().Draw(t, "end"), headerMap(t), rapid.SliceOfN(rapid.Byte(), 0, 100).Draw(t, "body"))
+			if duplex && phase == "request_headers" {
+				message = append(message, fullDuplex...)
+			}
+			messages = append(messages, message)
 		}
 	}
 	if rapid.IntRange(0, 9).Draw(t, "nonsense") == 0 {
