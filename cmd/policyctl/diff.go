@@ -1,22 +1,15 @@
 package main
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
-	"io"
-	"net/http"
 	"os"
 	"strings"
-	"time"
 
 	"github.com/policy-engine/policy-engine/config"
 )
-
-// tokenVariable has the admin token, for those who don't keep it in a file.
-const tokenVariable = "POLICY_ENGINE_ADMIN_TOKEN"
 
 // errDiffers says that there are changes, which is exit status 1, as diff(1) has it.
 var errDiffers = errors.New("the configurations differ")
@@ -91,41 +84,11 @@ func (p *program) oldTree(admin, tokenFile, file string) (config.Tree, error) {
 	if admin == "" {
 		return effectiveTree(file)
 	}
-	token := p.getenv(tokenVariable)
-	if tokenFile != "" {
-		content, err := os.ReadFile(tokenFile)
-		if err != nil {
-			return nil, fmt.Errorf("read token: %w", err)
-		}
-		token = strings.TrimSpace(string(content))
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
-	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, strings.TrimSuffix(admin, "/")+"/config", nil)
-	if err != nil {
-		return nil, fmt.Errorf("ask the kernel for its configuration: %w", err)
-	}
-	if token != "" {
-		req.Header.Set("Authorization", "Bearer "+token)
-	}
-	client := &http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
-	resp, err := client.Do(req)
-	if err != nil {
-		return nil, fmt.Errorf("ask the kernel for its configuration: %w", err)
-	}
-	defer resp.Body.Close()
-	body := io.LimitReader(resp.Body, 1<<30)
-	if resp.StatusCode != http.StatusOK {
-		text, _ := io.ReadAll(io.LimitReader(body, 500)) // What can be read of it is told.
-		return nil, fmt.Errorf("ask the kernel for its configuration: %s: %s", resp.Status, strings.TrimSpace(string(text)))
-	}
 	var page struct {
 		Config config.Tree `json:"policy_kernel"`
 	}
-	dec := json.NewDecoder(body)
-	dec.UseNumber()
-	if err := dec.Decode(&page); err != nil {
-		return nil, fmt.Errorf("read the kernel's configuration: %w", err)
+	if err := p.askAdmin(admin, tokenFile, "/config", &page); err != nil {
+		return nil, err
 	}
 	if page.Config == nil {
 		return nil, errors.New("read the kernel's configuration: the page has none")

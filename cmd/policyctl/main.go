@@ -42,6 +42,7 @@ func commands() []command {
 		{"validate", "check the configuration files of kernel and workers against each other, and Envoy's", (*program).validate},
 		{"diff", "show what a reload of the kernel's configuration would change", (*program).diff},
 		{"envoy", "print the Envoy configuration that fits the kernel's", (*program).envoy},
+		{"explain", "print what a running kernel does with the requests of a route", (*program).explain},
 		{"keys", "make API keys and their entries for a key file", (*program).keys},
 		{"token", "sign tokens as the demo's issuer", (*program).token},
 		{"schema", "print the JSON Schema of a configuration file", (*program).schema},

@@ -47,6 +47,7 @@ func (p *program) validate(args []string) error {
 	if v.kernel != nil {
 		v.matchWorkers(len(workerFiles))
 		v.checkTLS()
+		v.checkToken()
 		v.checkPolicies(newCatalogue())
 	}
 	for _, w := range v.workers {
@@ -168,6 +169,24 @@ func (v *validation) checkTLS() {
 		}
 	}
 }
+
+// checkToken reads the file with the admin token.
+func (v *validation) checkToken() {
+	file := v.kernel.Admin.TokenFile
+	if file == "" {
+		return
+	}
+	pos := config.Pos{File: v.kernel.File, Path: "policy_kernel.admin.token_file"}
+	content, err := os.ReadFile(file)
+	if err != nil {
+		v.fail(pos, "the file can't be read: %v", err)
+	} else if n := len(strings.TrimSpace(string(content))); n < leastToken {
+		v.fail(pos, "%q has a token of %d bytes; legal are %d or more", file, n, leastToken)
+	}
+}
+
+// leastToken is how long an admin token must be, in bytes.
+const leastToken = 16
 
 func (v *validation) summary(envoyFile string) string {
 	policies := 0

@@ -69,6 +69,9 @@ func TestValidateTellsMistakes(t *testing.T) {
 			"worker-2.yaml:2: policy_worker.nam: unknown key; did you mean name?",
 			"worker-2.yaml:2: policy_worker.name: the key is missing",
 		}},
+		{"no admin token", []edit{{k, "policy_kernel:\n", "policy_kernel:\n  admin: {token_file: /nowhere}\n"}}, []string{
+			"kernel.yaml: policy_kernel.admin.token_file: the file can't be read: ",
+		}},
 		{"mistakes of one file don't hide those of another", []edit{{w2, "name: worker-2", "nam: worker-2"}, {k, "requests: 5", "requests: -5"}}, []string{
 			"worker-2.yaml:2: policy_worker.nam",
 			"worker-2.yaml:2: policy_worker.name",
