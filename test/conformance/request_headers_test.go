@@ -165,6 +165,11 @@ var requestHeaderTable = []scenario{
 		send: send{target: "?q=0"}, client: []check{status(200)}, upstream: reached(path("/elsewhere?x=1"), method("GET")),
 	},
 	{
+		// The policies of another route have not run: Envoy is never told to choose anew (clear_route_cache).
+		name: "a change of the path to that of another route", phase: requestHeaders, mode: headersOnly, request: one("path /stranger/x"),
+		client: []check{status(200)}, upstream: reached(path("/stranger/x")), log: map[string]string{"status": "200"},
+	},
+	{
 		name: "a change of the method", phase: requestHeaders, mode: headersOnly, request: one("method DELETE"),
 		client: []check{status(200)}, upstream: reached(method("DELETE")),
 	},

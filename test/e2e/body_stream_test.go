@@ -265,3 +265,28 @@ func streamLengths(t *testing.T, e *harness.Engine) {
 	post(t, e, 403, "/watch", "a forbidden word") // The upstream has not answered yet, or the answer has not begun.
 	post(t, e, 200, "/mask", strings.Repeat("x", 300<<10))
 }
+
+// TestWholeBodyAboveEnvoysBuffer: in full duplex Envoy keeps nothing of a body, so that only the engine's own limit counts, for chunked uploads too.
+func TestWholeBodyAboveEnvoysBuffer(t *testing.T) {
+	t.Parallel()
+	worker := testWorker("a", "worker-a", "A")
+	worker.Config += "  resource_limits: {max_body_size: 3MiB}\n"
+	e := harness.StartEngine(t, harness.Spec{
+		Kernel: `  limits: {max_body_size: 3MiB}
+  workers:
+    - {name: worker-a, socket_path: "${RUN_DIR}/a.sock", timeout: 2s}
+  route_policies:
+    - route_name: whole
+      request_flow: {policy_chain: [{policy: editBodyA, params: {do: [set x-a 1]}}]}
+`,
+		Workers: []harness.WorkerSpec{worker}, EnvoyArgs: []string{"--full-duplex", "*"},
+	})
+	for _, framing := range []string{"X-Framing: length", "Transfer-Encoding: chunked"} {
+		before, long := e.Upstream.Count(), strings.Repeat("x", 5<<19)
+		post(t, e, 200, "/whole", long, framing)
+		if up := arrived(t, e, before); up.Body != long || up.Header.Get("X-A") != "1" {
+			t.Errorf("%s: the upstream got %d bytes and %v", framing, len(up.Body), up.Header)
+		}
+		wantCode(t, post(t, e, 413, "/whole", strings.Repeat("x", 3<<20+1), framing, mustNotArrive+"too large"), "REQUEST_TOO_LARGE")
+	}
+}
