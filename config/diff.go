@@ -67,11 +67,6 @@ var named = map[string]struct{ key, what string }{
 	"route_policies": {"route_name", "route "},
 }
 
-// restarts are the keys that take a restart; Fixed has their values.
-func restarts(what, path string) bool {
-	return what == "server" || what == "admin" && (path == "address" || path == "port")
-}
-
 // Diff lists the changes from one configuration to another, in the order of the keys' names.
 func Diff(old, new Tree) []Change {
 	var d differ
@@ -116,7 +111,12 @@ type differ struct {
 }
 
 func (d *differ) add(kind, path string, old, new any) {
-	d.changes = append(d.changes, Change{Kind: kind, What: d.what, Path: path, Old: old, New: new, Restart: restarts(d.what, path)})
+	d.changes = append(d.changes, Change{Kind: kind, What: d.what, Path: path, Old: old, New: new, Restart: d.restart(path)})
+}
+
+// restart reports whether a reload can't change what is at the path.
+func (d *differ) restart(path string) bool {
+	return !strings.Contains(d.what, " ") && !isReloadable(strings.TrimSuffix(d.what+"."+path, "."))
 }
 
 func (d *differ) named(what string, old, new map[string]any) {

@@ -1,36 +1,40 @@
 package config
 
 import (
-	"strconv"
+	"strings"
 
 	"github.com/policy-engine/policy-engine/config/internal/document"
+	"github.com/policy-engine/policy-engine/config/internal/strict"
 )
 
-// Fixed is the value of a key that a running kernel can't change: where it listens, and how.
+// Fixed is the value of a key that a running kernel can't change, such as where it listens.
 type Fixed struct {
 	Pos   Pos
 	Value string
 }
 
+// reloadable are the keys of policy_kernel that a reload changes, with all below them. Whatever is not here takes a restart.
+var reloadable = []string{
+	"workers", "route_policies", "unknown_route", "policy_not_supported_response", "worker_unavailable_response", "limits", "observability.log_level", "admin.token", "admin.token_file",
+}
+
+func isReloadable(path string) bool {
+	for _, key := range reloadable {
+		if rest, ok := strings.CutPrefix(path, key); ok && (rest == "" || rest[0] == '.' || rest[0] == '[') {
+			return true
+		}
+	}
+	return false
+}
+
 // fixed are the keys that take a restart, in their order.
-func fixed(d *document.Kernel) []Fixed {
-	s, t, a := &d.Server, &d.Server.TLS, &d.Admin
-	address, port := string(s.Address), strconv.Itoa(s.Port)
-	if s.Has("socket_path") {
-		address, port = "", ""
-	}
-	return []Fixed{
-		{Pos(s.At("address")), address},
-		{Pos(s.At("port")), port},
-		{Pos(s.At("socket_path")), string(s.SocketPath)},
-		{Pos(s.At("transport")), string(s.Transport)},
-		{Pos(s.At("max_concurrent_streams")), strconv.Itoa(s.MaxConcurrentStreams)},
-		{Pos(t.At("cert_file")), t.CertFile},
-		{Pos(t.At("key_file")), t.KeyFile},
-		{Pos(t.At("client_ca_file")), t.ClientCAFile},
-		{Pos(a.At("address")), string(a.Address)},
-		{Pos(a.At("port")), strconv.Itoa(a.Port)},
-	}
+func fixed(d *document.Kernel) (all []Fixed) {
+	strict.Leaves(d, func(path string) bool {
+		return isReloadable(strings.TrimPrefix(path, "policy_kernel."))
+	}, func(at strict.Pos, value string) {
+		all = append(all, Fixed{Pos(at), value})
+	})
+	return all
 }
 
 // RestartNeeded tells which keys of next a kernel that runs with k could take over only by a restart: an Errors, or nil.

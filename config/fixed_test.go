@@ -23,13 +23,12 @@ func TestRestartNeeded(t *testing.T) {
   route_policies: [{route_name: r}]
   limits: {max_body_size: 1KiB}
   observability: {log_level: debug}
+  admin: {token: 0123456789abcdef-}
   worker_unavailable_response: {status_code: 503}
   policy_not_supported_response: {status_code: 501}
 `, ""},
 		{"port", "  server:\n    address: 0.0.0.0\n    port: 9002\n", `k.yaml:4: policy_kernel.server.port: "9002" needs a restart; legal for a reload is "9001", as it is now`},
-		{"socket", "  server: {socket_path: /run/k.sock}\n", `k.yaml:2: policy_kernel.server.address: "" needs a restart; legal for a reload is "0.0.0.0", as it is now
-k.yaml:2: policy_kernel.server.port: "" needs a restart; legal for a reload is "9001", as it is now
-k.yaml:2: policy_kernel.server.socket_path: "/run/k.sock" needs a restart; legal for a reload is "", as it is now`},
+		{"socket", "  server: {socket_path: /run/k.sock}\n", `k.yaml:2: policy_kernel.server.socket_path: "/run/k.sock" needs a restart; legal for a reload is "", as it is now`},
 		{"the rest", "  server: {transport: grpc, max_concurrent_streams: 5, tls: {cert_file: /c, key_file: /k, client_ca_file: /a}}\n  admin: {address: \"::1\", port: 9}\n",
 			"policy_kernel.server.transport policy_kernel.server.max_concurrent_streams policy_kernel.server.tls.cert_file policy_kernel.server.tls.key_file policy_kernel.server.tls.client_ca_file policy_kernel.admin.address policy_kernel.admin.port"},
 	}

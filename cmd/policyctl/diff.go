@@ -47,10 +47,32 @@ func (p *program) diff(args []string) error {
 	if err := p.printChanges(changes, asJSON); err != nil {
 		return err
 	}
-	if len(changes) > 0 {
-		return errDiffers
+	if len(changes) == 0 {
+		return nil
 	}
-	return nil
+	if admin == "" && !asJSON {
+		if err := p.noteEnvoy(f.Arg(0), f.Arg(1)); err != nil {
+			return err
+		}
+	}
+	return errDiffers
+}
+
+// noteEnvoy tells when Envoy has to wait longer than it was told to: its answer would come before the kernel's.
+func (p *program) noteEnvoy(oldFile, newFile string) error {
+	old, err := config.LoadKernel(oldFile)
+	if err != nil {
+		return err
+	}
+	next, err := config.LoadKernel(newFile)
+	if err != nil {
+		return err
+	}
+	known := newCatalogue()
+	if was, is := messageTimeout(old, known), messageTimeout(next, known); is > was {
+		_, err = fmt.Fprintf(p.stdout, "note: Envoy's message_timeout has to be %v, it was %v; give Envoy its new configuration (policyctl envoy) before the reload\n", is, was)
+	}
+	return err
 }
 
 func (p *program) printChanges(changes []config.Change, asJSON bool) error {

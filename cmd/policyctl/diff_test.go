@@ -34,6 +34,7 @@ func TestDiff(t *testing.T) {
 	same := file("same.yaml", strings.Replace(diffConfig, "  workers:", "  unknown_route: deny\n  workers:", 1))
 	next := file("new.yaml", strings.Replace(strings.Replace(diffConfig, "requests: 100", "requests: 200", 1), "0123456789abcdef", "fedcba9876543210", 1)+"    - {route_name: new}\n")
 	restart := file("restart.yaml", strings.Replace(diffConfig, "  workers:", "  server: {port: 9009}\n  workers:", 1))
+	longer := file("longer.yaml", strings.Replace(diffConfig, "/run/w.sock", "/run/w.sock, timeout: 9s", 1))
 	bad := file("bad.yaml", "policy_kernel:\n  wrong: 1\n  other: 2\n")
 	token := file("token", "0123456789abcdef\n")
 	admin := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -58,6 +59,7 @@ func TestDiff(t *testing.T) {
 		{"the same file", []string{old, old}, 0, "", ""},
 		{"the same with a default written out", []string{old, same}, 0, "", ""},
 		{"changes", []string{old, next}, 1, changes, ""},
+		{"a longer timeout", []string{old, longer}, 1, "note: Envoy's message_timeout has to be ", ""},
 		{"a restart", []string{old, restart}, 1, "~ server: port: 9001 → 9009 (needs a restart)\n", ""},
 		{"JSON", []string{"--json", old, restart}, 1, `"restart": true`, ""},
 		{"JSON of no changes", []string{"--json", old, same}, 0, "[]\n", ""},

@@ -1,0 +1,41 @@
+package strict
+
+import (
+	"encoding/json"
+	"fmt"
+	"reflect"
+)
+
+// Leaves visits all keys of a decoded struct whose values are not mappings with keys of their own, with the place of each and its value as one text; skip says what to leave out by its path.
+// The struct is root's, or below it, at path.
+func Leaves(v any, skip func(path string) bool, visit func(at Pos, value string)) {
+	leaves(reflect.ValueOf(v).Elem(), skip, visit)
+}
+
+func leaves(v reflect.Value, skip func(string) bool, visit func(Pos, string)) {
+	owner := v.Addr().Interface().(interface{ node() *Node }).node()
+	for _, f := range Fields(v.Type()) {
+		field, at := v.Field(f.Index), owner.At(f.Key)
+		if skip(at.Path) {
+			continue
+		}
+		if n, ok := field.Addr().Interface().(interface{ node() *Node }); ok {
+			if below := n.node(); below.pos.Path == "" { // The file leaves it out.
+				below.pos = at
+			}
+			leaves(field, skip, visit)
+			continue
+		}
+		var t treeMaker
+		value := t.value(field, at.Path, false)
+		if text, ok := value.(string); ok {
+			visit(at, text)
+			continue
+		}
+		text, err := json.Marshal(value)
+		if err != nil { // Trees always encode.
+			panic(fmt.Sprint("strict: ", err))
+		}
+		visit(at, string(text))
+	}
+}
