@@ -16,6 +16,7 @@ func (c *checker) kernel(d *document.Kernel) *Kernel {
 		Routes:             c.routes(d.RoutePolicies),
 		PolicyNotSupported: c.immediateResponse(&d.PolicyNotSupportedResponse),
 		WorkerUnavailable:  c.immediateResponse(&d.WorkerUnavailableResponse),
+		Drain:              Drain{Delay: time.Duration(d.Drain.Delay), Deadline: time.Duration(d.Drain.Deadline)},
 		Limits:             Limits{MaxBodySize: int(d.Limits.MaxBodySize), MaxTotalBodySize: int(d.Limits.MaxTotalBodySize)},
 		Observability:      Observability{LogLevel: string(d.Observability.LogLevel)},
 		Fixed:              fixed(d),

@@ -25,12 +25,21 @@ type Kernel struct {
 	PolicyNotSupported ImmediateResponse
 	WorkerUnavailable  ImmediateResponse
 	Limits             Limits
+	Drain              Drain
 	Observability      Observability
 	// Fixed are the keys that take a restart, always the same ones in the same order.
 	Fixed []Fixed `json:"-"`
 	// Digest is the SHA-256 of Text, the file's text.
 	Digest [32]byte `json:"-"`
 	Text   []byte   `json:"-"`
+}
+
+// Drain is how the kernel ends.
+type Drain struct {
+	// Delay is how long it goes on as before after it has said that it is not ready.
+	Delay time.Duration
+	// Deadline is how long requests under way may take after that.
+	Deadline time.Duration
 }
 
 // Limits bound the memory that bodies take, in bytes.

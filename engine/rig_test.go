@@ -140,8 +140,9 @@ func start(t *testing.T, local int) *running {
 	for i := range ws {
 		ws[i].Log = log
 	}
+	cfg.Drain = config.Drain{Deadline: 100 * time.Millisecond}
 	listening := make(chan struct{})
-	o := kernel.Options{Log: log, Version: "v1", DrainTime: 100 * time.Millisecond, Listening: func(envoy, admin net.Addr) { r.envoy, r.admin = envoy, admin; close(listening) }}
+	o := kernel.Options{Log: log, Version: "v1", Listening: func(envoy, admin net.Addr) { r.envoy, r.admin = envoy, admin; close(listening) }}
 	ctx, stop := context.WithCancel(context.Background())
 	r.stop = stop
 	go func() { r.ended <- Run(ctx, cfg, ws[:local], o) }()

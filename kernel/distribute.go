@@ -44,8 +44,10 @@ type distributor struct {
 	generation uint64
 	// accepted: workers have accepted a table that was made for at least one of them. complete: one that was made for all.
 	accepted, complete bool
-	reported           string
-	unsupported        string
+	// serving is called when a table is in use that is worth staying for, perhaps more than once. It may be nil.
+	serving     func()
+	reported    string
+	unsupported string
 
 	mu sync.Mutex
 	// cfg is the configuration in use, or that shall be at the start.
@@ -111,6 +113,7 @@ func (d *distributor) config() *config.Kernel {
 // run distributes until ctx ends. It returns mistakes of the configuration if no good table is in use.
 func (d *distributor) run(ctx context.Context) error {
 	var retry, forget <-chan time.Time
+	settled := time.After(startTime + time.Second) // By then, workers that are there have told.
 	attempt := func() error {
 		retry = nil
 		err := d.distribute(ctx)
@@ -136,6 +139,8 @@ func (d *distributor) run(ctx context.Context) error {
 			err = attempt()
 		case <-retry:
 			err = attempt()
+		case <-settled:
+			d.announce()
 		case r := <-d.reloads:
 			failed := d.reload(ctx, r.cfg)
 			r.done <- failed
@@ -150,6 +155,13 @@ func (d *distributor) run(ctx context.Context) error {
 				forget = time.After(forgetPause)
 			}
 		}
+	}
+}
+
+// announce has health checkers told that requests are answered as the configuration says.
+func (d *distributor) announce() {
+	if d.good() && d.serving != nil {
+		d.serving()
 	}
 }
 
@@ -235,6 +247,7 @@ func (d *distributor) bring(ctx context.Context, cfg *config.Kernel, offers []ro
 	d.log.Info("configuration in use", zap.Uint64("generation", table.Generation()), zap.Int("routes", len(table.Routes())),
 		zap.Int("workers", len(offers)), zap.Int("workers_discovered", discovered))
 	d.warnUnsupported(table)
+	d.announce()
 	limits.Trim()
 	return nil
 }

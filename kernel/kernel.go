@@ -25,16 +25,11 @@ import (
 	"github.com/policy-engine/policy-engine/telemetry"
 )
 
-// DefaultDrainTime is how long streams may go on after the kernel was told to end.
-const DefaultDrainTime = 10 * time.Second
-
 // Options are what a kernel is given beside its configuration.
 type Options struct {
 	Log *telemetry.Logger
 	// Version is of the build.
 	Version string
-	// DrainTime is DefaultDrainTime if it is 0.
-	DrainTime time.Duration
 	// File is the configuration's file, which is followed; if it is empty, the configuration stays.
 	File string
 	// Hangups are signals to read the file again; it may be nil.
@@ -113,6 +108,11 @@ func build(cfg *config.Kernel, o Options) (*kernel, error) {
 	if err != nil {
 		return nil, err
 	}
+	k.distributor.serving = func() {
+		if !k.draining.Load() {
+			k.transport.SetServing(true)
+		}
+	}
 	k.set.NewGauge("policy_kernel_streams", func() float64 { return float64(k.transport.Streams()) })
 	telemetry.DescribeKernel(k.set, o.Version, o.Log.Lost)
 	return k, nil
@@ -122,6 +122,7 @@ func build(cfg *config.Kernel, o Options) (*kernel, error) {
 func (k *kernel) serve(ctx context.Context, o Options, envoy, admin net.Listener) error {
 	group, ctx := errgroup.WithContext(ctx)
 	web := k.admin()
+	k.transport.SetServing(false) // Until there is a configuration in use.
 	k.registry.Start()
 	group.Go(func() error { return k.distributor.run(ctx) })
 	group.Go(func() error { k.reloader.run(ctx, o.Hangups); return nil })
@@ -136,11 +137,11 @@ func (k *kernel) serve(ctx context.Context, o Options, envoy, admin net.Listener
 		<-ctx.Done()
 		k.draining.Store(true)
 		o.Log.Info("policy kernel is draining")
-		drainTime := o.DrainTime
-		if drainTime == 0 {
-			drainTime = DefaultDrainTime
-		}
-		drain, cancel := context.WithTimeout(context.Background(), drainTime)
+		// Not ready first: whoever has another kernel goes there, and finds this one still working meanwhile.
+		k.transport.SetServing(false)
+		cfg := k.distributor.config().Drain
+		time.Sleep(cfg.Delay)
+		drain, cancel := context.WithTimeout(context.Background(), cfg.Deadline)
 		defer cancel()
 		k.transport.Drain(drain)
 		k.registry.Close()

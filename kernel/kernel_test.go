@@ -11,6 +11,7 @@ import (
 
 	extprocv3 "github.com/envoyproxy/go-control-plane/envoy/service/ext_proc/v3"
 	"google.golang.org/grpc/codes"
+	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/status"
 
 	"github.com/policy-engine/policy-engine/config"
@@ -159,5 +160,58 @@ func TestStatusesFit(t *testing.T) {
 		if s >= numStatuses {
 			t.Errorf("status %v has no counter", s)
 		}
+	}
+}
+
+// TestDrainDelay: the kernel says first that it is not ready, and goes on answering until its peers can know.
+func TestDrainDelay(t *testing.T) {
+	path := socketPath(t)
+	f := &fakeWorker{name: "worker-1", policies: []string{"guard"}}
+	f.start(t, path)
+	const delay = 2 * time.Second
+	r := launch(t, path, func(cfg *config.Kernel, _ *Options) { cfg.Drain.Delay = delay })
+	health := func() healthv1.HealthCheckResponse_ServingStatus {
+		resp, err := healthv1.NewHealthClient(r.conn).Check(t.Context(), &healthv1.HealthCheckRequest{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return resp.Status
+	}
+	r.ready()
+	eventually(t, "it says that it serves", func() bool { return health() == healthv1.HealthCheckResponse_SERVING })
+	start := time.Now()
+	r.stop()
+	eventually(t, "it says that it does not", func() bool { return health() == healthv1.HealthCheckResponse_NOT_SERVING })
+	if status, _ := r.get("/health/ready"); status != http.StatusServiceUnavailable {
+		t.Errorf("/health/ready says %d", status)
+	}
+	if status := r.ask("guarded"); status != 0 && time.Since(start) < delay {
+		t.Errorf("a request got %d before its peers can know", status)
+	}
+	if err := r.end(); err != nil || time.Since(start) < delay {
+		t.Errorf("it ended after %v with %v", time.Since(start), err)
+	}
+}
+
+// TestNotServingWithoutConfiguration: health checkers hear that it serves when requests are answered as the configuration says, and no sooner.
+func TestNotServingWithoutConfiguration(t *testing.T) {
+	path := socketPath(t)
+	r := launch(t, path, nil)
+	check := func() healthv1.HealthCheckResponse_ServingStatus {
+		resp, err := healthv1.NewHealthClient(r.conn).Check(t.Context(), &healthv1.HealthCheckRequest{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return resp.Status
+	}
+	eventually(t, "a table is in use", func() bool { return len(r.log.lines("configuration in use")) > 0 })
+	if got := check(); got != healthv1.HealthCheckResponse_NOT_SERVING {
+		t.Errorf("without its worker: %v", got)
+	}
+	f := &fakeWorker{name: "worker-1", policies: []string{"guard"}}
+	f.start(t, path)
+	eventually(t, "it serves with its worker", func() bool { return check() == healthv1.HealthCheckResponse_SERVING })
+	if err := r.end(); err != nil {
+		t.Error(err)
 	}
 }

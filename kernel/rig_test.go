@@ -84,6 +84,7 @@ type running struct {
 	envoy  net.Addr
 	admin  net.Addr
 	stop   context.CancelFunc
+	conn   *grpc.ClientConn
 	ended  chan error
 }
 
@@ -97,13 +98,14 @@ func launch(t *testing.T, path string, change func(*config.Kernel, *Options)) *r
 	if name := os.Getenv("POLICY_ENGINE_TRANSPORT"); name != "" {
 		cfg.Server.Transport = config.Transport(name)
 	}
+	cfg.Drain = config.Drain{Deadline: 100 * time.Millisecond}
 	cfg.Server.Address, cfg.Server.Port, cfg.Admin.Address, cfg.Admin.Port = "127.0.0.1", 0, "127.0.0.1", 0
 	r := &running{t: t, log: &journal{}, ended: make(chan error, 1)}
 	if r.logger, err = telemetry.NewLogger("kernel", "info", r.log); err != nil {
 		t.Fatal(err)
 	}
 	listening := make(chan struct{})
-	o := Options{Log: r.logger, DrainTime: 100 * time.Millisecond, Listening: func(envoy, admin net.Addr) { r.envoy, r.admin = envoy, admin; close(listening) }}
+	o := Options{Log: r.logger, Listening: func(envoy, admin net.Addr) { r.envoy, r.admin = envoy, admin; close(listening) }}
 	if change != nil {
 		change(cfg, &o)
 	}
@@ -124,6 +126,7 @@ func launch(t *testing.T, path string, change func(*config.Kernel, *Options)) *r
 	if err != nil {
 		t.Fatal(err)
 	}
+	r.conn = conn
 	r.client = extprocv3.NewExternalProcessorClient(conn)
 	t.Cleanup(func() {
 		r.stop()

@@ -35,7 +35,7 @@ const (
 type bootstrap struct {
 	kernel   *config.Kernel
 	flags    *envoyFlags
-	engine   endpoint
+	engines  []endpoint
 	listen   endpoint
 	admin    *endpoint
 	mappings []mapping
@@ -52,7 +52,7 @@ func newBootstrap(k *config.Kernel, e *envoyFlags) (*bootstrap, error) {
 	}
 	b := &bootstrap{kernel: k, flags: e, timeout: messageTimeout(k, newCatalogue())}
 	var err error
-	if b.engine, err = engineEndpoint(&k.Server, e.engine); err != nil {
+	if b.engines, err = engineEndpoints(&k.Server, e.engine); err != nil {
 		return nil, err
 	}
 	if b.listen, err = parseEndpoint("--listen", e.listen, false); err != nil {
@@ -110,19 +110,21 @@ func (e endpoint) address() *corev3.Address {
 	}}}
 }
 
-func newCluster(name string, to endpoint, requests uint32) *clusterv3.Cluster {
+func newCluster(name string, requests uint32, to ...endpoint) *clusterv3.Cluster {
 	discovery := clusterv3.Cluster_STATIC
-	if to.path == "" && !to.isIP() {
-		discovery = clusterv3.Cluster_STRICT_DNS
+	var endpoints []*endpointv3.LbEndpoint
+	for _, e := range to {
+		if e.path == "" && !e.isIP() {
+			discovery = clusterv3.Cluster_STRICT_DNS
+		}
+		endpoints = append(endpoints, &endpointv3.LbEndpoint{HostIdentifier: &endpointv3.LbEndpoint_Endpoint{Endpoint: &endpointv3.Endpoint{Address: e.address()}}})
 	}
 	return &clusterv3.Cluster{
 		Name:                 name,
 		ClusterDiscoveryType: &clusterv3.Cluster_Type{Type: discovery},
 		ConnectTimeout:       durationpb.New(time.Second),
 		LoadAssignment: &endpointv3.ClusterLoadAssignment{ClusterName: name, Endpoints: []*endpointv3.LocalityLbEndpoints{{
-			LbEndpoints: []*endpointv3.LbEndpoint{{HostIdentifier: &endpointv3.LbEndpoint_Endpoint{
-				Endpoint: &endpointv3.Endpoint{Address: to.address()},
-			}}},
+			LbEndpoints: endpoints,
 		}}},
 		CircuitBreakers: &clusterv3.CircuitBreakers{Thresholds: []*clusterv3.CircuitBreakers_Thresholds{{
 			MaxConnections:     wrapperspb.UInt32(requests),
@@ -135,7 +137,10 @@ func newCluster(name string, to endpoint, requests uint32) *clusterv3.Cluster {
 func (b *bootstrap) engineCluster() *clusterv3.Cluster {
 	streams := b.kernel.Server.MaxConcurrentStreams
 	// One connection per thread of Envoy carries up to that many streams; the breaker counts them all.
-	c := newCluster(engineCluster, b.engine, max(minCapacity, 16*streams))
+	c := newCluster(engineCluster, max(minCapacity, 16*streams), b.engines...)
+	if len(b.engines) > 1 {
+		c.HealthChecks = []*corev3.HealthCheck{engineHealth()}
+	}
 	c.TypedExtensionProtocolOptions = http2To(&corev3.Http2ProtocolOptions{
 		MaxConcurrentStreams: wrapperspb.UInt32(max(minCapacity, streams)),
 		// A connection on which nobody is left to answer refuses all requests until Envoy finds out: after 10 s at most.
@@ -150,6 +155,17 @@ func (b *bootstrap) engineCluster() *clusterv3.Cluster {
 		}
 	}
 	return c
+}
+
+// engineHealth finds a kernel that is about to end, or can't answer, before requests do: well within policy_kernel.drain.delay. With all of them gone, Envoy asks them all the same, and the
+// request is refused.
+func engineHealth() *corev3.HealthCheck {
+	interval := durationpb.New(250 * time.Millisecond)
+	return &corev3.HealthCheck{
+		Interval: interval, NoTrafficInterval: interval, Timeout: durationpb.New(time.Second),
+		UnhealthyThreshold: wrapperspb.UInt32(2), HealthyThreshold: wrapperspb.UInt32(1),
+		HealthChecker: &corev3.HealthCheck_GrpcHealthCheck_{GrpcHealthCheck: &corev3.HealthCheck_GrpcHealthCheck{}},
+	}
 }
 
 // http2To says that a cluster is spoken to in HTTP/2.
@@ -193,7 +209,7 @@ func (b *bootstrap) upstreamClusters() []*clusterv3.Cluster {
 	for i := range b.mappings {
 		if to := b.mappings[i].upstream; !seen[to] {
 			seen[to] = true
-			c := newCluster(clusterName(to), to, minCapacity)
+			c := newCluster(clusterName(to), minCapacity, to)
 			if b.flags.upstreamHTTP2 {
 				c.TypedExtensionProtocolOptions = http2To(&corev3.Http2ProtocolOptions{})
 			}

@@ -5,6 +5,7 @@ import (
 	"flag"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -37,7 +38,8 @@ func (p *program) envoyFlags(e *envoyFlags) *flag.FlagSet {
 	f.StringVar(&e.kernel, "config", "", "another name of --kernel")
 	f.StringVar(&e.listen, "listen", "127.0.0.1:10000", "where Envoy listens, an `address`")
 	f.StringVar(&e.admin, "admin", "127.0.0.1:9901", "where Envoy's admin pages are, an `address`; empty for none")
-	f.StringVar(&e.engine, "engine", "", "where the kernel is, an `address` or the path of a Unix socket (default: from the kernel's configuration)")
+	f.StringVar(&e.engine, "engine", "", "where the kernel is, an `address` or the path of a Unix socket (default: from the kernel's configuration); several kernels with the same\n"+
+		"configuration, with commas between them, share the requests, and Envoy leaves out those that say they are not ready")
 	f.StringVar(&e.upstream, "upstream", "127.0.0.1:8080", "where requests go that the engine lets pass, an `address`")
 	f.Var(&e.routes, "route", "`NAME=/PREFIX`: requests below the prefix are on that route of the kernel; may be repeated")
 	f.StringVar(&e.routesFile, "routes", "", "a YAML `file` with the routes: a list of {route: NAME, prefix: /PREFIX, upstream: ADDRESS}")
@@ -121,13 +123,24 @@ func (e endpoint) isIP() bool {
 	return err == nil
 }
 
-// engineEndpoint is where Envoy reaches the kernel: a wildcard is not an address to connect to.
-func engineEndpoint(s *config.Server, flag string) (endpoint, error) {
+// engineEndpoints are where Envoy reaches the kernels: a wildcard is not an address to connect to.
+func engineEndpoints(s *config.Server, flag string) ([]endpoint, error) {
 	if flag != "" {
-		return parseEndpoint("--engine", flag, true)
+		var all []endpoint
+		for _, text := range strings.Split(flag, ",") {
+			e, err := parseEndpoint("--engine", text, true)
+			if err != nil {
+				return nil, err
+			}
+			if slices.Contains(all, e) {
+				return nil, badUsage("--engine: %q is there twice; legal is a kernel once", text)
+			}
+			all = append(all, e)
+		}
+		return all, nil
 	}
 	if s.SocketPath != "" {
-		return endpoint{path: s.SocketPath}, nil
+		return []endpoint{{path: s.SocketPath}}, nil
 	}
 	host := s.Address
 	switch host {
@@ -136,7 +149,7 @@ func engineEndpoint(s *config.Server, flag string) (endpoint, error) {
 	case "::":
 		host = "::1"
 	}
-	return endpoint{host: host, port: uint32(s.Port)}, nil
+	return []endpoint{{host: host, port: uint32(s.Port)}}, nil
 }
 
 func (t engineTLS) check(kernel *config.TLS) error {

@@ -38,6 +38,7 @@ var bootstraps = []struct {
 		"--engine-cert", "/etc/envoy.crt", "--engine-key", "/etc/envoy.key",
 	}},
 	{"https", "testdata/envoy/kernel.yaml", []string{"--tls-cert", "/etc/envoy.crt", "--tls-key", "/etc/envoy.key", "--upstream-http2"}},
+	{"two-kernels", "testdata/envoy/kernel.yaml", []string{"--engine", "10.0.0.1:9001,10.0.0.2:9001"}},
 	{"full-duplex", "testdata/envoy/kernel-bodies.yaml", []string{"--full-duplex", "*"}},
 	{"full-duplex-one", "testdata/envoy/kernel-bodies.yaml", []string{"--full-duplex", "chat"}},
 }
@@ -165,6 +166,7 @@ func TestEnvoyRefuses(t *testing.T) {
 		{"admin", plain, []string{"--admin", "localhost:0"}, exitUsage, `--admin "localhost:0" is not an address`},
 		{"engine", plain, []string{"--engine", "a b:1"}, exitUsage, `--engine "a b:1" is not an address; legal is HOST:PORT or the path of a Unix socket`},
 		{"upstream", plain, []string{"--upstream", "x:70000"}, exitUsage, `--upstream "x:70000" is not an address`},
+		{"engine twice", plain, []string{"--engine", "a:1,a:1"}, exitUsage, `--engine: "a:1" is there twice`},
 		{"TLS without authority", tls, nil, exitUsage, "the kernel has TLS; --engine-ca and --engine-name are required"},
 		{"TLS without client certificate", tls, []string{"--engine-ca", "a", "--engine-name", "b"}, exitUsage, "the kernel wants client certificates"},
 		{"half a client certificate", tls, []string{"--engine-ca", "a", "--engine-name", "b", "--engine-key", "k"}, exitUsage, "legal together only"},

@@ -1,6 +1,8 @@
 package fasttransport
 
 import (
+	"maps"
+	"slices"
 	"sync"
 
 	"google.golang.org/grpc/codes"
@@ -23,7 +25,8 @@ const maxWatches = 256
 // health answers the gRPC health protocol.
 type health struct {
 	mu       sync.Mutex
-	down     bool
+	down     bool // for good
+	away     bool // for now
 	watching map[*watch]struct{}
 }
 
@@ -78,7 +81,7 @@ func (h *health) status(request []byte) (answer []byte, ok bool, err error) {
 	status := healthv1.HealthCheckResponse_SERVING
 	known := q.Service == "" || q.Service == serviceName
 	h.mu.Lock()
-	if h.down {
+	if h.down || h.away {
 		status = healthv1.HealthCheckResponse_NOT_SERVING
 	}
 	h.mu.Unlock()
@@ -87,6 +90,28 @@ func (h *health) status(request []byte) (answer []byte, ok bool, err error) {
 	}
 	answer, err = proto.Marshal(&healthv1.HealthCheckResponse{Status: status})
 	return answer, known, err
+}
+
+// set says whether the answers are SERVING, and tells those who watch.
+func (h *health) set(serving bool) {
+	h.mu.Lock()
+	changes := h.away == serving
+	h.away = !serving
+	var watches []*watch
+	if changes {
+		watches = slices.Collect(maps.Keys(h.watching))
+	}
+	h.mu.Unlock()
+	for _, w := range watches {
+		w.conn.Lock()
+		if hs := w.conn.Stream(w.id); hs != nil && w.asked {
+			if answer, _, err := h.status(nil); err == nil {
+				hs.Send(answer)
+			}
+		}
+		w.conn.Unlock()
+		w.conn.Flush()
+	}
 }
 
 // shutdown makes every answer from now on NOT_SERVING and ends the watches, so that they don't hold up the drain.

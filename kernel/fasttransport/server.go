@@ -117,6 +117,9 @@ func (s *Server) AfterBatch() {
 // lastWords is how long answers that were made at the drain deadline have to leave.
 const lastWords = 250 * time.Millisecond
 
+// SetServing says what health checkers are told until Drain; at first it is true.
+func (s *Server) SetServing(serving bool) { s.health.set(serving) }
+
 // Drain tells health checkers and peers that the server goes away, and lets streams finish until ctx ends. Then those that wait for a worker get an answer of
 // refusal, and all others are reset: none ends with OK, because Envoy would take that for permission.
 func (s *Server) Drain(ctx context.Context) {

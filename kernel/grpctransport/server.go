@@ -112,6 +112,16 @@ func (s *Server) Serve(l net.Listener) error {
 	return nil
 }
 
+// SetServing says what health checkers are told until Drain; at first it is true.
+func (s *Server) SetServing(serving bool) {
+	status := healthv1.HealthCheckResponse_NOT_SERVING
+	if serving {
+		status = healthv1.HealthCheckResponse_SERVING
+	}
+	s.health.SetServingStatus(ServiceName, status)
+	s.health.SetServingStatus("", status)
+}
+
 // Drain tells health checkers and peers that the server goes away, and lets streams finish until ctx ends. Then those that wait for a worker get an answer of
 // refusal, and all others are reset: none ends with OK, because Envoy would take that for permission.
 func (s *Server) Drain(ctx context.Context) {

@@ -97,3 +97,37 @@ func TestSilentWatches(t *testing.T) {
 		t.Error("the watches held up the drain")
 	}
 }
+
+// TestSetServing: health checkers and watches hear of it; requests are taken all the same.
+func TestSetServing(t *testing.T) {
+	r := newRig(t)
+	ctx, cancel := context.WithTimeout(t.Context(), bound)
+	defer cancel()
+	client := healthv1.NewHealthClient(r.client)
+	watch, err := client.Watch(ctx, &healthv1.HealthCheckRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	expect := func(want healthv1.HealthCheckResponse_ServingStatus) {
+		t.Helper()
+		for _, service := range []string{"", "envoy.service.ext_proc.v3.ExternalProcessor"} {
+			if resp, err := client.Check(ctx, &healthv1.HealthCheckRequest{Service: service}); err != nil || resp.Status != want {
+				t.Errorf("%q: got %v, %v; want %v", service, resp, err, want)
+			}
+		}
+		for { // What a watch hears first may be older.
+			resp, err := watch.Recv()
+			if err != nil {
+				t.Fatalf("the watch ended: %v", err)
+			}
+			if resp.Status == want {
+				break
+			}
+		}
+	}
+	expect(healthv1.HealthCheckResponse_SERVING)
+	r.server.SetServing(false)
+	expect(healthv1.HealthCheckResponse_NOT_SERVING)
+	r.server.SetServing(true)
+	expect(healthv1.HealthCheckResponse_SERVING)
+}

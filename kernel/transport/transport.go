@@ -17,6 +17,8 @@ import (
 type Server interface {
 	// Serve accepts connections until Drain. It closes the listener.
 	Serve(net.Listener) error
+	// SetServing says what health checkers are told until Drain; at first it is true. Streams are taken all the same.
+	SetServing(bool)
 	// Drain tells peers that the server goes away, and lets streams finish until ctx ends; no stream ends with OK because of it.
 	Drain(context.Context)
 	// Streams is how many streams are open.

@@ -36,6 +36,8 @@ type Spec struct {
 	Upstream http.Handler
 	// NoEnvoy leaves Envoy and its upstream out, for tests that talk to the kernel themselves.
 	NoEnvoy bool
+	// Second has a second kernel with the same configuration and workers, which Envoy asks too. There is no tap then.
+	Second bool
 	// Absent lists workers that are not started.
 	Absent []string
 	// Env are variables for all programs.
@@ -82,6 +84,9 @@ type Engine struct {
 	EnvoyAdmin string
 	ExtProc    string
 	Admin      string
+	// Second is the second kernel, if there is one, with its addresses.
+	Second                     *Process
+	SecondExtProc, SecondAdmin string
 
 	// Dir has the configuration files, RunDir the sockets.
 	Dir    string
@@ -103,6 +108,9 @@ func StartEngine(t testing.TB, spec Spec) *Engine {
 		}
 	}
 	e.StartKernel()
+	if spec.Second {
+		e.StartSecond()
+	}
 	if len(spec.Absent) == 0 {
 		e.WaitReady()
 	} else {
@@ -120,6 +128,9 @@ func Prepare(t testing.TB, spec Spec) *Engine {
 	e := &Engine{
 		Listen: address(FreePort(t)), EnvoyAdmin: address(FreePort(t)), ExtProc: address(FreePort(t)), Admin: address(FreePort(t)),
 		Dir: t.TempDir(), t: t, spec: spec, workers: make(map[string]*Process),
+	}
+	if spec.Second {
+		e.SecondExtProc, e.SecondAdmin = address(FreePort(t)), address(FreePort(t))
 	}
 	// A socket's path has at most 107 bytes (unix(7)), so not below the folder of a test with a long name.
 	run, err := os.MkdirTemp("", "e2e-run-")
@@ -189,6 +200,13 @@ func (e *Engine) StartKernel() {
 	e.Kernel = Start(e.t, "kernel", Program(e.t, "policy-kernel"), e.env, "--config", e.kernelFile())
 }
 
+// StartSecond starts the second kernel. It may have been started before, and have ended.
+func (e *Engine) StartSecond() {
+	e.t.Helper()
+	env := append(slices.Clone(e.env), "PORT_KERNEL="+port(e.SecondExtProc), "PORT_ADMIN="+port(e.SecondAdmin)) // The last one counts.
+	e.Second = Start(e.t, "second kernel", Program(e.t, "policy-kernel"), env, "--config", e.kernelFile())
+}
+
 // StartWorker starts the worker of that name in the spec. It may have been started before, and have ended. One that runs in the kernel's process starts with the kernel.
 func (e *Engine) StartWorker(name string) {
 	e.t.Helper()
@@ -234,7 +252,7 @@ func (e *Engine) StartEnvoy() {
 	if e.spec.EnvoyKernel != "" {
 		file = filepath.Join(e.Dir, "envoy-kernel.yaml")
 	}
-	args := slices.Concat([]string{"envoy", "--config", file, "--listen", e.Listen, "--admin", e.EnvoyAdmin, "--upstream", e.Upstream.Address}, e.startTap(), e.spec.EnvoyArgs)
+	args := slices.Concat([]string{"envoy", "--config", file, "--listen", e.Listen, "--admin", e.EnvoyAdmin, "--upstream", e.Upstream.Address}, e.engines(), e.spec.EnvoyArgs)
 	ctl := exec.Command(Program(e.t, "policyctl"), args...)
 	ctl.Env = append(os.Environ(), e.env...)
 	var stderr strings.Builder
@@ -262,6 +280,14 @@ func (e *Engine) StartEnvoy() {
 		return nil
 	})
 	e.watchTap()
+}
+
+// engines are the arguments that say where the engine is, if it is elsewhere than the configuration says.
+func (e *Engine) engines() []string {
+	if e.spec.Second {
+		return []string{"--engine", e.ExtProc + "," + e.SecondExtProc}
+	}
+	return e.startTap()
 }
 
 // WaitReady waits until the kernel says that it is ready.

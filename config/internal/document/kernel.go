@@ -34,8 +34,19 @@ type Kernel struct {
 	WorkerUnavailableResponse ImmediateResponse `yaml:"worker_unavailable_response"`
 	// What bodies may take of memory.
 	Limits Limits `yaml:"limits"`
+	// How the kernel ends when it is told to (SIGTERM).
+	Drain Drain `yaml:"drain"`
 	// What the process tells of itself.
 	Observability Observability `yaml:"observability"`
+}
+
+// Drain is how the kernel ends when it is told to. What supervises it has to wait longer than both times together before it kills.
+type Drain struct {
+	strict.Node
+	// How long it goes on as before after it has said that it is not ready (gRPC health, /health/ready), so that an Envoy with another kernel goes there.
+	Delay strict.Duration `yaml:"delay" min:"0s" max:"10m"`
+	// How long requests under way may take after that; what is left then is refused.
+	Deadline strict.Duration `yaml:"deadline" min:"1ms" max:"1h"`
 }
 
 // Limits is what bodies may take of memory. What is beyond is refused: 413 for a request, 502 for a response.
@@ -210,6 +221,7 @@ func (f *KernelFile) Defaults() {
 			Headers:    headers("retry-after", "30", "content-type", "application/json"),
 			Body:       `{"error":"the policies of this route can't be checked now","code":"WORKER_UNAVAILABLE"}`,
 		},
+		Drain:         Drain{Delay: strict.Duration(time.Second), Deadline: strict.Duration(10 * time.Second)},
 		Limits:        Limits{MaxBodySize: 1 << 20, MaxTotalBodySize: 256 << 20},
 		Observability: Observability{LogLevel: "info"},
 	}
