@@ -1,4 +1,4 @@
-// Package modifyheaders is the policy modifyHeaders: it sets, appends and removes headers.
+// Package modifyheaders is the policy modifyHeaders: it sets, adds, appends and removes headers.
 package modifyheaders
 
 import (
@@ -20,6 +20,7 @@ const (
 type Params struct {
 	Remove []string          `json:"remove,omitempty" jsonschema:"description=Headers to take away. In a request in every spelling."`
 	Set    map[string]string `json:"set,omitempty" jsonschema:"description=Headers to set to one value in place of all that they have."`
+	Add    map[string]string `json:"add_if_absent,omitempty" jsonschema:"description=Headers to set where there are none."`
 	Append map[string]string `json:"append,omitempty" jsonschema:"description=Headers that get one more value."`
 }
 
@@ -28,8 +29,8 @@ func Definition() policies.Definition { return policies.Define(name, version, bu
 
 // Policy is modifyHeaders at one place of the configuration.
 type Policy struct {
-	remove      []string
-	set, append []policies.Header // by name: the same order at every start
+	remove           []string
+	set, add, append []policies.Header // by name: the same order at every start
 }
 
 func build(_ policies.Env, params Params) (*Policy, error) {
@@ -38,8 +39,8 @@ func build(_ policies.Env, params Params) (*Policy, error) {
 	bad := func(param, format string, args ...any) {
 		problems = append(problems, policies.BadParam(param, format, args...))
 	}
-	if len(params.Remove)+len(params.Set)+len(params.Append) == 0 {
-		bad("set", "nothing is to be done; one of set, append and remove is needed")
+	if len(params.Remove)+len(params.Set)+len(params.Add)+len(params.Append) == 0 {
+		bad("set", "nothing is to be done; one of set, add_if_absent, append and remove is needed")
 	}
 	removed := map[string]bool{}
 	for _, header := range params.Remove {
@@ -73,7 +74,12 @@ func build(_ policies.Env, params Params) (*Policy, error) {
 		}
 		return lines
 	}
-	p.set, p.append = lines("set", params.Set), lines("append", params.Append)
+	p.set, p.add, p.append = lines("set", params.Set), lines("add_if_absent", params.Add), lines("append", params.Append)
+	for i := range p.add {
+		if slices.ContainsFunc(p.set, func(h policies.Header) bool { return h.Name == p.add[i].Name }) {
+			bad("add_if_absent", "%q stands in set too, so it is never absent", p.add[i].Name)
+		}
+	}
 	if len(problems) > 0 {
 		return nil, errors.Join(problems...)
 	}
@@ -101,6 +107,15 @@ func (p *Policy) OnRequestHeaders(_ context.Context, r *policies.Request) (polic
 		}
 		r.SetHeader(p.set[i].Name, p.set[i].Value)
 	}
+	for i := range p.add {
+		if _, n := r.Header(p.add[i].Name); n > 0 {
+			continue
+		}
+		if r.Spellings(p.add[i].Name) > 0 {
+			r.RemoveSpellings(p.add[i].Name)
+		}
+		r.SetHeader(p.add[i].Name, p.add[i].Value)
+	}
 	for i := range p.append {
 		r.AppendHeader(p.append[i].Name, p.append[i].Value)
 	}
@@ -114,6 +129,11 @@ func (p *Policy) OnResponseHeaders(_ context.Context, r *policies.Response) (pol
 	}
 	for i := range p.set {
 		r.SetHeader(p.set[i].Name, p.set[i].Value)
+	}
+	for i := range p.add {
+		if _, n := r.Header(p.add[i].Name); n == 0 {
+			r.SetHeader(p.add[i].Name, p.add[i].Value)
+		}
 	}
 	for i := range p.append {
 		r.AppendHeader(p.append[i].Name, p.append[i].Value)
