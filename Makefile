@@ -93,7 +93,7 @@ container_engine = $(firstword $(foreach e,docker podman,$(shell $(e) info >/dev
 .PHONY: image
 image: ## Build the container image policy-engine:latest with Docker or Podman (IMAGE=name:tag; GO_IMAGE, BASE_IMAGE, GOPROXY as in the Dockerfile)
 	@[[ -n "$(container_engine)" ]] || { echo "make: there is no container engine that works; install Docker (https://docs.docker.com/engine/install/), or Podman with: sudo apt-get install -y podman" >&2; exit 1; }
-	@$(container_engine) build $(if $(filter podman,$(container_engine)),--format docker) --build-arg VERSION=$(VERSION) $(foreach a,GO_IMAGE BASE_IMAGE GOPROXY GOSUMDB GOFLAGS,$(if $($(a)),--build-arg $(a)=$($(a)))) -t $(or $(IMAGE),policy-engine:latest) .
+	@$(container_engine) build $(if $(filter podman,$(container_engine)),--format docker --isolation chroot) --build-arg VERSION=$(VERSION) $(foreach a,GO_IMAGE BASE_IMAGE GOPROXY GOSUMDB GOFLAGS,$(if $($(a)),--build-arg $(a)=$($(a)))) -t $(or $(IMAGE),policy-engine:latest) .
 
 .PHONY: container-test
 container-test: build ## Build the image and run it under every restriction, with the real Envoy outside, while programs are killed and memory runs out; build/reports/container.json

@@ -118,7 +118,7 @@ func runAttack(ctx context.Context, args []string) error {
 	f.IntVar(&o.Clients, "clients", 1024, "keys and tokens among which requests rotate")
 	f.DurationVar(&o.WarmUp, "warm-up", 3*time.Second, "how long the rate is held before what counts")
 	f.IntVar(&o.Workers, "max-workers", 512, "the most requests under way, and connections")
-	at := attack.Compose{Docker: "docker", Cgroups: "/sys/fs/cgroup"}
+	at := attack.Compose{Docker: "docker", Cgroups: "/sys/fs/cgroup", Proc: "/proc"}
 	target := f.String("target", "local", "local: the programs, started here; compose: the containers of docker-compose.yaml, which must run")
 	f.StringVar(&at.Envoy, "compose-envoy", "127.0.0.1:10000", "`address` of Envoy, of -target compose")
 	f.StringVar(&at.Prefix, "compose-prefix", "/orders", "`prefix` of the paths, of -target compose")

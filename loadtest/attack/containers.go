@@ -11,7 +11,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -26,6 +25,7 @@ type Compose struct {
 	Prefix                 string // of the route's paths
 	Docker                 string // the program docker
 	Cgroups                string // where the cgroups are mounted: /sys/fs/cgroup
+	Proc                   string // where the system tells of processes: /proc
 }
 
 const (
@@ -64,13 +64,13 @@ func RunCompose(ctx context.Context, o Options, at Compose) error {
 // containers tells what the services of a compose project use.
 type containers struct {
 	at     Compose
-	groups map[string]string // the cgroup's folder of each service
+	groups map[string]cgroup // of each service
 	why    string            // why that can't be told
 }
 
 // newContainers finds the services' cgroups. Where it can't, it says why, and the report is without CPU and memory.
 func newContainers(ctx context.Context, at Compose) *containers {
-	c := &containers{at: at, groups: make(map[string]string)}
+	c := &containers{at: at, groups: make(map[string]cgroup)}
 	if err := c.findAll(ctx); err != nil {
 		c.why = err.Error()
 		c.groups = nil
@@ -117,18 +117,13 @@ func (c *containers) docker(ctx context.Context, args ...string) (string, error)
 	return string(out), nil
 }
 
-// cgroup is the folder of the cgroup of a process (cgroups(7), version 2: one line "0::/PATH").
-func (c *containers) cgroup(pid string) (string, error) {
-	text, err := os.ReadFile(filepath.Join("/proc", pid, "cgroup"))
+// cgroup finds the cgroup of a process.
+func (c *containers) cgroup(pid string) (cgroup, error) {
+	text, err := os.ReadFile(filepath.Join(c.at.Proc, pid, "cgroup"))
 	if err != nil {
-		return "", fmt.Errorf("find a container's cgroup: its processes are not this machine's: %w", err)
+		return cgroup{}, fmt.Errorf("find a container's cgroup: its processes are not this machine's: %w", err)
 	}
-	for line := range strings.Lines(string(text)) {
-		if path, ok := strings.CutPrefix(strings.TrimSpace(line), "0::"); ok {
-			return filepath.Join(c.at.Cgroups, path), nil
-		}
-	}
-	return "", fmt.Errorf("find a container's cgroup: process %s has none of version 2", pid)
+	return findCgroup(string(text), c.at.Cgroups)
 }
 
 func (c *containers) usage() (map[string]process.Usage, error) {
@@ -136,8 +131,8 @@ func (c *containers) usage() (map[string]process.Usage, error) {
 		return nil, nil
 	}
 	all := make(map[string]process.Usage, len(c.groups)+1)
-	for service, dir := range c.groups {
-		u, err := cgroupUsage(dir)
+	for service, group := range c.groups {
+		u, err := group.usage()
 		if err != nil {
 			return nil, fmt.Errorf("service %s: %w", service, err)
 		}
@@ -146,41 +141,6 @@ func (c *containers) usage() (map[string]process.Usage, error) {
 	var err error
 	all[loadProcess], err = process.UsageOf(os.Getpid())
 	return all, err
-}
-
-// cgroupUsage reads what a cgroup has used: cpu.stat has microseconds; from memory.current, what the kernel can drop at once is taken off, as docker stats does.
-func cgroupUsage(dir string) (process.Usage, error) {
-	cpu, err := keyed(filepath.Join(dir, "cpu.stat"), "usage_usec")
-	if err != nil {
-		return process.Usage{}, err
-	}
-	droppable, err := keyed(filepath.Join(dir, "memory.stat"), "inactive_file")
-	if err != nil {
-		return process.Usage{}, err
-	}
-	text, err := os.ReadFile(filepath.Join(dir, "memory.current"))
-	if err != nil {
-		return process.Usage{}, fmt.Errorf("read a container's memory: %w", err)
-	}
-	current, err := strconv.ParseInt(strings.TrimSpace(string(text)), 10, 64)
-	if err != nil {
-		return process.Usage{}, fmt.Errorf("read a container's memory: %w", err)
-	}
-	return process.Usage{CPU: time.Duration(cpu) * time.Microsecond, RSS: max(current-droppable, 0)}, nil
-}
-
-// keyed reads the value of a key in a file of lines "KEY VALUE".
-func keyed(file, key string) (int64, error) {
-	text, err := os.ReadFile(file)
-	if err != nil {
-		return 0, fmt.Errorf("read what a container uses: %w", err)
-	}
-	for line := range strings.Lines(string(text)) {
-		if value, ok := strings.CutPrefix(line, key+" "); ok {
-			return strconv.ParseInt(strings.TrimSpace(value), 10, 64)
-		}
-	}
-	return 0, fmt.Errorf("read what a container uses: %s has no %s", file, key)
 }
 
 func (c *containers) unavailable() string { return c.why }
@@ -200,7 +160,7 @@ func (c *containers) metrics() (process.Metrics, error) {
 // check sees that each container still has its cgroup: it goes with the container.
 func (c *containers) check() error {
 	for _, service := range slices.Sorted(maps.Keys(c.groups)) {
-		if _, err := os.Stat(c.groups[service]); err != nil {
+		if _, err := os.Stat(c.groups[service].memory); err != nil {
 			return fmt.Errorf("service %s has ended: %w", service, err)
 		}
 	}
