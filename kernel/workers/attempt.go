@@ -88,52 +88,51 @@ func (w *Worker) place(c *route.Call, now time.Duration, h *hedge) error {
 	return route.ErrUnavailable
 }
 
-// settle gives a call that came to nothing to another replica, or completes it with err.
+// settle takes a call that came to nothing: another replica gets it, at once if there is one, else after a while; or it is completed with err.
 func (w *Worker) settle(c *route.Call, err error, why reason) {
-	if !w.again(c, why) {
-		c.Done.Complete(c, nil, err)
+	if w.again(c, why) {
+		return
 	}
+	p := &c.Progress
+	if w == nil || int(p.Attempts) >= w.attempts || w.stopped() {
+		c.Done.Complete(c, nil, err)
+		return
+	}
+	wait := w.ref.Retry.Backoff << min(p.Attempts, 8)
+	wait = wait/2 + rand.N(wait/2+1) // Jitter keeps calls that were lost together from coming back together.
+	if p.Deadline-w.now()-wait < leastBudget {
+		c.Done.Complete(c, nil, err)
+		return
+	}
+	p.Tried = 0
+	w.waiting.Go(func() { w.later(c, wait, err, why) })
 }
 
-// again gives a call that came to nothing to another replica, at once if there is one; after a while if the call was lost and there is none. It reports whether it did: then the call is
-// not the caller's any more.
+// again gives a call that came to nothing to another replica, if there is one now. It reports whether it did: then the call is not the caller's any more.
 func (w *Worker) again(c *route.Call, why reason) bool {
 	p := &c.Progress
 	if w == nil || int(p.Attempts) >= w.attempts || w.stopped() {
 		return false
 	}
 	now := w.now()
-	if p.Deadline-now < leastBudget {
+	if p.Deadline-now < leastBudget || w.place(c, now, nil) != nil {
 		return false
 	}
-	if w.place(c, now, nil) == nil {
-		w.retries[why].Inc()
-		return true
-	}
-	if why > becauseIllegal {
-		return false // Nothing is won by asking those again that don't want it.
-	}
-	wait := w.ref.Retry.Backoff << min(p.Attempts, 8)
-	wait = wait/2 + rand.N(wait/2+1) // Jitter keeps calls that were lost together from coming back together.
-	if p.Deadline-now-wait < leastBudget {
-		return false
-	}
-	p.Attempts = max(p.Attempts, 1)
-	p.Tried = 0
-	w.waiting.Go(func() { w.later(c, wait, why) })
+	w.retries[why].Inc()
 	return true
 }
 
 // later makes the next attempt after a while.
-func (w *Worker) later(c *route.Call, wait time.Duration, why reason) {
+func (w *Worker) later(c *route.Call, wait time.Duration, err error, why reason) {
 	timer := time.NewTimer(wait)
 	defer timer.Stop()
 	select {
 	case <-timer.C:
 	case <-w.ended:
 	}
-	w.retries[why].Inc()
-	if err := w.place(c, w.now(), nil); err != nil {
+	if w.place(c, w.now(), nil) == nil {
+		w.retries[why].Inc()
+	} else {
 		c.Done.Complete(c, nil, err)
 	}
 	w.afterBatch()
