@@ -1,6 +1,7 @@
 package kernel
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -10,6 +11,7 @@ import (
 
 	workerv1 "github.com/policy-engine/policy-engine/api/worker/v1"
 	"github.com/policy-engine/policy-engine/config"
+	"github.com/policy-engine/policy-engine/telemetry"
 )
 
 // reloading is a kernel that follows a file.
@@ -237,5 +239,76 @@ func TestFileIsFollowed(t *testing.T) {
 	}
 	if err := r.end(); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestReloadIsTriedAgain: what only the workers had something against is tried again, quietly, until they take it or the file says something else.
+func TestReloadIsTriedAgain(t *testing.T) {
+	path := socketPath(t)
+	f := &fakeWorker{name: "worker-1", policies: []string{"guard"}}
+	f.start(t, path)
+	text := func(routes ...string) []byte { return []byte(kernelText("", workerText(path), routes...)) }
+	cfg, err := config.ParseKernel("kernel.yaml", text("a"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	log := &journal{}
+	logger, err := telemetry.NewLogger("kernel", "info", log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer logger.Close()
+	k, err := build(cfg, Options{Log: logger, File: "kernel.yaml"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	k.registry.Start()
+	go func() { ended <- k.distributor.run(ctx) }()
+	defer func() {
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+		k.registry.Close()
+	}()
+	eventually(t, "the first table is complete", func() bool { return k.distributor.state() == "" && k.registry.Status()[0].Available })
+	r := k.reloader
+	expect := func(when, status, cause string, failures uint64) {
+		t.Helper()
+		if o := r.outcome(); o == nil || o.Status != status || o.Cause != cause || r.failed.Get() != failures {
+			t.Errorf("%s: %+v, %d failures", when, o, r.failed.Get())
+		}
+	}
+	r.again(ctx)
+	if r.outcome() != nil {
+		t.Error("there was nothing to try again")
+	}
+	f.setReject(mistake("policy_kernel.route_policies[1]"))
+	r.take(ctx, "file", text("b"), nil)
+	expect("rejected", statusRefused, "file", 1)
+	r.again(ctx)
+	expect("rejected for the same reason", statusRefused, "file", 1)
+	f.setReject(mistake("policy_kernel.route_policies[0]"))
+	r.again(ctx)
+	expect("rejected for another reason", statusRefused, "retry", 2)
+	f.setReject()
+	r.again(ctx)
+	expect("taken", statusApplied, "retry", 2)
+	if k.distributor.routes.Current().Lookup("b") == nil {
+		t.Error("it is not in use")
+	}
+	r.again(ctx)
+	expect("nothing is left to try", statusApplied, "retry", 2)
+
+	f.setReject(mistake("policy_kernel.route_policies[1]"))
+	r.take(ctx, "file", text("c"), nil)
+	f.setReject()
+	r.take(ctx, "file", []byte("policy_kernel: {wrong: 1}"), nil)
+	r.again(ctx)
+	expect("the file says something else", statusRefused, "file", 4)
+	if k.distributor.routes.Current().Lookup("c") != nil {
+		t.Error("what the file does not say any more is in use")
 	}
 }
