@@ -78,6 +78,10 @@ func TestTreeIsMasked(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	headers, err := json.Marshal(tree(t, "policy_kernel:\n  observability: {tracing: {headers: {x: hunter2}}}\n"))
+	if err != nil || !strings.Contains(string(headers), `"x":"***"`) {
+		t.Errorf("%s, %v", headers, err)
+	}
 	for _, secret := range []string{"0123456789abcdef", "from the environment", `"old","other"`} {
 		if strings.Contains(string(text), secret) {
 			t.Errorf("%q is shown: %s", secret, text)

@@ -18,7 +18,7 @@ func (c *checker) kernel(d *document.Kernel) *Kernel {
 		WorkerUnavailable:  c.immediateResponse(&d.WorkerUnavailableResponse),
 		Drain:              Drain{Delay: time.Duration(d.Drain.Delay), Deadline: time.Duration(d.Drain.Deadline)},
 		Limits:             Limits{MaxBodySize: int(d.Limits.MaxBodySize), MaxTotalBodySize: int(d.Limits.MaxTotalBodySize)},
-		Observability:      Observability{LogLevel: string(d.Observability.LogLevel)},
+		Observability:      Observability{LogLevel: string(d.Observability.LogLevel), Tracing: c.kernelTracing(&d.Observability.Tracing)},
 		Fixed:              fixed(d),
 	}
 	if d.Admin.Has("token") && d.Admin.Has("token_file") {

@@ -162,6 +162,7 @@ type Header struct {
 type Observability struct {
 	// LogLevel is debug, info, warn or error.
 	LogLevel string
+	Tracing  Tracing
 }
 
 // Transport is what serves ext_proc.

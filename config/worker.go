@@ -12,7 +12,7 @@ func (c *checker) worker(d *document.PolicyWorker) *Worker {
 			MaxBodySize:  int(d.ResourceLimits.MaxBodySize),
 			MaxStateSize: int(d.ResourceLimits.MaxStateSize),
 		},
-		Observability: Observability{LogLevel: string(d.Observability.LogLevel)},
+		Observability: Observability{LogLevel: string(d.Observability.LogLevel), Tracing: c.tracing(&d.Observability.Tracing)},
 	}
 	for i := range d.KeyStores {
 		e := &d.KeyStores[i]

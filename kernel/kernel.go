@@ -23,6 +23,7 @@ import (
 	"github.com/policy-engine/policy-engine/kernel/transport"
 	"github.com/policy-engine/policy-engine/kernel/workers"
 	"github.com/policy-engine/policy-engine/telemetry"
+	"github.com/policy-engine/policy-engine/telemetry/trace"
 )
 
 // Options are what a kernel is given beside its configuration.
@@ -49,6 +50,7 @@ type kernel struct {
 	access      *access
 	log         *telemetry.Logger
 	transport   transport.Server
+	tracer      *trace.Tracer // nil if nothing is traced
 	draining    atomic.Bool
 }
 
@@ -58,6 +60,7 @@ func Run(ctx context.Context, cfg *config.Kernel, o Options) error {
 	if err != nil {
 		return err
 	}
+	defer k.stopTracing(o.Log)
 	envoy, err := listener.Open(cfg.Server)
 	if err != nil {
 		return err
@@ -100,6 +103,12 @@ func build(cfg *config.Kernel, o Options) (*kernel, error) {
 	settings := &extproc.Settings{Routes: k.distributor.routes, Bodies: bodies, Observer: observer}
 	k.set.NewGauge("policy_kernel_body_bytes", func() float64 { return float64(bodies.Used()) })
 	panics := k.set.NewCounter("policy_kernel_panics_total")
+	if err := k.trace(cfg.Observability.Tracing, o); err != nil {
+		return nil, err
+	}
+	if k.tracer != nil {
+		settings.Tracer, k.reloader.tracer = spans{k.tracer}, k.tracer
+	}
 	var err error
 	k.transport, err = transport.New(transport.Options{
 		Config: cfg.Server, Logger: log, Panicked: panics.Inc, Bodies: bodies,

@@ -207,10 +207,14 @@ func (o *Observer) complainUnknown(d *extproc.Decision) {
 
 // describe copies what a line tells of a decision.
 func describe(d *extproc.Decision, w *workerSeries, status extproc.Status) []zap.Field {
-	return []zap.Field{
+	fields := []zap.Field{
 		zap.String("request_id", clip(string(d.RequestID))), zap.String("route", clip(strings.Clone(d.RouteName))), zap.String("worker", w.name),
 		zap.Stringer("phase", d.Phase), zap.Stringer("status", status), zap.String("policy", strings.Clone(d.Policy)), zap.String("reason", strings.Clone(d.Reason)),
 	}
+	if d.TraceID != "" {
+		fields = append(fields, zap.String("trace_id", d.TraceID))
+	}
+	return fields
 }
 
 // clip bounds what a client can put into a line.

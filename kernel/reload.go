@@ -15,6 +15,7 @@ import (
 	"github.com/policy-engine/policy-engine/config"
 	"github.com/policy-engine/policy-engine/limits"
 	"github.com/policy-engine/policy-engine/telemetry"
+	"github.com/policy-engine/policy-engine/telemetry/trace"
 	"github.com/policy-engine/policy-engine/watch"
 )
 
@@ -54,6 +55,8 @@ type reloader struct {
 	distributor *distributor
 	succeeded   *metrics.Counter
 	failed      *metrics.Counter
+	// tracer is nil if nothing is traced.
+	tracer *trace.Tracer
 
 	// attempt is held during one: they come one after the other.
 	attempt sync.Mutex
@@ -198,6 +201,9 @@ func (r *reloader) bring(ctx context.Context, cfg, current *config.Kernel) error
 		return err
 	}
 	r.waiting = nil
+	if t := cfg.Observability.Tracing; r.tracer != nil {
+		r.tracer.SetSampling(t.SamplingRate, t.ParentLimit)
+	}
 	if level := cfg.Observability.LogLevel; level != current.Observability.LogLevel {
 		return r.log.SetLevel(level)
 	}

@@ -34,7 +34,12 @@ func Embed(cfg *config.Worker, registry *Registry, opts Options) (*Embedded, err
 	if err != nil {
 		return nil, err
 	}
-	b := &Embedded{worker: newWorker(cfg, registry, opts, sources), sources: sources}
+	tracer, err := openTracer(cfg, opts)
+	if err != nil {
+		sources.close(opts.Log)
+		return nil, err
+	}
+	b := &Embedded{worker: newWorker(cfg, registry, opts, sources, tracer), sources: sources}
 	b.ctx, b.cancel = context.WithCancel(context.Background())
 	var expiry context.Context
 	expiry, b.stopExpiry = context.WithCancel(context.Background())

@@ -345,7 +345,7 @@ func newTestCore(t *testing.T, r *Registry) *core {
 	t.Helper()
 	opts := Options{}
 	opts.setDefaults()
-	w := newWorker(&config.Worker{MaxConcurrentRequests: 1, ResourceLimits: config.ResourceLimits{MaxBodySize: 1 << 20, MaxStateSize: 1 << 16}}, r, opts, &sources{})
+	w := newWorker(&config.Worker{MaxConcurrentRequests: 1, ResourceLimits: config.ResourceLimits{MaxBodySize: 1 << 20, MaxStateSize: 1 << 16}}, r, opts, &sources{}, nil)
 	resp, err := w.service.PushConfig(t.Context(), &workerv1.PushConfigRequest{
 		KernelId: testKernel, Generation: 5,
 		Chains: []*workerv1.Chain{requestChain(1, policy("set", `{"header":"a","value":"b"}`))},

@@ -7,6 +7,9 @@ import (
 	"net"
 	"net/http"
 	"time"
+
+	"go.opentelemetry.io/otel/propagation"
+	"go.opentelemetry.io/otel/trace"
 )
 
 // Limits of what policies may do to other servers, and these to us.
@@ -56,6 +59,10 @@ type boundedTransport struct{ *http.Transport }
 
 // RoundTrip implements http.RoundTripper.
 func (t *boundedTransport) RoundTrip(r *http.Request) (*http.Response, error) {
+	if trace.SpanContextFromContext(r.Context()).IsSampled() { // The span of a policy goes on at whom it asks.
+		r = r.Clone(r.Context())
+		propagation.TraceContext{}.Inject(r.Context(), propagation.HeaderCarrier(r.Header))
+	}
 	resp, err := t.Transport.RoundTrip(r)
 	if err != nil {
 		return nil, err

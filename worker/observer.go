@@ -52,6 +52,9 @@ func (o *observer) Failed(f chain.Failure) {
 		"policy", o.policy, "route", o.route, "reason", f.Cause.String(), "error", fmt.Sprint(f.Err),
 		"request_id", string(f.RequestID), "suppressed", suppressed,
 	}
+	if f.TraceID != "" {
+		attrs = append(attrs, "trace_id", f.TraceID)
+	}
 	if f.Stack != nil {
 		attrs = append(attrs, "stack", string(f.Stack))
 	}

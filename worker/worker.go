@@ -15,6 +15,7 @@ import (
 	"github.com/policy-engine/policy-engine/config"
 	"github.com/policy-engine/policy-engine/policies"
 	"github.com/policy-engine/policy-engine/telemetry"
+	"github.com/policy-engine/policy-engine/telemetry/trace"
 	"github.com/policy-engine/policy-engine/worker/chain"
 	"github.com/policy-engine/policy-engine/worker/jwks"
 	"github.com/policy-engine/policy-engine/worker/keystore"
@@ -66,6 +67,7 @@ func (o *Options) setDefaults() {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
+	o.Log = slog.New(trace.Logging(o.Log.Handler()))
 	if o.LogLost == nil {
 		o.LogLost = func() uint64 { return 0 }
 	}
@@ -100,7 +102,11 @@ func Run(ctx context.Context, cfg *config.Worker, registry *Registry, opts Optio
 		return err
 	}
 	defer func() { err = errors.Join(err, l.remove()) }()
-	w := newWorker(cfg, registry, opts, sources)
+	tracer, err := openTracer(cfg, opts)
+	if err != nil {
+		return &sourceError{err}
+	}
+	w := newWorker(cfg, registry, opts, sources, tracer)
 	w.service.core.meters.process = true
 	w.server = newServer(w.service)
 	opts.Log.Info("serving", "socket", cfg.SocketPath, "policies", registry.names)
@@ -114,9 +120,11 @@ type worker struct {
 	service *service
 	// server is nil if the worker is Embedded.
 	server *server
+	// tracer is nil if nothing is traced.
+	tracer *trace.Tracer
 }
 
-func newWorker(cfg *config.Worker, registry *Registry, opts Options, s *sources) *worker {
+func newWorker(cfg *config.Worker, registry *Registry, opts Options, s *sources, tracer *trace.Tracer) *worker {
 	m := newMeters(registry)
 	throttle := telemetry.NewThrottle(logInterval, opts.Clock.Now)
 	limits := chain.Limits{MaxBodySize: cfg.ResourceLimits.MaxBodySize, MaxStateSize: cfg.ResourceLimits.MaxStateSize}
@@ -134,8 +142,12 @@ func newWorker(cfg *config.Worker, registry *Registry, opts Options, s *sources)
 	}
 	m.gauge("policy_worker_in_flight", func() float64 { return float64(c.inFlight.Load()) })
 	m.gauge("policy_worker_generations", func() float64 { return float64(c.generations.count()) })
+	if tracer != nil {
+		c.settings.Tracer = spans{tracer}
+	}
+	m.measureTracer(tracer)
 	telemetry.DescribeWorker(m.set, opts.Version, opts.LogLost)
-	w := &worker{opts: opts}
+	w := &worker{opts: opts, tracer: tracer}
 	w.service = &service{
 		name: cfg.Name, version: opts.Version, instanceID: rand.Uint64(), registry: registry, core: c,
 		env: &environment{
@@ -217,6 +229,12 @@ func (w *worker) closeInstances() {
 		}
 	}
 	w.service.env.httpClient.CloseIdleConnections()
+	if w.tracer == nil {
+		return
+	}
+	if err := w.tracer.Close(farewell); err != nil {
+		w.opts.Log.Warn("the last spans were lost", "error", err.Error())
+	}
 }
 
 // within waits for done, at most for d, and reports whether it came.

@@ -86,6 +86,8 @@ type Decision struct {
 	Reason string
 	// RequestID is the value of x-request-id.
 	RequestID []byte
+	// TraceID is the id of the request's trace, empty if it is not traced.
+	TraceID string
 	// Elapsed is the time from the arrival of the phase's message to the decision.
 	Elapsed time.Duration
 }

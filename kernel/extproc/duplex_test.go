@@ -149,7 +149,7 @@ func TestDuplexDoesNotAllocate(t *testing.T) {
 	chunk := bodyOf(t, make([]byte, 16<<10), false)
 	for _, policy := range []string{"h", "c"} {
 		w, m := duplexRig(t, policy)
-		m.settings.Observer = nil
+		m.settings.Observer, m.settings.Tracer = nil, nil
 		r := &workerv1.Result{Phase: requestHeaders, Outcome: workerv1.Result_OUTCOME_CONTINUE, Context: []byte("c")}
 		m.Open("orders", 0)
 		if e := m.Message(mustMessage(t, "request_headers", ":method=POST", "full_duplex"), 1); e.Kind == KindCall {

@@ -16,6 +16,8 @@ type Settings struct {
 	Bodies *Budget
 	// Observer may be nil.
 	Observer Observer
+	// Tracer is nil if nothing is traced.
+	Tracer Tracer
 }
 
 // Kind is what the driver is to do.

@@ -28,6 +28,7 @@ func (m *Machine) requestHeaders(now Instant) Effect {
 		return m.refuse(&malformedRequest, now)
 	}
 	m.requestID = firstValue(m.fields, "x-request-id")
+	m.startTrace()
 	m.endOfStream = m.decoder.headers.EndOfStream
 
 	p := &m.decoder.protocol
@@ -72,6 +73,7 @@ func (m *Machine) responseHeaders(now Instant) Effect {
 	if m.fields, err = headermap.Parse(m.fields[:0], m.responseMap); err != nil {
 		return m.refuse(&malformedResponse, now)
 	}
+	m.traceStatus()
 	m.endOfStream = m.decoder.headers.EndOfStream
 	return m.advance(now)
 }
@@ -173,6 +175,10 @@ func (m *Machine) fill(c *workerv1.Call, limit uint32) {
 	c.Context = m.context
 	c.WantContext = m.contextExpected
 	c.Limit = limit
+	c.Trace = nil
+	if m.trace != nil {
+		c.Trace = m.trace.Calling(m.segment, m.stage)
+	}
 	c.Body, c.WholeBody, c.NoBody, c.Trailers = nil, false, false, nil
 	switch {
 	case isBody(m.stage):
@@ -219,14 +225,17 @@ func (m *Machine) Complete(c *route.Call, r *workerv1.Result, err error, now Ins
 		return m.broken("outcome of a call that is not outstanding", now)
 	}
 	m.calling = false
+	if err == nil && (r == nil || !m.ended && m.check(r) != nil) {
+		r, err = nil, route.ErrIllegalResult
+	}
+	if m.trace != nil {
+		m.trace.Called(c, r, err)
+	}
 	if m.ended {
 		return Effect{} // Aborted, drained or closed meanwhile.
 	}
 	if err != nil {
 		return m.failed(failureOfError(err), now)
-	}
-	if m.check(r) != nil {
-		return m.failed(&illegalResult, now)
 	}
 	if r.Subject != "" {
 		m.subject = append(m.subject[:0], r.Subject...)

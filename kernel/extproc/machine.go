@@ -60,6 +60,7 @@ type Machine struct {
 	reason    string // valid during one event only
 
 	call     route.Call
+	trace    Trace // nil: the request is not traced
 	decision Decision
 	decoder  decoder
 	fields   []headermap.Field
@@ -259,6 +260,7 @@ func (m *Machine) Close() {
 	if m.calling {
 		panic("extproc: Close with a call outstanding")
 	}
+	m.endTrace()
 	m.release()
 	if m.duplex {
 		m.closeDuplex()
@@ -278,7 +280,7 @@ func (m *Machine) Close() {
 		m.body = body{}
 	}
 	c := &m.call.Message
-	c.Headers, c.RequestHeaders, c.Context, c.Body, c.Trailers = nil, nil, nil, nil, nil
+	c.Headers, c.RequestHeaders, c.Context, c.Body, c.Trailers, c.Trace = nil, nil, nil, nil, nil, nil
 }
 
 // answer gives m.out, and ends the stream if that was all that the route wants.
@@ -319,13 +321,19 @@ func (m *Machine) broken(message string, now Instant) Effect {
 // decide tells the observer how the phase under way ended.
 func (m *Machine) decide(status Status, now Instant) {
 	ofRequest := m.decidesRequest(status)
-	if o := m.settings.Observer; o != nil {
+	if o := m.settings.Observer; o != nil || m.trace != nil {
 		m.decision = Decision{
 			Route: m.route, RouteName: m.routeName, Phase: m.phase, Status: status, Tolerated: m.tolerated, Worker: m.segment,
 			Policy: m.policy, Reason: m.reason, RequestID: m.requestID, Elapsed: elapsed(m.since, now),
 			OfRequest: ofRequest,
 		}
-		o.Decided(&m.decision)
+		if m.trace != nil {
+			m.decision.TraceID = m.trace.ID()
+			m.trace.Decided(&m.decision)
+		}
+		if o != nil {
+			o.Decided(&m.decision)
+		}
 		m.decision = Decision{}
 	}
 	m.policy, m.reason = "", ""

@@ -27,7 +27,7 @@ func newAllowPath(t testing.TB, name string, response bool) *allowPath {
 		}
 	}
 	s := w.settings(t)
-	s.Observer = countingObserver{}
+	s.Observer, s.Tracer = countingObserver{}, nil
 	headers := strings.Fields(`:method=GET :path=/orders/42?expand=items :authority=api.example.com :scheme=https accept=application/json accept-encoding=gzip
 		user-agent=Mozilla/5.0 x-api-key=0123456789abcdef0123456789abcdef x-forwarded-for=192.0.2.7 x-forwarded-proto=https
 		x-request-id=7c9e6679-7425-40de-944b-e07fc1f90ae7 end_of_stream`)

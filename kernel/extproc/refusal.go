@@ -157,6 +157,9 @@ func (m *Machine) shutImmediate(dst []byte, start, status int, body []byte, grpc
 	dst = shut(dst, details)
 	dst = shut(dst, start)
 	m.out = m.appendMetadata(dst, status, reason)
+	if m.trace != nil {
+		m.trace.Answered(status)
+	}
 }
 
 // appendMetadata appends ProcessingResponse.dynamic_metadata: the namespace policy_engine, for Envoy's access log.

@@ -151,7 +151,7 @@ func (w *world) settings(t interface{ Fatal(...any) }) *Settings {
 		}
 		w.store.Swap(table)
 	}
-	return &Settings{Bodies: w.bodies, Routes: w.store, Observer: w}
+	return &Settings{Bodies: w.bodies, Routes: w.store, Observer: w, Tracer: strictTracer{}}
 }
 
 // checkReleased replaces the table: nobody must hold it any more.

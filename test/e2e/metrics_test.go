@@ -25,6 +25,8 @@ var labelsOf = map[string]string{
 	"policy_kernel_panics_total":                   "",
 	"policy_kernel_response_failures_total":        "route,status,worker",
 	"policy_kernel_streams":                        "",
+	"policy_kernel_trace_spans_dropped_total":      "",
+	"policy_kernel_trace_spans_total":              "",
 	"policy_kernel_worker_batch_calls":             "le,worker",
 	"policy_kernel_worker_batch_results":           "le,worker",
 	"policy_kernel_worker_calls_in_flight":         "replica,worker",
@@ -38,6 +40,8 @@ var labelsOf = map[string]string{
 	"policy_worker_log_records_lost_total":         "",
 	"policy_worker_panics_total":                   "",
 	"policy_worker_stuck_policies_total":           "",
+	"policy_worker_trace_spans_dropped_total":      "",
+	"policy_worker_trace_spans_total":              "",
 }
 
 // canary is in everything that a client sends.

@@ -77,7 +77,7 @@ func await(ctx context.Context, fn func(context.Context) (policies.Verdict, erro
 // it and leaves the exchange to it.
 func (r *Run) wait(ctx context.Context, s *step, fn func(context.Context) (policies.Verdict, error)) {
 	snapshot := r.x.Snapshot(r.mark)
-	attemptCtx, stop := r.bound(ctx, s)
+	attemptCtx, stop := r.bound(r.traced(ctx, s), s)
 	defer stop()
 	a := &attempt{done: make(chan struct{})}
 	holder, x := r.holder, r.x
@@ -123,7 +123,7 @@ func (r *Run) abandon(ctx context.Context, s *step, snapshot policies.Snapshot) 
 	x, err := snapshot.Exchange(r.requestHeaders, r.responseHeaders)
 	if err != nil { // Not to be expected: the same bytes were read before.
 		r.x = new(policies.Exchange)
-		s.observer.Ran(StatusTimeout, r.settings.Now().Sub(r.began))
+		r.ran(s, StatusTimeout, r.settings.Now().Sub(r.began), CauseTimeout.String())
 		r.end(outcome{result: workerv1.Result_OUTCOME_FAILED, policy: s.policy, reason: CauseTimeout.String(), failure: CauseTimeout.failure()})
 		return
 	}

@@ -42,6 +42,8 @@ type Failure struct {
 	Stack []byte
 	// RequestID is Envoy's x-request-id; it aliases the call.
 	RequestID []byte
+	// TraceID is the id of the request's trace, empty if it is not traced.
+	TraceID string
 }
 
 // Status is how a run of a policy ended.

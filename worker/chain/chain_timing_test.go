@@ -36,8 +36,15 @@ func trivial(tb testing.TB) (*Run, *Chain, *workerv1.Call) {
 	return NewRun(&Settings{Limits: limits, Now: time.Now}), c, requestCall()
 }
 
+// unused is a tracer that calls without a trace must not ask.
+type unused struct{}
+
+func (unused) Join([]byte) Trace { panic("a call without a trace was traced") }
+
+// TestNoAllocation: with tracing on, too, for calls that are not traced.
 func TestNoAllocation(t *testing.T) {
 	run, c, call := trivial(t)
+	run.settings.Tracer = unused{}
 	ctx, h := context.Background(), Holder(new(holds))
 	var buf [4096]byte
 	n := testing.AllocsPerRun(100, func() {

@@ -24,6 +24,7 @@ func (r *Run) Load(c *Chain, call *workerv1.Call, received, now time.Time, holde
 	r.id, r.wantContext = call.Id, call.WantContext
 	r.phase, r.chainID = call.Phase, call.Chain
 	r.began = now
+	r.join(call)
 	if call.TimeoutUs > 0 {
 		r.deadline = received.Add(Microseconds(call.TimeoutUs))
 	}

@@ -18,7 +18,7 @@ type outcome struct {
 
 // cancel ends the chain without a decision: the call was given up by the caller, or the worker stops.
 func (r *Run) cancel(s *step) {
-	s.observer.Ran(StatusCancelled, r.settings.Now().Sub(r.began))
+	r.ran(s, StatusCancelled, r.settings.Now().Sub(r.began), "cancelled")
 	r.awaiting = nil
 	r.end(outcome{result: workerv1.Result_OUTCOME_FAILED, reason: "cancelled", failure: workerv1.Result_FAILURE_DRAINING})
 }

@@ -23,6 +23,8 @@ type Settings struct {
 	Limits Limits
 	// Now is the clock.
 	Now func() time.Time
+	// Tracer is nil if nothing is traced.
+	Tracer Tracer
 	// Poison is for tests: a policy that uses its request or response after its phase method panics.
 	Poison bool
 }
@@ -60,6 +62,7 @@ type Run struct {
 	body      body
 	badCoding error // why the codings of the body can't be undone
 	states    []*workerv1.PolicyState
+	trace     Trace // nil: the call is not traced
 
 	in     workerv1.Context
 	claims []policies.Entry // of the identity in in
@@ -82,7 +85,7 @@ func (r *Run) Reset() {
 	r.id, r.wantContext = 0, false
 	r.deadline, r.began = time.Time{}, time.Time{}
 	r.next, r.mark, r.awaiting = 0, policies.Mark{}, nil
-	r.outcome = outcome{}
+	r.outcome, r.trace = outcome{}, nil
 	// Fast path: the first call of an HTTP request has no context.
 	if r.resume {
 		r.in.ResetVT()
@@ -106,7 +109,7 @@ func (r *Run) Inline(ctx context.Context) (ended bool) {
 		if r.overdue(s) || !r.ready(s) {
 			continue
 		}
-		v, err := s.call(ctx, r.x)
+		v, err := s.call(r.traced(ctx, s), r.x)
 		if r.mustAwait(v, err) {
 			return false
 		}
@@ -215,16 +218,16 @@ func (r *Run) settle(s *step, v policies.Verdict, err error, late bool) {
 	}
 	switch {
 	case v.IsContinue():
-		s.observer.Ran(StatusContinue, elapsed)
+		r.ran(s, StatusContinue, elapsed, "")
 	case v.IsSkipRemaining():
-		s.observer.Ran(StatusSkipRemaining, elapsed)
+		r.ran(s, StatusSkipRemaining, elapsed, v.Reason())
 		r.end(outcome{result: workerv1.Result_OUTCOME_SKIP_REMAINING, policy: s.policy, reason: v.Reason(), position: s.index + 1})
 	default:
 		status := StatusRespond
 		if v.IsDeny() {
 			status = StatusDeny
 		}
-		s.observer.Ran(status, elapsed)
+		r.ran(s, status, elapsed, v.Reason())
 		r.end(outcome{result: workerv1.Result_OUTCOME_IMMEDIATE, verdict: v, policy: s.policy, reason: v.Reason(), position: s.index + 1})
 	}
 	if r.settings.Poison {
@@ -261,12 +264,12 @@ func (r *Run) fail(s *step, cause Cause, err error, elapsed time.Duration, onFai
 	r.next++
 	r.x.Revive()
 	undone := r.x.Rollback(r.mark, r.requestHeaders, r.responseHeaders)
-	f := Failure{Cause: cause, Err: err, RequestID: r.x.Request().ID()}
+	f := Failure{Cause: cause, Err: err, RequestID: r.x.Request().ID(), TraceID: r.traceID()}
 	if panicked, ok := err.(*panicError); ok {
 		f.Stack = panicked.stack
 	}
 	s.observer.Failed(f)
-	s.observer.Ran(cause.status(), elapsed)
+	r.ran(s, cause.status(), elapsed, cause.String())
 	if r.body.on {
 		r.dropOut(s)
 	}

@@ -1332,7 +1332,9 @@ type Call struct {
 	Trailers []byte `protobuf:"bytes,14,opt,name=trailers,proto3" json:"trailers,omitempty"`
 	// Only so many of the chain's policies run, and one more is given here; 0 means all. Of those that don't run, bytes of a body
 	// that they hold back are passed on.
-	Limit         uint32 `protobuf:"varint,15,opt,name=limit,proto3" json:"limit,omitempty"`
+	Limit uint32 `protobuf:"varint,15,opt,name=limit,proto3" json:"limit,omitempty"`
+	// Absent if the request is not traced. Else the span of the call: 16 bytes are the trace's id, 8 the span's id, and what follows is the W3C tracestate.
+	Trace         []byte `protobuf:"bytes,16,opt,name=trace,proto3" json:"trace,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1470,6 +1472,13 @@ func (x *Call) GetLimit() uint32 {
 		return x.Limit
 	}
 	return 0
+}
+
+func (x *Call) GetTrace() []byte {
+	if x != nil {
+		return x.Trace
+	}
+	return nil
 }
 
 // What the kernel carries from call to call without looking inside: the encoding of this message.
@@ -2384,7 +2393,7 @@ const file_worker_v1_worker_proto_rawDesc = "" +
 	"\x05calls\x18\x01 \x03(\v2\x1c.policyengine.worker.v1.CallR\x05calls\"c\n" +
 	"\vResultBatch\x128\n" +
 	"\aresults\x18\x01 \x03(\v2\x1e.policyengine.worker.v1.ResultR\aresults\x12\x1a\n" +
-	"\bdraining\x18\x02 \x01(\bR\bdraining\"\xc2\x03\n" +
+	"\bdraining\x18\x02 \x01(\bR\bdraining\"\xd8\x03\n" +
 	"\x04Call\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x1e\n" +
 	"\n" +
@@ -2405,7 +2414,8 @@ const file_worker_v1_worker_proto_rawDesc = "" +
 	"whole_body\x18\f \x01(\bR\twholeBody\x12\x17\n" +
 	"\ano_body\x18\r \x01(\bR\x06noBody\x12\x1a\n" +
 	"\btrailers\x18\x0e \x01(\fR\btrailers\x12\x14\n" +
-	"\x05limit\x18\x0f \x01(\rR\x05limit\"\xb3\x04\n" +
+	"\x05limit\x18\x0f \x01(\rR\x05limit\x12\x14\n" +
+	"\x05trace\x18\x10 \x01(\fR\x05trace\"\xb3\x04\n" +
 	"\aContext\x12<\n" +
 	"\bidentity\x18\x01 \x01(\v2 .policyengine.worker.v1.IdentityR\bidentity\x129\n" +
 	"\bmetadata\x18\x02 \x03(\v2\x1d.policyengine.worker.v1.EntryR\bmetadata\x12M\n" +

@@ -203,6 +203,8 @@ type Observability struct {
 	strict.Node
 	// The least level that is logged.
 	LogLevel LogLevel `yaml:"log_level"`
+	// Spans of requests and of calls to workers, for OpenTelemetry.
+	Tracing KernelTracing `yaml:"tracing"`
 }
 
 // Defaults sets what the file leaves out.
@@ -221,9 +223,11 @@ func (f *KernelFile) Defaults() {
 			Headers:    headers("retry-after", "30", "content-type", "application/json"),
 			Body:       `{"error":"the policies of this route can't be checked now","code":"WORKER_UNAVAILABLE"}`,
 		},
-		Drain:         Drain{Delay: strict.Duration(time.Second), Deadline: strict.Duration(10 * time.Second)},
-		Limits:        Limits{MaxBodySize: 1 << 20, MaxTotalBodySize: 256 << 20},
-		Observability: Observability{LogLevel: "info"},
+		Drain:  Drain{Delay: strict.Duration(time.Second), Deadline: strict.Duration(10 * time.Second)},
+		Limits: Limits{MaxBodySize: 1 << 20, MaxTotalBodySize: 256 << 20},
+		Observability: Observability{LogLevel: "info", Tracing: KernelTracing{
+			Endpoint: defaultReceiver, Insecure: true, Timeout: defaultExportTimeout, QueueSize: defaultSpanQueue, SamplingRate: 0.01, ParentLimit: 100,
+		}},
 	}
 }
 

@@ -25,7 +25,16 @@ type PolicyWorker struct {
 	// The issuers of tokens, by name.
 	JWTIssuers strict.Map[Name, JWTIssuer] `yaml:"jwt_issuers"`
 	// What the process tells of itself.
-	Observability Observability `yaml:"observability"`
+	Observability WorkerObservability `yaml:"observability"`
+}
+
+// WorkerObservability is what the process tells of itself.
+type WorkerObservability struct {
+	strict.Node
+	// The least level that is logged.
+	LogLevel LogLevel `yaml:"log_level"`
+	// Spans of policies, of those requests that the kernel traces, for OpenTelemetry.
+	Tracing Tracing `yaml:"tracing"`
 }
 
 // ResourceLimits is what a request may take of memory.
@@ -60,6 +69,8 @@ func (f *WorkerFile) Defaults() {
 	f.PolicyWorker = PolicyWorker{
 		MaxConcurrentRequests: 1000,
 		ResourceLimits:        ResourceLimits{MaxBodySize: 1 << 20, MaxStateSize: 64 << 10},
-		Observability:         Observability{LogLevel: "info"},
+		Observability: WorkerObservability{LogLevel: "info", Tracing: Tracing{
+			Endpoint: defaultReceiver, Insecure: true, Timeout: defaultExportTimeout, QueueSize: defaultSpanQueue,
+		}},
 	}
 }

@@ -3,6 +3,7 @@ package strict
 import (
 	"encoding/json"
 	"fmt"
+	"hash/maphash"
 	"reflect"
 )
 
@@ -10,6 +11,20 @@ import (
 // The struct is root's, or below it, at path.
 func Leaves(v any, skip func(path string) bool, visit func(at Pos, value string)) {
 	leaves(reflect.ValueOf(v).Elem(), skip, visit)
+}
+
+// fingerprint makes versions of secrets that mean nothing outside of this process.
+var fingerprint = maphash.MakeSeed()
+
+func version(v reflect.Value) uint64 {
+	var h maphash.Hash
+	h.SetSeed(fingerprint)
+	if entries, ok := v.Addr().Interface().(interface{ each(func(string, any)) }); ok {
+		entries.each(func(key string, value any) { fmt.Fprintf(&h, "%q %q ", key, reflect.ValueOf(value).Elem()) })
+	} else {
+		fmt.Fprint(&h, v)
+	}
+	return h.Sum64()
 }
 
 func leaves(v reflect.Value, skip func(string) bool, visit func(Pos, string)) {
@@ -27,7 +42,12 @@ func leaves(v reflect.Value, skip func(string) bool, visit func(Pos, string)) {
 			continue
 		}
 		var t treeMaker
-		value := t.value(field, at.Path, false)
+		secret := v.Type().Field(f.Index).Tag.Get("secret") == "true"
+		value := t.value(field, at.Path, secret)
+		if secret && !field.IsZero() {
+			visit(at, fmt.Sprintf("%s (version %x)", mask, version(field)))
+			continue
+		}
 		if text, ok := value.(string); ok {
 			visit(at, text)
 			continue

@@ -2,6 +2,7 @@ package strict
 
 import (
 	"encoding"
+	"math"
 	"reflect"
 	"slices"
 	"strconv"
@@ -74,10 +75,31 @@ func (d *decoder) plainScalar(n *yaml.Node, text string, plain, substituted bool
 		default:
 			dst.SetInt(i)
 		}
+	case reflect.Bool:
+		if text != "true" && text != "false" || !plain && !substituted {
+			d.fail(n.Line, path, "%s is not a truth value; legal are true and false", shown(n, text))
+			return
+		}
+		dst.SetBool(text == "true")
+	case reflect.Float64:
+		x, err := strconv.ParseFloat(text, 64)
+		least, _ := strconv.ParseFloat(f.Min, 64)
+		most, _ := strconv.ParseFloat(f.Max, 64)
+		switch {
+		case err != nil || math.IsNaN(x) || !decimal(text) || !plain && !substituted:
+			d.fail(n.Line, path, "%s is not a number; legal are %s to %s", shown(n, text), f.Min, f.Max)
+		case x < least || x > most:
+			d.fail(n.Line, path, "%s is out of range; legal are %s to %s", text, f.Min, f.Max)
+		default:
+			dst.SetFloat(x)
+		}
 	default: // A mistake in our own types, which the first test of a file finds.
 		panic("strict: field of type " + dst.Type().String())
 	}
 }
+
+// decimal reports whether a number is written with digits, as people do: no 0x1p-2, no 1_000, no Inf.
+func decimal(text string) bool { return strings.Trim(text, "0123456789.eE+-") == "" }
 
 func isText(n *yaml.Node) bool {
 	tag := n.ShortTag()
@@ -106,10 +128,16 @@ func wanted(dst reflect.Value) string {
 	case *Size:
 		return "a size such as 64KiB"
 	}
-	if dst.Kind() == reflect.Int {
+	switch dst.Kind() {
+	case reflect.Int:
 		return "an integer"
+	case reflect.Bool:
+		return "true or false"
+	case reflect.Float64:
+		return "a number"
+	default:
+		return "a text"
 	}
-	return "a text"
 }
 
 // inRange checks durations and sizes.

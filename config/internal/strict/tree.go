@@ -23,7 +23,7 @@ func (Secret) MarshalJSON() ([]byte, error) { return []byte(`"` + mask + `"`), n
 var secretKey = regexp.MustCompile(`(?i)(secret|passw|credential|private|api[-_]?key$|token$|^(proxy-)?authorization$|^(set-)?cookie$)`)
 
 // Tree is what a decoded root says, with all defaults: mappings are map[string]any, lists []any, and scalars string, json.Number, bool or Secret. Durations and sizes are texts as in
-// the file. Secrets are the fields with the tag `secret:"true"`, and in parameters and header lines what came from a variable, and what has the key of a secret.
+// the file. Secrets are the fields with the tag `secret:"true"`, or their values, and in parameters and header lines what came from a variable, and what has the key of a secret.
 func Tree(root any) any {
 	v := reflect.ValueOf(root).Elem()
 	t := treeMaker{fromEnv: v.Addr().Interface().(interface{ node() *Node }).node().fromEnv}
@@ -46,7 +46,7 @@ func (t *treeMaker) value(v reflect.Value, path string, secret bool) any {
 		entries.each(func(key string, value any) {
 			at := member(path, key)
 			e := reflect.ValueOf(value).Elem()
-			out[key] = t.value(e, at, e.Kind() == reflect.String && (t.fromEnv[at] || secretKey.MatchString(key)))
+			out[key] = t.value(e, at, e.Kind() == reflect.String && (secret || t.fromEnv[at] || secretKey.MatchString(key)))
 		})
 		return out
 	}

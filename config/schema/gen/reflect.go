@@ -113,6 +113,14 @@ func (b *builder) scalar(v reflect.Value, f strict.Field) *jsonschema.Schema {
 			s = &jsonschema.Schema{Type: "integer", Minimum: json.Number(f.Min), Maximum: json.Number(f.Max)}
 			break
 		}
+		if v.Kind() == reflect.Float64 {
+			s = &jsonschema.Schema{Type: "number", Minimum: json.Number(f.Min), Maximum: json.Number(f.Max)}
+			break
+		}
+		if v.Kind() == reflect.Bool {
+			s = &jsonschema.Schema{Type: "boolean"}
+			break
+		}
 		if least, err := strconv.ParseUint(f.Min, 10, 64); err == nil {
 			s.MinLength = &least
 		}

@@ -109,7 +109,7 @@ var beyond = []string{
 	"kernel-address-and-socket", "kernel-address-bad", "kernel-env-injection", "kernel-env-malformed", "kernel-env-not-utf8", "kernel-env-unset",
 	"kernel-env-wrong-type", "kernel-no-workers", "kernel-params-null", "kernel-params-numbers", "kernel-params-tags", "kernel-params-truth",
 	"kernel-policy-timeout", "kernel-port-forms", "kernel-route-twice", "kernel-same-port", "kernel-socket-twice", "kernel-tagged",
-	"kernel-tls-client-ca-alone", "kernel-tls-half", "kernel-tls-other-half", "kernel-too-deep", "kernel-two-documents", "kernel-worker-name-twice",
+	"kernel-tls-client-ca-alone", "kernel-tls-half", "kernel-tls-other-half", "kernel-too-deep", "kernel-tracing-clear", "kernel-two-documents", "kernel-worker-name-twice",
 }
 
 func TestBadFilesMissTheSchema(t *testing.T) {
