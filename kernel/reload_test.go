@@ -142,8 +142,10 @@ func TestBadReload(t *testing.T) {
 		{"empty", nil, "", []string{"kernel.yaml: the file is empty"}},
 		{"binary", nil, "\x7fELF\x00\x01\xff", []string{"kernel.yaml:1: the text is not UTF-8"}},
 		{"restart", nil, kernelText("  server: {port: 1}\n  admin: {port: 2}\n", w, "a"), []string{"kernel.yaml:2: policy_kernel.server.port: ", "kernel.yaml:3: policy_kernel.admin.port: "}},
-		{"a policy that nobody offers", nil, kernelText("", w, "a") + "    - route_name: typo\n      request_flow:\n        policy_chain:\n          - {policy: gaurd}\n          - {policy: guard}\n",
-			[]string{`kernel.yaml:11: policy_kernel.route_policies[2].request_flow.policy_chain[0]: no worker offers policy "gaurd"; legal are those of policy_kernel.workers`}},
+		{
+			"a policy that nobody offers", nil, kernelText("", w, "a") + "    - route_name: typo\n      request_flow:\n        policy_chain:\n          - {policy: gaurd}\n          - {policy: guard}\n",
+			[]string{`kernel.yaml:11: policy_kernel.route_policies[2].request_flow.policy_chain[0]: no worker offers policy "gaurd"; legal are those of policy_kernel.workers`},
+		},
 		{"a worker that is not there", nil, kernelText("", "    - {name: worker-9, socket_path: /nowhere/w.sock}\n", "a"), []string{`no worker offers policy "guard"`, "not heard of yet: worker-9"}},
 		{"missing", func(string) error { return nil }, "", []string{"no such file"}},
 		{"folder", func(file string) error { return os.Mkdir(file, 0o700) }, "", []string{"not a regular file"}},

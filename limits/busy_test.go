@@ -13,13 +13,13 @@ func TestBusy(t *testing.T) {
 			t.Errorf("%s: %d threads, want %d", when, got, want)
 		}
 	}
-	narrowed := busy.narrowed
-	defer func() { busy.narrowed = narrowed }()
-	busy.narrowed = false
+	ours := busy.ours
+	defer func() { busy.ours = ours }()
+	busy.ours = false
 	done := Busy()
-	expect("as wide as the machine", base)
+	expect("where the environment says how many", base)
 	done()
-	busy.narrowed = true
+	busy.ours = true
 	first, second := Busy(), Busy()
 	expect("busy", base+1)
 	first()
