@@ -1,6 +1,7 @@
 package kernel
 
 import (
+	"bytes"
 	"context"
 	"encoding/hex"
 	"errors"
@@ -106,8 +107,10 @@ func (r *reloader) run(ctx context.Context, hangups <-chan os.Signal) {
 	}
 	follower := watch.FollowFrom(r.distributor.config().Digest, watch.Settings{
 		Path: r.file, MaxSize: config.MaxFileSize, Settle: settleFile, Log: r.log.Slog(),
-		Load:   func(content []byte) error { r.take(ctx, "file", content, nil); return nil },
-		Failed: func(err error) { r.take(ctx, "file", nil, err) },
+		// What a writer has not finished may be a configuration too, with fewer policies; but it seldom ends with a line.
+		Complete: func(content []byte) bool { return bytes.HasSuffix(content, []byte("\n")) },
+		Load:     func(content []byte) error { r.take(ctx, "file", content, nil); return nil },
+		Failed:   func(err error) { r.take(ctx, "file", nil, err) },
 	})
 	defer func() { _ = follower.Close() }() // It never fails.
 	retry := time.NewTicker(retryAfter)

@@ -32,6 +32,8 @@ type Settings struct {
 	// Settle is how long the folder must be quiet after a change before the file is read, and for how long the content must stay the same before it is loaded, so that a writer can
 	// finish; 0 means 50 ms.
 	Settle time.Duration
+	// Complete says of a content that it has an end; nil means that all have. One that has none, and may be the beginning of one, has to stay the same for Patience.
+	Complete func(content []byte) bool
 	// Patience is how long a process may have the file open for writing before that is a failure; 0 means 10 seconds.
 	Patience time.Duration
 	// PollOnly asks the system for nothing.
@@ -49,6 +51,7 @@ type File struct {
 	notifier *fsnotify.Watcher // nil when there is none
 	last     digest            // of the content that Load saw last
 	seen     digest            // of the content that was read last, which has to stay the same
+	since    time.Time         // when it was read first
 	busy     time.Time         // since when the file is open for writing
 	failure  string            // the last error that was told; empty after a success
 
@@ -197,7 +200,10 @@ func (f *File) look() (again bool) {
 			return false
 		}
 		if sum != f.seen {
-			f.seen = sum
+			f.seen, f.since = sum, time.Now()
+			return true
+		}
+		if f.settings.Complete != nil && !f.settings.Complete(content) && time.Since(f.since) < f.settings.Patience {
 			return true
 		}
 		f.last = sum

@@ -176,6 +176,34 @@ func TestHalfIsNotLoaded(t *testing.T) {
 	}
 }
 
+// TestBeginningIsNotLoaded: where nothing is known of who writes, a content without an end waits for one, and counts in the end.
+func TestBeginningIsNotLoaded(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "file")
+	write(t, path, "one\n")
+	got := make(chan string, 9)
+	f, err := Follow(Settings{
+		Path: path, MaxSize: 10, Log: new(log).logger(), Poll: 3 * time.Millisecond, Settle: time.Millisecond, Patience: 300 * time.Millisecond,
+		Complete: func(content []byte) bool { return bytes.HasSuffix(content, []byte("\n")) },
+		Load:     func(content []byte) error { got <- string(content); return nil },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	<-got
+	write(t, path, "t")
+	time.Sleep(30 * time.Millisecond)
+	write(t, path, "two\n")
+	if content := <-got; content != "two\n" {
+		t.Errorf("loaded %q", content)
+	}
+	began := time.Now()
+	write(t, path, "three")
+	if content := <-got; content != "three" || time.Since(began) < 300*time.Millisecond {
+		t.Errorf("loaded %q after %v", content, time.Since(began))
+	}
+}
+
 // TestBadFilesAreTold: whatever becomes of the file, what was loaded stays, each failure is told once, and the next good file is loaded.
 func TestBadFilesAreTold(t *testing.T) {
 	put := func(make func(path string) error) func(*testing.T, string) {
