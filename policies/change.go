@@ -27,6 +27,8 @@ const (
 	SetPath      ChangeKind = 4
 	SetMethod    ChangeKind = 5
 	SetStatus    ChangeKind = 6
+	// SetPathAndRoute is SetPath, and Envoy chooses the route by the new path.
+	SetPathAndRoute ChangeKind = 7
 )
 
 var errGone = errors.New("change of the request in a response phase: it has gone upstream")
@@ -76,7 +78,7 @@ func (x *Exchange) lay(c *Change) {
 		if !h.remove(c.Name) {
 			return // Nothing to tell Envoy.
 		}
-	case SetPath:
+	case SetPath, SetPathAndRoute:
 		if err := checkPath(c.Value); err != nil {
 			x.fail(err)
 			return

@@ -195,6 +195,12 @@ func (r *Request) SetPath(path string) {
 	r.x.change(Change{Kind: SetPath, Value: view.Bytes(path)})
 }
 
+// SetPathAndRoute replaces the path and its query, and lets Envoy choose the route by the path that the request has in the end: where it goes, and its time-outs. The policies of that route
+// do not run: those of the route that the request came on are all that it meets, in the response too.
+func (r *Request) SetPathAndRoute(path string) {
+	r.x.change(Change{Kind: SetPathAndRoute, Value: view.Bytes(path)})
+}
+
 // SetQuery sets the query parameter to one value, in place of all that it had.
 func (r *Request) SetQuery(name, value string) {
 	path := r.withoutQuery(name)

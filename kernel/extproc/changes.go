@@ -17,6 +17,7 @@ type changes struct {
 	// size is the sum of names and values.
 	size   int
 	method bool // one of list sets :method
+	routes bool // Envoy is to choose the route anew; :path is one of list
 }
 
 type change struct {
@@ -34,7 +35,7 @@ const (
 
 func (c *changes) reset() {
 	clear(c.list)
-	c.list, c.arena, c.size, c.method = c.list[:0], c.arena[:0], 0, false
+	c.list, c.arena, c.size, c.method, c.routes = c.list[:0], c.arena[:0], 0, false, false
 }
 
 // fits reports whether Envoy would take the changes with these added.
@@ -58,6 +59,8 @@ func (c *changes) add(mutations []*workerv1.Mutation) {
 			ch.kind = removeHeader
 		case workerv1.Mutation_KIND_SET_METHOD:
 			c.method = true
+		case workerv1.Mutation_KIND_SET_PATH_AND_ROUTE:
+			c.routes = true
 		}
 		start := len(c.arena)
 		c.arena = append(c.arena, name...)
@@ -83,7 +86,7 @@ func (c *changes) replaces(name string) bool {
 // headerName is the name of the header that Envoy is to change.
 func headerName(m *workerv1.Mutation) string {
 	switch m.Kind {
-	case workerv1.Mutation_KIND_SET_PATH:
+	case workerv1.Mutation_KIND_SET_PATH, workerv1.Mutation_KIND_SET_PATH_AND_ROUTE:
 		return ":path"
 	case workerv1.Mutation_KIND_SET_METHOD:
 		return ":method"

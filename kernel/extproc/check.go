@@ -137,7 +137,7 @@ func checkMutation(phase workerv1.Phase, m *workerv1.Mutation) error {
 		return checkHeader(m.Name, view.String(m.Value))
 	case workerv1.Mutation_KIND_REMOVE_HEADER:
 		return checkHeader(m.Name, "")
-	case workerv1.Mutation_KIND_SET_PATH:
+	case workerv1.Mutation_KIND_SET_PATH, workerv1.Mutation_KIND_SET_PATH_AND_ROUTE:
 		if isTrailers(phase) || response || m.Name != "" {
 			return errMutationKind
 		}

@@ -71,7 +71,7 @@ func (m *Machine) appendHeadersAnswer(dst []byte, p workerv1.Phase, c *changes) 
 		if mayReplace {
 			dst = d.appendStale(dst)
 		}
-		dst = shut(dst, mutation)
+		dst = appendClearRoute(shut(dst, mutation), c)
 		dst = shut(dst, common)
 	}
 	return m.appendModeOverride(shut(dst, answer))
@@ -99,6 +99,14 @@ func appendReplace(dst []byte, c *changes) []byte {
 	return dst
 }
 
+// appendClearRoute appends CommonResponse.clear_route_cache, if a policy wants the route to be chosen anew. Envoy ignores it without header changes (processor_state.cc, clearRouteCache).
+func appendClearRoute(dst []byte, c *changes) []byte {
+	if c.routes {
+		dst = appendUint(dst, 5, 1)
+	}
+	return dst
+}
+
 // appendBodyAnswer appends the ProcessingResponse that answers a body message.
 func (m *Machine) appendBodyAnswer(dst []byte) []byte {
 	dst, answer := open(dst, fieldOfPhase[m.phase])
@@ -115,7 +123,7 @@ func (m *Machine) appendBodyAnswer(dst []byte) []byte {
 			if setLength {
 				dst = appendSetHeader(dst, "content-length", strconv.Itoa(len(m.body.bytes)), false)
 			}
-			dst = shut(dst, mutation)
+			dst = appendClearRoute(shut(dst, mutation), &m.changes)
 		}
 		if m.body.replaced {
 			var mutation int

@@ -91,7 +91,10 @@ func showAnswer(r *extprocv3.ProcessingResponse) string {
 		if c.GetStatus() != extprocv3.CommonResponse_CONTINUE {
 			fmt.Fprintf(&s, " %v", c.GetStatus())
 		}
-		if c.GetClearRouteCache() || c.GetTrailers() != nil {
+		if c.GetClearRouteCache() {
+			s.WriteString(" clear_route_cache")
+		}
+		if c.GetTrailers() != nil {
 			s.WriteString(" UNEXPECTED")
 		}
 		showMutation(&s, c.GetHeaderMutation())

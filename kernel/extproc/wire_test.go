@@ -98,7 +98,7 @@ func envoyMessage(kind string, args []string) ([]byte, error) {
 	return append(msg, also...), nil
 }
 
-// parseResult reads "OUTCOME word…": set:n=v append:n=v remove:n path:v method:v status:v context=v subject=v policy=v reason=v failure=NAME phase=NAME replace=BODY position=N holding, and for
+// parseResult reads "OUTCOME word…": set:n=v append:n=v remove:n path:v route:v method:v status:v context=v subject=v policy=v reason=v failure=NAME phase=NAME replace=BODY position=N holding, and for
 // immediate responses http=STATUS header:n=v body=v grpc=N.
 func parseResult(args []string) (*workerv1.Result, error) {
 	r := &workerv1.Result{Outcome: workerv1.Result_Outcome(workerv1.Result_Outcome_value["OUTCOME_"+args[0]])}
@@ -131,6 +131,8 @@ func parseResult(args []string) (*workerv1.Result, error) {
 			mutate(workerv1.Mutation_KIND_REMOVE_HEADER, value, "")
 		case "path:":
 			mutate(workerv1.Mutation_KIND_SET_PATH, "", value)
+		case "route:": // "path:", and the route is chosen anew.
+			mutate(workerv1.Mutation_KIND_SET_PATH_AND_ROUTE, "", value)
 		case "method:":
 			mutate(workerv1.Mutation_KIND_SET_METHOD, "", value)
 		case "status:":

@@ -17,6 +17,7 @@ type Params struct {
 	Template  string `json:"template,omitempty" jsonschema:"description=Paths such as /users/{id}/{rest...}."`
 	Regex     string `json:"regex,omitempty" jsonschema:"description=Regular expression (RE2) for the whole path."`
 	To        string `json:"to" jsonschema:"required,description=The new path. {name} is what the template or regex found under that name; {1} the first group."`
+	Reroute   bool   `json:"reroute,omitempty" jsonschema:"description=Whether Envoy chooses the route by the new path. Its policies do not run."`
 	Unmatched string `json:"unmatched,omitempty" jsonschema:"enum=deny,enum=continue,default=deny,description=What becomes of other paths: 404 or on as they are."`
 }
 

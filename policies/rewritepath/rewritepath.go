@@ -24,6 +24,7 @@ func Definition() policies.Definition { return policies.Define(name, version, bu
 // Policy is rewritePath at one place of the configuration.
 type Policy struct {
 	rule      rule
+	reroute   bool
 	unmatched policies.Verdict // Continue where the path may stay
 
 	ambiguous policies.Verdict
@@ -40,6 +41,7 @@ func build(env policies.Env, params Params) (*Policy, error) {
 	}
 	p := &Policy{
 		rule:      rule,
+		reroute:   params.Reroute,
 		ambiguous: policies.Deny(http.StatusBadRequest, "path_ambiguous").WithMessage("the path can be read in more than one way"),
 		unsafe:    policies.Deny(http.StatusBadRequest, "path_unsafe").WithMessage("the path has no safe form for the upstream"),
 		tooLong:   policies.Deny(http.StatusRequestURITooLong, "path_too_long").WithMessage("the path is too long"),
@@ -75,7 +77,7 @@ func (p *Policy) OnRequestHeaders(_ context.Context, r *policies.Request) (polic
 	// Fast path: what is left is a part of what was there.
 	if rest, ok := p.rule.cut(target); ok {
 		p.rewritten.Inc()
-		r.SetPath(view.String(rest))
+		p.set(r, view.String(rest))
 		return policies.Continue(), nil
 	}
 	size := p.rule.size(&found) + len(query)
@@ -87,8 +89,16 @@ func (p *Policy) OnRequestHeaders(_ context.Context, r *policies.Request) (polic
 		return p.refuse(p.unsafe)
 	}
 	p.rewritten.Inc()
-	r.SetPath(view.String(append(to, query...)))
+	p.set(r, view.String(append(to, query...)))
 	return policies.Continue(), nil
+}
+
+func (p *Policy) set(r *policies.Request, path string) {
+	if p.reroute {
+		r.SetPathAndRoute(path)
+		return
+	}
+	r.SetPath(path)
 }
 
 func (p *Policy) refuse(v policies.Verdict) (policies.Verdict, error) {

@@ -72,7 +72,7 @@ func TestParameters(t *testing.T) {
 		`{"regex": "/(?P<a>x)(?P<a>y)", "to": "/"}`:                      "regex: ",
 		`{"regex": "/a", "to": "/` + strings.Repeat("x", 2048) + `"}`:    "to: it has 2049 bytes",
 		`{"prefix": 1}`:                                                  "prefix: number is not legal here",
-		`{"from": "/a", "to": "/b"}`:                                     "from: unknown parameter; legal are prefix, template, regex, to, unmatched",
+		`{"from": "/a", "to": "/b"}`:                                     "from: unknown parameter; legal are prefix, template, regex, to, reroute, unmatched",
 	} {
 		_, err := Definition().Build(policytest.NewEnv(t), json.RawMessage(params))
 		if err == nil || !strings.Contains(err.Error(), want) {
@@ -348,5 +348,21 @@ func BenchmarkRewrite(b *testing.B) {
 				run()
 			}
 		})
+	}
+}
+
+// TestReroute: Envoy is asked to choose the route anew only where the configuration says so.
+func TestReroute(t *testing.T) {
+	for params, want := range map[string]policies.ChangeKind{
+		`{"prefix": "/a", "to": "/b"}`:                           policies.SetPath,
+		`{"prefix": "/a", "to": "/b", "reroute": true}`:          policies.SetPathAndRoute,
+		`{"prefix": "/a", "to": "/", "reroute": true}`:           policies.SetPathAndRoute,
+		`{"template": "/a/{x}", "to": "/{x}", "reroute": false}`: policies.SetPath,
+	} {
+		p := policytest.Build(t, Definition(), policytest.NewEnv(t), params)
+		got := policytest.Run(t, p, policytest.Request{Path: "/a/c?x=1"})
+		if got.Err != nil || len(got.Changes) != 1 || got.Changes[0].Kind != want {
+			t.Errorf("%s: %v, want a change of kind %d", params, got, want)
+		}
 	}
 }

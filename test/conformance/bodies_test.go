@@ -83,6 +83,10 @@ var bodyTable = func() []scenario {
 			client: []check{status(200)}, upstream: reached(path("/new?x=1"), body("hello"), header("X-A", "1")),
 		},
 		{
+			name: "a change of the path with the body, and of the route", request: onBody("reroute /stranger/body"), send: hello,
+			client: []check{status(200)}, upstream: reached(path("/stranger/body"), body("hello")), log: map[string]string{"status": "200", "route": "stranger"}, routed: "/stranger/body",
+		},
+		{
 			name: "a change of the method before the body is seen is refused", fault: "illegal result", send: hello,
 			request: []string{policy("editA", "method PUT"), policy("editBodyA", "set x-a 1")},
 			client:  []check{refused(500, "POLICY_FAILED")}, upstream: never,

@@ -165,9 +165,25 @@ var requestHeaderTable = []scenario{
 		send: send{target: "?q=0"}, client: []check{status(200)}, upstream: reached(path("/elsewhere?x=1"), method("GET")),
 	},
 	{
-		// The policies of another route have not run: Envoy is never told to choose anew (clear_route_cache).
+		// The policies of another route have not run: Envoy is not told to choose anew (clear_route_cache), unless a policy asks for that.
 		name: "a change of the path to that of another route", phase: requestHeaders, mode: headersOnly, request: one("path /stranger/x"),
 		client: []check{status(200)}, upstream: reached(path("/stranger/x")), log: map[string]string{"status": "200"},
+	},
+	{
+		name: "a change of the path, and of the route", phase: requestHeaders, mode: headersOnly, request: one("reroute /stranger/headers"),
+		client: []check{status(200)}, upstream: reached(path("/stranger/headers")), routed: "/stranger/headers", log: map[string]string{"status": "200", "route": "stranger"},
+	},
+	{
+		name: "a change of the path, and of the route, which a later policy takes elsewhere", phase: requestHeaders, mode: headersOnly, request: []string{policy("editA", "reroute /nowhere"), policy("editB", "path /stranger/later")},
+		client: []check{status(200)}, upstream: reached(path("/stranger/later")), routed: "/stranger/later", log: map[string]string{"status": "200", "route": "stranger"},
+	},
+	{
+		name: "a change of the path to where no route is", phase: requestHeaders, mode: headersOnly, fault: "local reply", request: one("reroute /nowhere/headers"),
+		client: []check{status(404)}, upstream: never,
+	},
+	{
+		name: "a change of the route in the response is refused", phase: responseHeaders, mode: headersOnly, fault: "illegal result", response: one("reroute /stranger/response"),
+		client: []check{refused(500, "POLICY_FAILED")}, upstream: reached(),
 	},
 	{
 		name: "a change of the method", phase: requestHeaders, mode: headersOnly, request: one("method DELETE"),

@@ -85,11 +85,11 @@ func (r *run) checkLog() {
 			if !strings.HasPrefix(text, "{") || json.Unmarshal([]byte(text), &line) != nil {
 				continue
 			}
-			if line["route"] == r.route {
+			if r.isOurs(line) {
 				return nil
 			}
 		}
-		return fmt.Errorf("the access log has no line of route %s", r.route)
+		return fmt.Errorf("the access log has no line of route %s, path %q", r.route, r.s.routed)
 	})
 	if err != nil {
 		r.errorf("%v", err)
@@ -105,6 +105,14 @@ func (r *run) checkLog() {
 			r.errorf("the access log says that %s is %v, want %s; line %v", name, got, want, line)
 		}
 	}
+}
+
+// isOurs reports whether a line of the access log is the scenario's: by its route, or, where that is chosen anew, by its path.
+func (r *run) isOurs(line map[string]any) bool {
+	if r.s.routed != "" {
+		return line["path"] == r.s.routed
+	}
+	return line["route"] == r.route
 }
 
 // performAll plays the scenarios, so many at the same time, and tells of each when it has ended.

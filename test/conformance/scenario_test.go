@@ -27,6 +27,8 @@ type scenario struct {
 	upstream *arrival
 	// log are what Envoy's access log must say: fields of policy_engine, or of the line.
 	log map[string]string
+	// routed is the path in that log by which the scenario's line is found, if Envoy chooses its route anew.
+	routed string
 
 	// duplex: Envoy is in full duplex on the scenario's route.
 	duplex bool

@@ -154,7 +154,7 @@ func (r *Run) fillTrailers(call *workerv1.Call) error {
 func (r *Run) replay(mutations []*workerv1.Mutation, response, trailer bool) error {
 	for _, m := range mutations {
 		kind := policies.ChangeKind(m.Kind)
-		if m.Kind <= 0 || m.Kind > workerv1.Mutation_KIND_SET_STATUS || response != isResponse(kind, response) || trailer && kind > policies.RemoveHeader {
+		if m.Kind <= 0 || m.Kind > workerv1.Mutation_KIND_SET_PATH_AND_ROUTE || response != isResponse(kind, response) || trailer && kind > policies.RemoveHeader {
 			return fmt.Errorf("replay context: change of kind %v", m.Kind)
 		}
 		if err := r.x.Replay(policies.Change{Kind: kind, Response: response, Trailer: trailer, Name: m.Name, Value: m.Value}); err != nil {
@@ -167,7 +167,7 @@ func (r *Run) replay(mutations []*workerv1.Mutation, response, trailer bool) err
 // isResponse tells whether a kind of change is one of the response; header changes are of either.
 func isResponse(kind policies.ChangeKind, either bool) bool {
 	switch kind {
-	case policies.SetPath, policies.SetMethod:
+	case policies.SetPath, policies.SetPathAndRoute, policies.SetMethod:
 		return false
 	case policies.SetStatus:
 		return true

@@ -201,6 +201,8 @@ const (
 	Mutation_KIND_SET_METHOD Mutation_Kind = 5
 	// The response's status, three digits.
 	Mutation_KIND_SET_STATUS Mutation_Kind = 6
+	// :path, with its query; and Envoy chooses the route anew.
+	Mutation_KIND_SET_PATH_AND_ROUTE Mutation_Kind = 7
 )
 
 // Enum value maps for Mutation_Kind.
@@ -213,15 +215,17 @@ var (
 		4: "KIND_SET_PATH",
 		5: "KIND_SET_METHOD",
 		6: "KIND_SET_STATUS",
+		7: "KIND_SET_PATH_AND_ROUTE",
 	}
 	Mutation_Kind_value = map[string]int32{
-		"KIND_UNSPECIFIED":   0,
-		"KIND_SET_HEADER":    1,
-		"KIND_APPEND_HEADER": 2,
-		"KIND_REMOVE_HEADER": 3,
-		"KIND_SET_PATH":      4,
-		"KIND_SET_METHOD":    5,
-		"KIND_SET_STATUS":    6,
+		"KIND_UNSPECIFIED":        0,
+		"KIND_SET_HEADER":         1,
+		"KIND_APPEND_HEADER":      2,
+		"KIND_REMOVE_HEADER":      3,
+		"KIND_SET_PATH":           4,
+		"KIND_SET_METHOD":         5,
+		"KIND_SET_STATUS":         6,
+		"KIND_SET_PATH_AND_ROUTE": 7,
 	}
 )
 
@@ -2439,11 +2443,11 @@ const file_worker_v1_worker_proto_rawDesc = "" +
 	"\x06method\x18\x02 \x01(\tR\x06method\x12\x16\n" +
 	"\x06issuer\x18\x03 \x01(\tR\x06issuer\x12\x16\n" +
 	"\x06scopes\x18\x04 \x03(\tR\x06scopes\x125\n" +
-	"\x06claims\x18\x05 \x03(\v2\x1d.policyengine.worker.v1.EntryR\x06claims\"\x90\x02\n" +
+	"\x06claims\x18\x05 \x03(\v2\x1d.policyengine.worker.v1.EntryR\x06claims\"\xad\x02\n" +
 	"\bMutation\x129\n" +
 	"\x04kind\x18\x01 \x01(\x0e2%.policyengine.worker.v1.Mutation.KindR\x04kind\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x14\n" +
-	"\x05value\x18\x03 \x01(\fR\x05value\"\x9e\x01\n" +
+	"\x05value\x18\x03 \x01(\fR\x05value\"\xbb\x01\n" +
 	"\x04Kind\x12\x14\n" +
 	"\x10KIND_UNSPECIFIED\x10\x00\x12\x13\n" +
 	"\x0fKIND_SET_HEADER\x10\x01\x12\x16\n" +
@@ -2451,7 +2455,8 @@ const file_worker_v1_worker_proto_rawDesc = "" +
 	"\x12KIND_REMOVE_HEADER\x10\x03\x12\x11\n" +
 	"\rKIND_SET_PATH\x10\x04\x12\x13\n" +
 	"\x0fKIND_SET_METHOD\x10\x05\x12\x13\n" +
-	"\x0fKIND_SET_STATUS\x10\x06\"\xaf\x01\n" +
+	"\x0fKIND_SET_STATUS\x10\x06\x12\x1b\n" +
+	"\x17KIND_SET_PATH_AND_ROUTE\x10\a\"\xaf\x01\n" +
 	"\x11ImmediateResponse\x12\x16\n" +
 	"\x06status\x18\x01 \x01(\rR\x06status\x128\n" +
 	"\aheaders\x18\x02 \x03(\v2\x1e.policyengine.worker.v1.HeaderR\aheaders\x12\x12\n" +

@@ -93,6 +93,8 @@ func (r onRequest) other(step, value string) bool {
 	switch step {
 	case "path":
 		r.SetPath(value)
+	case "reroute":
+		r.SetPathAndRoute(value)
 	case "method":
 		r.SetMethod(value)
 	case "identity":
