@@ -1,6 +1,7 @@
 package telemetry
 
 import (
+	"bytes"
 	"slices"
 	"time"
 
@@ -75,17 +76,26 @@ func (c *core) Check(e zapcore.Entry, ce *zapcore.CheckedEntry) *zapcore.Checked
 	return ce
 }
 
-// Write implements zapcore.Core.
-func (c *core) Write(e zapcore.Entry, fields []zapcore.Field) error {
+// encode makes the line of an entry.
+func (c *core) encode(e zapcore.Entry, fields []zapcore.Field) ([]byte, error) {
 	requestID, rest, _ := c.lift(fields)
 	all := make([]zapcore.Field, 0, len(rest)+3)
 	all = append(all, zap.String("component", c.component), zap.String(requestIDKey, requestID), zap.Namespace("metadata"))
 	buf, err := c.encoder.EncodeEntry(e, append(all, rest...))
 	if err != nil {
+		return nil, err
+	}
+	defer buf.Free()
+	return bytes.Clone(buf.Bytes()), nil
+}
+
+// Write implements zapcore.Core.
+func (c *core) Write(e zapcore.Entry, fields []zapcore.Field) error {
+	line, err := c.encode(e, fields)
+	if err != nil {
 		return err
 	}
-	c.writer.append(buf.Bytes())
-	buf.Free()
+	c.writer.append(line)
 	if e.Level > zapcore.ErrorLevel {
 		return c.Sync() // The process may end after this line.
 	}

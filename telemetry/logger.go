@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"os/signal"
+	"syscall"
 	"time"
 
 	"go.uber.org/zap"
@@ -26,8 +28,14 @@ func NewLogger(component, level string, w io.Writer) (*Logger, error) {
 	if err := l.SetLevel(level); err != nil {
 		return nil, err
 	}
+	signal.Ignore(syscall.SIGPIPE) // The end of a process whose log is a pipe that nobody reads any more (os/signal, SIGPIPE). With this it is an error of the writer.
 	l.writer = NewWriter(w)
-	l.Logger = zap.New(newCore(component, l.level, l.writer))
+	c := newCore(component, l.level, l.writer)
+	l.writer.resumed = func(lost uint64) []byte {
+		record, _ := c.encode(zapcore.Entry{Level: zapcore.WarnLevel, Time: time.Now(), Message: "log records were lost"}, []zapcore.Field{zap.Uint64("lost", lost)})
+		return record
+	}
+	l.Logger = zap.New(c)
 	return l, nil
 }
 

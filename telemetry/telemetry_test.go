@@ -164,7 +164,7 @@ func TestBlockedWriter(t *testing.T) {
 	if l.Lost() != lost+1 {
 		t.Errorf("lost %d, want %d", l.Lost(), lost+1)
 	}
-	if got := uint64(bytes.Count(g.got.Bytes(), []byte{'\n'})); got+lost != n {
+	if got := uint64(bytes.Count(g.got.Bytes(), []byte{'\n'})); got+lost != n+1 { // One line tells of the loss.
 		t.Errorf("%d lines written and %d lost, want %d together", got, lost, n)
 	}
 }
@@ -208,6 +208,47 @@ func TestFullDisk(t *testing.T) {
 	}
 	if w.Lost() != 2 {
 		t.Errorf("lost %d, want 2", w.Lost())
+	}
+}
+
+// TestLogTellsWhatIsMissing: once it can be written again, a line says how many were lost.
+func TestLogTellsWhatIsMissing(t *testing.T) {
+	disk := &full{}
+	l, err := NewLogger("kernel", "info", disk)
+	if err != nil {
+		t.Fatal(err)
+	}
+	step := func(room int, message string) {
+		t.Helper()
+		disk.room = room
+		l.Info(message)
+		if err := l.Flush(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	step(1000, "one")
+	step(0, "two")
+	step(5, "three")
+	step(1000, "four")
+	step(1000, "five")
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	var messages []string
+	var lost float64
+	for text := range strings.Lines(disk.got.String()) {
+		var ln line
+		if json.Unmarshal([]byte(text), &ln) != nil {
+			messages = append(messages, "torn")
+			continue
+		}
+		messages = append(messages, ln.Message)
+		if n, ok := ln.Metadata["lost"].(float64); ok {
+			lost += n
+		}
+	}
+	if got := strings.Join(messages, ", "); got != "one, torn, log records were lost, four, five" || lost != 2 || l.Lost() != 2 {
+		t.Errorf("the log has %s; %v lost, by its own word %v", got, l.Lost(), lost)
 	}
 }
 

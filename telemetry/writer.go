@@ -20,6 +20,8 @@ var errNotFlushed = errors.New("flush log: the writer is blocked")
 type Writer struct {
 	w    io.Writer
 	lost atomic.Uint64
+	// resumed makes the record that says, once the log can be written again, how many were lost until then. It is set before the first one is appended, or nil.
+	resumed func(lost uint64) []byte
 
 	mu       sync.Mutex
 	pending  []byte        // whole records
@@ -63,6 +65,7 @@ func (w *Writer) signal() {
 
 func (w *Writer) run() {
 	var batch []byte
+	var told uint64 // of the lost records
 	torn := false
 	for range w.wake {
 		for {
@@ -76,6 +79,7 @@ func (w *Writer) run() {
 				}
 				break
 			}
+			torn, told = w.tell(torn, told)
 			torn = w.write(batch, torn)
 			w.mu.Lock()
 			w.handled = appended
@@ -86,6 +90,23 @@ func (w *Writer) run() {
 			w.mu.Unlock()
 		}
 	}
+}
+
+// tell says what was lost since it was told the last time, if it can.
+func (w *Writer) tell(torn bool, told uint64) (stillTorn bool, now uint64) {
+	lost := w.lost.Load()
+	if w.resumed == nil || lost == told {
+		return torn, told
+	}
+	record := w.resumed(lost - told)
+	if torn {
+		record = append([]byte{'\n'}, record...)
+	}
+	n, err := w.w.Write(record)
+	if err != nil {
+		return torn && n <= 0 || n > 0 && n < len(record) && record[n-1] != '\n', told
+	}
+	return false, lost
 }
 
 // write writes a batch. After a write that ended within a record (a full disk) the next one starts on a new line.

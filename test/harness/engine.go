@@ -40,6 +40,8 @@ type Spec struct {
 	Second bool
 	// Absent lists workers that are not started.
 	Absent []string
+	// Log is the file, pipe or device that kernel and workers log to, in place of the output that tests can look at.
+	Log string
 	// Env are variables for all programs.
 	Env []string
 	// Transport is the kernel's, if it is not that of all tests.
@@ -197,7 +199,16 @@ func (e *Engine) StartKernel() {
 		e.startOneProcess(workers)
 		return
 	}
-	e.Kernel = Start(e.t, "kernel", Program(e.t, "policy-kernel"), e.env, "--config", e.kernelFile())
+	e.Kernel = e.start("kernel", Program(e.t, "policy-kernel"), e.env, "--config", e.kernelFile())
+}
+
+// start starts a program, with its standard output where the spec wants it.
+func (e *Engine) start(name, program string, env []string, args ...string) *Process {
+	e.t.Helper()
+	if e.spec.Log == "" {
+		return Start(e.t, name, program, env, args...)
+	}
+	return Start(e.t, name, "/bin/sh", append(slices.Clone(env), "LOG="+e.spec.Log), append([]string{"-c", `exec "$0" "$@" >"$LOG"`, program}, args...)...)
 }
 
 // StartSecond starts the second kernel. It may have been started before, and have ended.
@@ -214,7 +225,7 @@ func (e *Engine) StartWorker(name string) {
 	if e.spec.isInProcess(w) {
 		return
 	}
-	e.workers[name] = Start(e.t, name, Program(e.t, w.Program), slices.Concat(e.env, w.Env), "--config", e.workerFile(w))
+	e.workers[name] = e.start(name, Program(e.t, w.Program), slices.Concat(e.env, w.Env), "--config", e.workerFile(w))
 }
 
 func (e *Engine) workerSpec(name string) WorkerSpec {

@@ -76,7 +76,7 @@ func (e *Engine) startOneProcess(workers []WorkerSpec) {
 		}
 	}
 	env = append(env, SuffixesVariable+"="+strings.Join(suffixes, ","))
-	e.Kernel = Start(e.t, "engine", Program(e.t, program), env, args...)
+	e.Kernel = e.start("engine", Program(e.t, program), env, args...)
 }
 
 // What test/e2e/testworker reads: the suffix of its policies' names; and in the one-process form those of each of its workers, separated by commas.
