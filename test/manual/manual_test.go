@@ -141,12 +141,12 @@ func TestMetrics(t *testing.T) {
 			inPage = append(inPage, name)
 		}
 	}
-	compare(t, "metrics.md", "metric", inPage, source(t, "kernel", "worker", "telemetry", "engine", "limits", "policies").Find(metricName))
+	compare(t, "metrics.md", "metric", inPage, source(t, "kernel", "worker", "telemetry", "engine", "limits", "policies").Find(metricName, "meanings"))
 }
 
 // TestQueries: what the pages tell to ask Prometheus for exists.
 func TestQueries(t *testing.T) {
-	exported := source(t, "kernel", "worker", "telemetry").Find(metricName)
+	exported := source(t, "kernel", "worker", "telemetry").Find(metricName, "meanings")
 	for _, name := range []string{"operations.md", "security.md"} {
 		for _, m := range metricName.FindAllStringSubmatch(page(t, name), -1) {
 			metric := m[1]

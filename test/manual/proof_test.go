@@ -121,7 +121,7 @@ func TestRowsCanFail(t *testing.T) {
 
 func TestSourceCanFail(t *testing.T) {
 	dir := plant(t, map[string]string{
-		"p/p.go": "package p\nconst worst = \"worst_case\"\nvar m = \"policy_kernel_x_total\"\nfunc f() { policies.Deny(4, \"bad_thing\"); refuse(\"worse_thing\", `a message`); policies.Deny(4, worst); g(&flaw{worst, 1}) }\nfunc (k kind) String() string { return [...]string{\"one\", \"two\"}[k] }\n" +
+		"p/p.go": "package p\nconst worst = \"worst_case\"\nvar m = \"policy_kernel_x_total\"\nvar meanings = \"policy_kernel_y_total\"\nfunc f() { policies.Deny(4, \"bad_thing\"); refuse(\"worse_thing\", `a message`); policies.Deny(4, worst); g(&flaw{worst, 1}) }\nfunc (k kind) String() string { return [...]string{\"one\", \"two\"}[k] }\n" +
 			"// policy_kernel_comment is no text of the code.\n",
 		"p/p_test.go": "package p\nvar n = \"policy_kernel_test\"\n",
 	})
@@ -135,7 +135,7 @@ func TestSourceCanFail(t *testing.T) {
 	if got := strings.Join(s.Strings("kind"), " "); got != "one two" || len(s.Strings("other")) != 0 {
 		t.Errorf("strings %q", got)
 	}
-	if got := strings.Join(s.Find(metricName), " "); got != "policy_kernel_x_total" {
+	if got := strings.Join(s.Find(metricName, "meanings"), " "); got != "policy_kernel_x_total" {
 		t.Errorf("metrics %q", got)
 	}
 	names, err := Mentions("## Metrics\n| Name | Meaning |\n|---|---|\n| `a`, `b` | `c` |\n## Other\n| Name |\n|---|\n| `d` |\n", "Metrics", "Name")

@@ -42,11 +42,14 @@ func ReadSource(root string, folders ...string) (*Source, error) {
 	return s, nil
 }
 
-// Find returns what the first group of a pattern finds in the texts of the code, sorted, each once.
-func (s *Source) Find(pattern *regexp.Regexp) []string {
+// Find returns what the first group of a pattern finds in the texts of the code, sorted, each once. Variables that only explain such texts are left out.
+func (s *Source) Find(pattern *regexp.Regexp, explanations ...string) []string {
 	var found []string
 	for _, f := range s.files {
 		ast.Inspect(f.file, func(n ast.Node) bool {
+			if spec, ok := n.(*ast.ValueSpec); ok && slices.ContainsFunc(spec.Names, func(name *ast.Ident) bool { return slices.Contains(explanations, name.Name) }) {
+				return false
+			}
 			lit, ok := n.(*ast.BasicLit)
 			if !ok || lit.Kind != token.STRING {
 				return true
