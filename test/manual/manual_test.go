@@ -184,6 +184,19 @@ func TestCodes(t *testing.T) {
 	compare(t, "operations.md", "code", slices.Concat(mentions(t, "operations.md", "Codes of the kernel", "Code"), mentions(t, "operations.md", "Codes of the policies", "Code")), slices.Compact(codes))
 }
 
+// TestAlerts: the page says what to do about each alert of the rules for Prometheus, and about no other.
+func TestAlerts(t *testing.T) {
+	rules, err := os.ReadFile(filepath.Join(root(t), "deploy", "compose", "alerts.yml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var inRules []string
+	for _, m := range regexp.MustCompile(`(?m)^ +- alert: (\w+)$`).FindAllStringSubmatch(string(rules), -1) {
+		inRules = append(inRules, m[1])
+	}
+	compare(t, "operations.md", "alert", mentions(t, "operations.md", "Dashboards and alerts", "Alert"), inRules)
+}
+
 // TestStatuses: the page explains every value that the label status of the kernel's metrics can have.
 func TestStatuses(t *testing.T) {
 	s := source(t, "kernel/extproc")
