@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"io"
 	"net/http"
 	"os"
@@ -40,6 +41,15 @@ func (x *exercise) badIssuer(answer http.HandlerFunc) error {
 	x.Issuer.Answer(answer)
 	x.hold(3 * time.Second)
 	return x.heal(func() error { x.Issuer.Answer(nil); return nil })
+}
+
+// withoutKeySets has a worker start while there are no key sets to be had. The other one has them.
+func (x *exercise) withoutKeySets(answer http.HandlerFunc) error {
+	x.inject(false)
+	x.Issuer.Answer(answer)
+	err := x.restart(syscall.SIGKILL, stage.Worker1)
+	x.hold(3 * time.Second)
+	return errors.Join(err, x.heal(func() error { x.Issuer.Answer(nil); return nil }))
 }
 
 func unavailable(w http.ResponseWriter, _ *http.Request) {

@@ -14,14 +14,22 @@ type fault struct {
 	on, brief []string
 	// root: it needs rights that only root has. Elsewhere it is not played, and the table says so.
 	root bool
+	// full bounds the time from the fault to full service, if it is not 0: it is asked for on a machine of whose processors the engine has its part.
+	full time.Duration
 	play func(x *exercise) error
 }
 
+// The faults after which the time to full service counts.
+const (
+	workerKilled  = "worker killed"
+	workersKilled = "all workers killed"
+)
+
 // faults is the table.
 var faults = []fault{
-	{name: "worker killed", brief: []string{pair, single}, play: func(x *exercise) error { return x.ends(syscall.SIGKILL, stage.Worker1) }},
+	{name: workerKilled, full: time.Second, brief: []string{pair, single}, play: func(x *exercise) error { return x.ends(syscall.SIGKILL, stage.Worker1) }},
 	{name: "worker terminated", brief: []string{single}, play: func(x *exercise) error { return x.ends(syscall.SIGTERM, stage.Worker1) }},
-	{name: "all workers killed", on: []string{pair}, play: func(x *exercise) error { return x.ends(syscall.SIGKILL, x.workers()...) }},
+	{name: workersKilled, full: time.Second, on: []string{pair}, play: func(x *exercise) error { return x.ends(syscall.SIGKILL, x.workers()...) }},
 	{name: "worker hung", brief: []string{single}, play: func(x *exercise) error { return x.hangs(stage.Worker1) }},
 	{name: "all workers hung", on: []string{pair}, play: func(x *exercise) error { return x.hangs(x.workers()...) }},
 	{name: "policy panics", brief: []string{pair}, play: func(x *exercise) error { return x.troubles(stage.Troubles("panic", 5)) }},
@@ -49,6 +57,8 @@ var faults = []fault{
 	{name: "API keys removed", play: func(x *exercise) error { return x.badKeys(remove) }},
 	{name: "key sets' server down", brief: []string{single}, play: func(x *exercise) error { return x.badIssuer(unavailable) }},
 	{name: "key sets' server slow", play: func(x *exercise) error { return x.badIssuer(slow) }},
+	{name: "worker killed, key sets' server slow", on: []string{pair}, play: func(x *exercise) error { return x.withoutKeySets(slow) }},
+	{name: "worker killed, key sets' server down", on: []string{pair}, play: func(x *exercise) error { return x.withoutKeySets(unavailable) }},
 	{name: "key sets are garbage", play: func(x *exercise) error { return x.badIssuer(nonsense) }},
 	{name: "kernel started with half a configuration", play: func(x *exercise) error { return x.badStart(half) }},
 	{name: "kernel started without a configuration", on: []string{single}, play: func(x *exercise) error { return x.badStart(remove) }},
@@ -88,4 +98,14 @@ var faults = []fault{
 		x.hold(2 * time.Second)
 		return x.heal(func() error { x.Wire.Refuse(false); return nil })
 	}},
+
+	{name: "kernel out of descriptors as Envoy connects", on: []string{wired}, play: connectWithoutDescriptors},
+
+	{name: "one of two kernels terminated", on: []string{kernels}, play: func(x *exercise) error { return x.ends(syscall.SIGTERM, stage.Kernel) }},
+	{name: "one of two kernels killed", on: []string{kernels}, play: func(x *exercise) error {
+		x.inject(true) // What is under way on it ends with it: Envoy sends nothing again.
+		return x.restart(syscall.SIGKILL, stage.Kernel)
+	}},
+	{name: "one of two kernels hung", on: []string{kernels}, play: oneKernelHangs},
+	{name: "everything restarted, one after the other", on: []string{kernels}, play: rollingRestart},
 }

@@ -20,7 +20,7 @@ import (
 func main() {
 	rate := flag.Int("rate", 1000, "requests per `second`")
 	only := flag.String("only", "", "only the faults whose names contain this `text`")
-	on := flag.String("stages", "pair,single,wired", "the stages to play on")
+	on := flag.String("stages", "pair,single,wired,kernels", "the stages to play on")
 	transport := flag.String("transport", "fast", "the kernel's")
 	report := flag.String("report", "build/reports/faults.json", "the `file` that the results are written to")
 	flag.Parse()
@@ -49,9 +49,10 @@ type plan struct {
 // specs are the stages by their names.
 func specs(transport string) map[string]stage.Spec {
 	return map[string]stage.Spec{
-		pair:   {Replicas: 2, Kernels: 1, Transport: transport},
-		single: {Replicas: 1, Kernels: 1, Transport: transport},
-		wired:  {Replicas: 2, Kernels: 1, Transport: transport, Wired: true},
+		pair:    {Replicas: 2, Kernels: 1, Transport: transport},
+		single:  {Replicas: 1, Kernels: 1, Transport: transport},
+		wired:   {Replicas: 2, Kernels: 1, Transport: transport, Wired: true},
+		kernels: {Replicas: 2, Kernels: 2, Transport: transport},
 	}
 }
 
@@ -93,7 +94,7 @@ func (p plan) play(ctx context.Context, programs *stage.Programs, tell func(*out
 	for _, name := range p.stages {
 		spec, known := specs(p.transport)[name]
 		if !known {
-			return nil, fmt.Errorf("stage %q is unknown; legal are pair, single, wired", name)
+			return nil, fmt.Errorf("stage %q is unknown; legal are pair, single, wired, kernels", name)
 		}
 		var chosen []*fault
 		for i := range faults {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"syscall"
 	"time"
 
@@ -68,4 +69,27 @@ func crashLoop(x *exercise) error {
 	}
 	x.hold(4 * time.Second)
 	return x.heal(func() error { return x.Trouble(1, "") })
+}
+
+// oneKernelHangs stops one of two kernels. Envoy finds out, and then the other one serves alone.
+func oneKernelHangs(x *exercise) error {
+	x.inject(true)
+	if err := x.Signal(stage.Kernel, syscall.SIGSTOP); err != nil {
+		return err
+	}
+	served := x.served()
+	x.hold(time.Second)
+	return errors.Join(served, x.heal(func() error { return x.Signal(stage.Kernel, syscall.SIGCONT) }))
+}
+
+// rollingRestart is an upgrade: workers and kernels are ended in order and started again, each when the one before is back.
+func rollingRestart(x *exercise) error {
+	x.inject(false)
+	for _, name := range []string{stage.Worker1, stage.Worker2, stage.Kernel, stage.Kernel2} {
+		if err := errors.Join(x.restart(syscall.SIGTERM, name), x.whole()); err != nil {
+			return err
+		}
+		x.hold(3 * time.Second) // Until everybody has seen that it is back.
+	}
+	return nil
 }

@@ -32,15 +32,17 @@ func statuses(all map[string]int) string {
 
 // summary is what came of all faults.
 type summary struct {
-	Injected int        `json:"injected"`
-	Bypassed int        `json:"bypassed"`
-	Lost     int        `json:"lost"`
-	Hung     int        `json:"hung"`
-	Failed   int        `json:"failed"`
-	Requests int        `json:"requests"`
-	Rate     int        `json:"rate"`
-	Seconds  float64    `json:"seconds"`
-	Faults   []*outcome `json:"faults"`
+	Injected int `json:"injected"`
+	Bypassed int `json:"bypassed"`
+	Lost     int `json:"lost"`
+	Hung     int `json:"hung"`
+	Failed   int `json:"failed"`
+	Requests int `json:"requests"`
+	// Crash is the longest time from a worker's crash to full service.
+	Crash   time.Duration `json:"worker_crash_to_full_service_ns"`
+	Rate    int           `json:"rate"`
+	Seconds float64       `json:"seconds"`
+	Faults  []*outcome    `json:"faults"`
 }
 
 func total(all []*outcome, rate int) *summary {
@@ -50,6 +52,9 @@ func total(all []*outcome, rate int) *summary {
 		s.Lost += o.Count.Lost
 		s.Hung += o.Count.Hung
 		s.Requests += o.Count.Sent
+		if o.Fault == workerKilled || o.Fault == workersKilled {
+			s.Crash = max(s.Crash, o.Full)
+		}
 		if len(o.Problems) > 0 {
 			s.Failed++
 		}
@@ -60,15 +65,29 @@ func total(all []*outcome, rate int) *summary {
 func (s *summary) ok() bool { return s.Injected > 0 && s.Failed == 0 }
 
 func (s *summary) String() string {
-	return fmt.Sprintf("%d requests in %.0f s; %d faults failed\nfaults: %d injected, %d bypassed, %d lost", s.Requests, s.Seconds, s.Failed, s.Injected, s.Bypassed, s.Lost)
+	return fmt.Sprintf("%d requests in %.0f s at %.0f per second; from a worker's crash to full service %.2f s at most; %d faults failed\nfaults: %d injected, %d bypassed, %d lost", s.Requests, s.Seconds, s.sent(), s.Crash.Seconds(), s.Failed, s.Injected, s.Bypassed, s.Lost)
 }
 
+// sent is how many requests were sent per second, while faults were played.
+func (s *summary) sent() float64 {
+	var requests, seconds float64
+	for _, o := range s.Faults {
+		requests += float64(o.Count.Sent)
+		seconds += float64(o.Count.Sent) / o.Rate
+	}
+	return requests / max(seconds, 1e-9)
+}
+
+// write writes it as JSON, and as a page next to that.
 func (s *summary) write(file string) error {
 	text, err := json.MarshalIndent(s, "", "  ")
 	if err != nil {
 		return err
 	}
-	return write(file, append(text, '\n'))
+	if err := write(file, append(text, '\n')); err != nil {
+		return err
+	}
+	return write(strings.TrimSuffix(file, ".json")+".html", s.page())
 }
 
 func write(file string, content []byte) error {

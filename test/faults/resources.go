@@ -117,6 +117,18 @@ func kernelDescriptors(x *exercise) error {
 	return x.heal(give)
 }
 
+// connectWithoutDescriptors has Envoy connect to a kernel that has no descriptor left to accept it with: it has to go on accepting when there are some again.
+func connectWithoutDescriptors(x *exercise) error {
+	x.inject(true)
+	give, err := x.descriptors(stage.Kernel, "tcp", x.Kernel(0))
+	if err != nil {
+		return err
+	}
+	x.Wire.Reset()
+	x.hold(2 * time.Second)
+	return x.heal(give)
+}
+
 // workerDescriptors takes a worker's, and has it find a new file that it can't open.
 func workerDescriptors(x *exercise) error {
 	x.inject(false)

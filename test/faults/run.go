@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -12,9 +13,10 @@ import (
 
 // The stages.
 const (
-	pair   = "pair"   // two replicas of the worker
-	single = "single" // one
-	wired  = "wired"  // two, and a wire to cut between Envoy and the kernel
+	pair    = "pair"    // two replicas of the worker
+	single  = "single"  // one
+	wired   = "wired"   // two, and a wire to cut between Envoy and the kernel
+	kernels = "kernels" // two, and two kernels behind one Envoy
 )
 
 // outcome is what came of a fault.
@@ -103,7 +105,7 @@ func (r *played) play(f *fault) *outcome {
 			o.Problems = append(o.Problems, err.Error())
 		}
 	}
-	x.hold(300 * time.Millisecond)
+	pids := r.stage.PIDs()
 	start, first := time.Now(), r.counted
 	problem(f.play(x))
 	x.sends()
@@ -111,7 +113,14 @@ func (r *played) play(f *fault) *outcome {
 	problem(x.whole())
 	o.Full = time.Since(cmpTime(x.healed, x.began))
 	problem(x.served())
-	x.hold(300 * time.Millisecond)
+	x.hold(600 * time.Millisecond)
+	if !maps.Equal(pids, r.stage.PIDs()) {
+		// What ends within the second after its start is started again only after a pause (supervisord's startsecs); the next fault shall not find it so.
+		select {
+		case <-time.After(1200 * time.Millisecond):
+		case <-x.ctx.Done():
+		}
+	}
 	end := r.stage.Ledger.Next()
 	o.Rate = float64(end-first) / time.Since(start).Seconds()
 	problem(r.stage.Ended(2*patience, end))
@@ -127,6 +136,9 @@ func (r *played) play(f *fault) *outcome {
 	var err error
 	o.Usage, err = r.usageBack()
 	problem(err)
+	if f.full > 0 && o.Full > f.full && !r.brief {
+		problem(fmt.Errorf("it took %.2f s to full service, and may take %v", o.Full.Seconds(), f.full))
+	}
 	o.judge()
 	if len(o.Problems) > 0 {
 		o.logs = r.stage.Logs(20_000)

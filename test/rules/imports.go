@@ -109,6 +109,10 @@ var ImportRules = []Rule{
 		Reason: "it drives the programs as processes, and draws what it measured as the load test does",
 	},
 	{Room: "test/collector", Reason: "it is the operator's receiver of spans: it knows them by their protocol alone"},
+	{
+		Room: "test/faults", May: []string{"test/...", "loadtest/chart"},
+		Reason: "it drives the programs as processes, and draws what it measured as the load test does",
+	},
 	{Room: "test/process", Reason: "it starts any program, so it knows none"},
 	{
 		Room: "test/...", May: []string{"test/...", "config", "api/...", "fastpath/..."},

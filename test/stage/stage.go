@@ -120,9 +120,10 @@ func (s *Stage) StartEngine() error {
 	env := []string{
 		"POLICY_ENGINE_BIN_DIR=" + s.bin, "POLICY_ENGINE_ETC_DIR=" + s.Etc, "POLICY_ENGINE_RUN_DIR=" + s.Run, "POLICY_ENGINE_LOG_DIR=" + s.Log,
 		"POLICY_ENGINE_WORKER_2=" + strconv.FormatBool(s.spec.Replicas > 1), "POLICY_ENGINE_INCLUDE=" + filepath.Join(s.Etc, "more.conf"),
+		"PYTHONDONTWRITEBYTECODE=1",
 	}
 	// It has programs of its own, which it has to end when this process does.
-	supervisor, err := process.StartParent("supervisord", s.programs.Supervisord, env, "--configuration", s.programs.Configuration)
+	supervisor, err := process.StartParent("supervisord", s.programs.Supervisor[0], env, s.programs.Supervisor[1:]...)
 	if err != nil {
 		return err
 	}
@@ -137,7 +138,10 @@ func (s *Stage) StartEngine() error {
 
 // StartEnvoy starts Envoy, as `policyctl envoy` configures it.
 func (s *Stage) StartEnvoy() error {
-	engine := address(s.ports.kernels[0])
+	engine := s.Kernel(0)
+	for i := 1; i < s.Kernels(); i++ {
+		engine += "," + s.Kernel(i)
+	}
 	if s.spec.Wired {
 		if s.Wire == nil {
 			var err error
