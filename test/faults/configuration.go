@@ -43,9 +43,10 @@ func (x *exercise) badIssuer(answer http.HandlerFunc) error {
 	return x.heal(func() error { x.Issuer.Answer(nil); return nil })
 }
 
-// withoutKeySets has a worker start while there are no key sets to be had. The other one has them.
-func (x *exercise) withoutKeySets(answer http.HandlerFunc) error {
-	x.inject(false)
+// withoutKeySets has a worker start while there are no key sets to be had. The other one has them. Where the server is down, it can't decide on tokens, and refuses them, until it is
+// asked again: two faults at a time, for which there is no promise but that nothing passes.
+func (x *exercise) withoutKeySets(answer http.HandlerFunc, refuses bool) error {
+	x.inject(refuses)
 	x.Issuer.Answer(answer)
 	err := x.restart(syscall.SIGKILL, stage.Worker1)
 	x.hold(3 * time.Second)

@@ -77,8 +77,9 @@ func oneKernelHangs(x *exercise) error {
 	if err := x.Signal(stage.Kernel, syscall.SIGSTOP); err != nil {
 		return err
 	}
+	x.hold(4 * time.Second) // As long as Envoy waits for answers.
 	served := x.served()
-	x.hold(time.Second)
+	x.hold(1500 * time.Millisecond)
 	return errors.Join(served, x.heal(func() error { return x.Signal(stage.Kernel, syscall.SIGCONT) }))
 }
 
