@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/policy-engine/policy-engine/kernel/route"
 )
@@ -143,8 +144,12 @@ func TestReloadPage(t *testing.T) {
 		t.Errorf("mistakes %q", bad.Mistakes)
 	}
 	var page effective
-	if _, body := r.call("GET /config", ""); json.Unmarshal([]byte(body), &page) != nil || page.LastReload == nil || page.LastReload.Status != "refused" || page.SHA256 == bad.SHA256 {
+	if _, body := r.call("GET /config", ""); json.Unmarshal([]byte(body), &page) != nil || page.LastReload == nil || page.LastReload.Status != "refused" || page.SHA256 == bad.SHA256 || len(bad.SHA256) != 64 {
 		t.Errorf("/config: %s", body)
+	}
+	time.Sleep(4 * settleFile) // The follower finds the file too.
+	if good, bad := r.count("success"), r.count("failure"); good != "2\n" || bad != "1\n" {
+		t.Errorf("the follower told again what the admin was told: %s successes, %s failures", good, bad)
 	}
 	if code, _ := r.call("GET /config/reload", ""); code != 405 {
 		t.Errorf("GET reloads: %d", code)

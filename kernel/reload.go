@@ -3,6 +3,7 @@ package kernel
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -109,8 +110,8 @@ func (r *reloader) run(ctx context.Context, hangups <-chan os.Signal) {
 		Path: r.file, MaxSize: config.MaxFileSize, Settle: settleFile, Log: r.log.Slog(),
 		// What a writer has not finished may be a configuration too, with fewer policies; but it seldom ends with a line.
 		Complete: func(content []byte) bool { return bytes.HasSuffix(content, []byte("\n")) },
-		Load:     func(content []byte) error { r.take(ctx, "file", content, nil); return nil },
-		Failed:   func(err error) { r.take(ctx, "file", nil, err) },
+		Load:     func(content []byte) error { r.changed(ctx, content, nil); return nil },
+		Failed:   func(err error) { r.changed(ctx, nil, err) },
 	})
 	defer func() { _ = follower.Close() }() // It never fails.
 	retry := time.NewTicker(retryAfter)
@@ -129,8 +130,25 @@ func (r *reloader) run(ctx context.Context, hangups <-chan os.Signal) {
 
 // reload reads the file and takes over what it says.
 func (r *reloader) reload(ctx context.Context, cause string) *Outcome {
+	r.attempt.Lock()
+	defer r.attempt.Unlock()
 	content, err := r.read(ctx)
 	return r.take(ctx, cause, content, err)
+}
+
+// changed takes a content that the follower has found, or notes why it found none, unless the file is another one by now: while this waited for its turn, somebody may have taken that, and it
+// must not be followed by what was there before. The follower finds it too.
+func (r *reloader) changed(ctx context.Context, content []byte, unreadable error) {
+	r.attempt.Lock()
+	defer r.attempt.Unlock()
+	now, err := watch.Read(r.file, config.MaxFileSize)
+	if (err == nil) != (unreadable == nil) || !bytes.Equal(now, content) {
+		return
+	}
+	if last := r.outcome(); last != nil && unreadable == nil && last.SHA256 == digest(content) {
+		return // It came with a signal or a request of the admin, and that told what became of it.
+	}
+	r.take(ctx, "file", content, unreadable)
 }
 
 // read waits for a writer for a while, who is about to finish most likely.
@@ -149,20 +167,18 @@ func (r *reloader) read(ctx context.Context) ([]byte, error) {
 	}
 }
 
-// take takes over a content of the file, or notes why it could not be read.
+// take takes over a content of the file, or notes why it could not be read. attempt is held.
 func (r *reloader) take(ctx context.Context, cause string, content []byte, unreadable error) *Outcome {
-	r.attempt.Lock()
-	defer r.attempt.Unlock()
 	defer limits.Busy()()
 	r.waiting = nil
 	if unreadable != nil {
 		return r.note(ctx, &Outcome{Cause: cause}, nil, unreadable)
 	}
+	o := &Outcome{Cause: cause, SHA256: digest(content)}
 	cfg, err := config.ParseKernel(r.file, content)
 	if err != nil {
-		return r.note(ctx, &Outcome{Cause: cause}, nil, err)
+		return r.note(ctx, o, nil, err)
 	}
-	o := &Outcome{Cause: cause, SHA256: hex.EncodeToString(cfg.Digest[:])}
 	current := r.distributor.config()
 	if err := current.RestartNeeded(cfg); err != nil {
 		return r.note(ctx, o, cfg, err)
@@ -187,7 +203,12 @@ func (r *reloader) again(ctx context.Context) {
 	if last := r.outcome(); err != nil && ctx.Err() == nil && last != nil && fmt.Sprint(last.Mistakes) == fmt.Sprint(lines(err)) {
 		return
 	}
-	r.note(ctx, &Outcome{Cause: "retry", SHA256: hex.EncodeToString(cfg.Digest[:])}, cfg, err)
+	r.note(ctx, &Outcome{Cause: "retry", SHA256: digest(cfg.Text)}, cfg, err)
+}
+
+func digest(content []byte) string {
+	sum := sha256.Sum256(content)
+	return hex.EncodeToString(sum[:])
 }
 
 // bring has the distributor bring the configuration into use. attempt is held.

@@ -277,6 +277,11 @@ func TestReloadIsTriedAgain(t *testing.T) {
 	}()
 	eventually(t, "the first table is complete", func() bool { return k.distributor.state() == "" && k.registry.Status()[0].Available })
 	r := k.reloader
+	take := func(content []byte) {
+		r.attempt.Lock()
+		defer r.attempt.Unlock()
+		r.take(ctx, "file", content, nil)
+	}
 	expect := func(when, status, cause string, failures uint64) {
 		t.Helper()
 		if o := r.outcome(); o == nil || o.Status != status || o.Cause != cause || r.failed.Get() != failures {
@@ -288,7 +293,7 @@ func TestReloadIsTriedAgain(t *testing.T) {
 		t.Error("there was nothing to try again")
 	}
 	f.setReject(mistake("policy_kernel.route_policies[1]"))
-	r.take(ctx, "file", text("b"), nil)
+	take(text("b"))
 	expect("rejected", statusRefused, "file", 1)
 	r.again(ctx)
 	expect("rejected for the same reason", statusRefused, "file", 1)
@@ -305,12 +310,33 @@ func TestReloadIsTriedAgain(t *testing.T) {
 	expect("nothing is left to try", statusApplied, "retry", 2)
 
 	f.setReject(mistake("policy_kernel.route_policies[1]"))
-	r.take(ctx, "file", text("c"), nil)
+	take(text("c"))
 	f.setReject()
-	r.take(ctx, "file", []byte("policy_kernel: {wrong: 1}"), nil)
+	take([]byte("policy_kernel: {wrong: 1}"))
 	r.again(ctx)
 	expect("the file says something else", statusRefused, "file", 4)
 	if k.distributor.routes.Current().Lookup("c") != nil {
 		t.Error("what the file does not say any more is in use")
+	}
+}
+
+// TestStaleContentIsNotTaken: a content that the follower found counts only while the file still has it.
+func TestStaleContentIsNotTaken(t *testing.T) {
+	path := socketPath(t)
+	(&fakeWorker{name: "worker-1", policies: []string{"guard"}}).start(t, path)
+	file := filepath.Join(t.TempDir(), "kernel.yaml")
+	old, next := []byte(kernelText("", workerText(path), "a")), []byte(kernelText("", workerText(path), "b"))
+	if err := os.WriteFile(file, next, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r := &reloader{file: file}
+	r.changed(t.Context(), old, nil) // It would need a distributor to take it.
+	r.changed(t.Context(), nil, os.ErrNotExist)
+	if err := os.Remove(file); err != nil {
+		t.Fatal(err)
+	}
+	r.changed(t.Context(), next, nil)
+	if r.outcome() != nil {
+		t.Errorf("taken: %+v", r.outcome())
 	}
 }
