@@ -29,7 +29,7 @@ type Tree struct {
 // testPackage is what is known of a folder's Go files.
 type testPackage struct {
 	functions map[string]*function
-	// literals are the texts in the code, names the files below testdata without what follows their last dot: subtests are called so.
+	// literals are the texts in the code, names the files below testdata, also without what follows their last dot: subtests are called so.
 	literals, names map[string]bool
 }
 
@@ -71,7 +71,8 @@ func ReadTree(root string) (*Tree, error) {
 			return nil
 		}
 		if folder, below, ok := strings.Cut(rel, "/testdata/"); ok {
-			t.at(folder).names[strings.TrimSuffix(path.Base(below), path.Ext(below))] = true
+			names := t.at(folder).names
+			names[path.Base(below)], names[strings.TrimSuffix(path.Base(below), path.Ext(below))] = true, true
 			return nil
 		}
 		if strings.HasSuffix(rel, ".go") {
