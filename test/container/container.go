@@ -90,25 +90,26 @@ func (c *container) logs(ctx context.Context) (string, error) {
 	return c.engine.command(ctx, "logs", c.name)
 }
 
-// kill is SIGKILL to the program of that name, in the container. It returns when that was, by this machine's clock.
-func (c *container) kill(ctx context.Context, program string) (time.Time, error) {
+// kill is SIGKILL to the engine's program in whose command line the text stands. It returns when that was, by this machine's clock.
+func (c *container) kill(ctx context.Context, text string) (time.Time, error) {
 	out, err := c.python(ctx, `
 import os, signal, sys, time
 for pid in filter(str.isdigit, os.listdir("/proc")):
     try:
-        name = open("/proc/%s/comm" % pid).read().strip()
+        name = open("/proc/%s/comm" % pid).read()
+        line = open("/proc/%s/cmdline" % pid).read()
     except OSError:
         continue
-    if name == sys.argv[1]:
+    if name.startswith("policy-") and sys.argv[1] in line:
         print(time.time_ns())
         os.kill(int(pid), signal.SIGKILL)
-`, program)
+`, text)
 	if err != nil {
 		return time.Time{}, err
 	}
 	ns, err := strconv.ParseInt(strings.TrimSpace(out), 10, 64)
 	if err != nil {
-		return time.Time{}, fmt.Errorf("the container runs not one %s: %q", program, out)
+		return time.Time{}, fmt.Errorf("the container runs not one program with %q: %q", text, out)
 	}
 	return time.Unix(0, ns), nil
 }

@@ -53,9 +53,10 @@ func (t *trial) demo(ctx context.Context) error {
 	t.requests(ctx, r, scoped, bare)
 	traffic := requests(scoped, bare)
 	for _, program := range []string{"policy-worker-1", "policy-worker-2", "policy-kernel"} {
-		seen, err := r.killed(ctx, program, traffic)
+		seen, err := r.killed(ctx, program, program, traffic, false)
 		t.suite.check(program+" killed under load: nothing unchecked, full service within 1 s", seen, err)
 	}
+	t.suite.check("process 1 takes in what is left of others: no zombie", "an orphan, and what was killed", c.noZombies(ctx))
 	seen, err = c.output(ctx)
 	t.suite.check("logs are on standard output, as JSON, and in files", seen, err)
 	seen, err = r.terminated(ctx, traffic)
@@ -171,8 +172,8 @@ func (t *traffic) goesOn(since time.Time) error {
 	})
 }
 
-// killed kills a program under load. There is no replica of it, so requests are lost; but soon they are not, and none passes unchecked.
-func (r *rig) killed(ctx context.Context, program string, requests []request) (string, error) {
+// killed kills a program under load, the one in whose command line the text stands. Without a replica of it, requests are lost, but soon they are not; with one, none is. None passes unchecked.
+func (r *rig) killed(ctx context.Context, program, text string, requests []request, replica bool) (string, error) {
 	// A program that has not been up for a second counts as one that fails to start: supervisord then waits.
 	if err := r.container.steady(ctx); err != nil {
 		return "", err
@@ -182,7 +183,7 @@ func (r *rig) killed(ctx context.Context, program string, requests []request) (s
 	if err := t.succeeds(time.Now()); err != nil {
 		return "", err
 	}
-	at, err := r.container.kill(ctx, program)
+	at, err := r.container.kill(ctx, text)
 	if err != nil {
 		return "", err
 	}
@@ -195,6 +196,20 @@ func (r *rig) killed(ctx context.Context, program string, requests []request) (s
 	}
 	o := t.stop()
 	arrived, unchecked := r.upstream.verdict()
+	if err := errors.Join(unchecked, o.verdict()); err != nil {
+		return "", err
+	}
+	if arrived == 0 {
+		return "", errors.New("nothing reached the upstream")
+	}
+	if first, _ := o.before(at).lost(); first > 0 {
+		return "", fmt.Errorf("%d requests were lost before", first)
+	}
+	return o.loss(program, at, replica)
+}
+
+// loss tells whether no more requests were lost than may be.
+func (o outcome) loss(program string, at time.Time, replica bool) (string, error) {
 	lost, last := o.lost()
 	took := time.Duration(0)
 	if lost > 0 {
@@ -202,17 +217,12 @@ func (r *rig) killed(ctx context.Context, program string, requests []request) (s
 	}
 	seen := fmt.Sprintf("%v; full service %d ms after the crash", o, took.Milliseconds())
 	switch {
-	case errors.Join(unchecked, o.verdict()) != nil:
-		return "", errors.Join(unchecked, o.verdict())
-	case arrived == 0:
-		return "", errors.New("nothing reached the upstream")
-	case lost == 0:
+	case replica && lost > 0:
+		return "", fmt.Errorf("%s, want none lost: there is a replica", seen)
+	case !replica && lost == 0:
 		return "", fmt.Errorf("no request was lost when the only %s died: was it killed? %s", program, seen)
 	case took > recovery:
 		return "", fmt.Errorf("%s, want at most %v", seen, recovery)
-	}
-	if first, _ := o.before(at).lost(); first > 0 {
-		return "", fmt.Errorf("%d requests were lost before", first)
 	}
 	return seen, nil
 }

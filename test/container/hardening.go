@@ -128,6 +128,32 @@ print(json.dumps(found))
 	return fmt.Sprintf("%d processes: user 1000, CapEff 0, NoNewPrivs 1", len(found)), nil
 }
 
+// noZombies makes an orphan that ends, and looks for processes that have ended and that nobody has taken in.
+func (c *container) noZombies(ctx context.Context) error {
+	if _, err := c.engine.command(ctx, "exec", c.name, "sh", "-c", "(sleep 0.1 &)"); err != nil {
+		return err
+	}
+	return process.Within(readyTimeout, func() error {
+		found, err := ask[[]string](ctx, c, `
+import json, os
+found = []
+for pid in filter(str.isdigit, os.listdir("/proc")):
+    try:
+        stat = open("/proc/%s/stat" % pid).read()
+    except OSError:
+        continue
+    name, state = stat[stat.index("(") + 1:stat.rindex(")")], stat[stat.rindex(")") + 2]
+    if state == "Z" or name == "sleep":
+        found.append(name + " " + state)
+print(json.dumps(found))
+`)
+		if err == nil && len(found) > 0 {
+			err = fmt.Errorf("left: %q", found)
+		}
+		return err
+	})
+}
+
 // sockets are the workers', and nobody else's.
 func (c *container) sockets(ctx context.Context) error {
 	got, err := ask[map[string]string](ctx, c, `

@@ -54,8 +54,24 @@ func (c *container) steady(ctx context.Context) error {
 		if len(up) == 0 {
 			return fmt.Errorf("supervisord has started nothing")
 		}
-		return c.ready(ctx)
+		return c.complete()
 	})
+}
+
+// complete is nil when the kernel is ready and has every replica of every worker.
+func (c *container) complete() error {
+	for _, path := range []string{"/health/ready", "/metrics"} {
+		status, text, err := process.Get(c.url(path))
+		if err != nil || status != 200 {
+			return fmt.Errorf("%s: status %d, error %w", path, status, err)
+		}
+		for line := range strings.Lines(text) {
+			if strings.HasPrefix(line, "policy_kernel_worker_replica_up{") && !strings.HasSuffix(line, " 1\n") {
+				return fmt.Errorf("a replica is down: %s", line)
+			}
+		}
+	}
+	return nil
 }
 
 // output: standard output has lines of all, in the form of SPEC 6.2; so have the files.

@@ -61,7 +61,7 @@ func (s *suite) check(name, seen string, err error) {
 
 func main() {
 	file := flag.String("report", "build/reports/container.json", "the `file` for the report")
-	part := flag.String("part", "", "run only this `part`: unconfigured, demo or memory")
+	part := flag.String("part", "", "run only this `part`: unconfigured, demo, replicas or memory")
 	flag.Parse()
 	ctx, cancel := context.WithTimeout(context.Background(), testTimeout)
 	defer cancel()

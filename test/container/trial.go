@@ -33,7 +33,7 @@ func (t *trial) run(ctx context.Context) error {
 	parts := []struct {
 		name string
 		run  func(context.Context) error
-	}{{"unconfigured", t.unconfigured}, {"demo", t.demo}, {"memory", t.memory}}
+	}{{"unconfigured", t.unconfigured}, {"demo", t.demo}, {"replicas", t.replicas}, {"memory", t.memory}}
 	// It takes a minute until supervisord gives up: the rest goes on meanwhile.
 	var broken *container
 	since := time.Now()
@@ -63,6 +63,9 @@ func (t *trial) folder(name string, files map[string]string) (dir string, flags 
 		return "", nil, err
 	}
 	for file, text := range files {
+		if err := os.MkdirAll(filepath.Dir(filepath.Join(dir, file)), 0o755); err != nil { //nolint:gosec // As above.
+			return "", nil, err
+		}
 		if err := os.WriteFile(filepath.Join(dir, file), []byte(text), 0o644); err != nil { //nolint:gosec // As above.
 			return "", nil, err
 		}
