@@ -27,6 +27,7 @@ type engine struct {
 	global  []string // before the command
 	limits  []string // of each container that runs
 	started []string // names of containers
+	dir     string   // where its commands run: Podman's monitor leaves a file there when memory runs out
 }
 
 func (e *engine) String() string {
@@ -103,7 +104,7 @@ func install(ctx context.Context, packages ...string) error {
 func (e *engine) command(ctx context.Context, args ...string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, commandTimeout)
 	defer cancel()
-	return output(ctx, e.program, slices.Concat(e.global, args)...)
+	return outputIn(ctx, e.dir, e.program, slices.Concat(e.global, args)...)
 }
 
 // build builds the image as a user does, from the Dockerfile, with what this machine's bases need.
@@ -128,9 +129,15 @@ func (e *engine) clean() {
 	}
 }
 
-// output runs a program. The error has what it said.
+// output runs a program in this folder.
 func output(ctx context.Context, program string, args ...string) (string, error) {
+	return outputIn(ctx, "", program, args...)
+}
+
+// outputIn runs a program in a folder. The error has what it said.
+func outputIn(ctx context.Context, dir, program string, args ...string) (string, error) {
 	cmd := exec.CommandContext(ctx, program, args...)
+	cmd.Dir = dir
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	cmd.WaitDelay = time.Second

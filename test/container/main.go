@@ -96,6 +96,7 @@ func (s *suite) run(ctx context.Context, part string) error {
 		return err
 	}
 	defer os.RemoveAll(work)
+	e.dir = work
 	// The container's user reads its configuration here.
 	if err := os.Chmod(work, 0o755); err != nil { //nolint:gosec // Nothing in it is secret.
 		return err
