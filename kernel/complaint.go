@@ -1,0 +1,42 @@
+package kernel
+
+import (
+	"fmt"
+
+	"go.uber.org/zap"
+
+	"github.com/policy-engine/policy-engine/config"
+	"github.com/policy-engine/policy-engine/kernel/route"
+)
+
+// report logs each mistake once, as long as they stay the same.
+func (d *distributor) report(err error, found config.Errors) {
+	if err.Error() == d.reported {
+		return
+	}
+	d.reported = err.Error()
+	if found == nil {
+		d.log.Error("the configuration could not be distributed; the last good one stays", zap.Error(err))
+	}
+	for _, e := range found {
+		d.log.Error("mistake in the configuration; the last good one stays", zap.String("mistake", e.Error()))
+	}
+}
+
+// warnUnsupported names the policies that nobody offers: their routes refuse all requests.
+func (d *distributor) warnUnsupported(table *route.Table) {
+	routes, first := 0, ""
+	for _, r := range table.Routes() {
+		if len(r.Unsupported) > 0 {
+			routes++
+			if first == "" {
+				first = fmt.Sprintf("route %q: no worker offers %q", r.Name, r.Unsupported)
+			}
+		}
+	}
+	summary := fmt.Sprint(routes, first)
+	if routes > 0 && summary != d.unsupported {
+		d.log.Warn("routes refuse all requests, because no worker offers a policy of theirs", zap.Int("routes", routes), zap.String("first", first))
+	}
+	d.unsupported = summary
+}
