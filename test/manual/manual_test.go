@@ -1,6 +1,7 @@
 package manual
 
 import (
+	"go/ast"
 	"maps"
 	"os"
 	"os/exec"
@@ -195,6 +196,41 @@ func TestAlerts(t *testing.T) {
 		inRules = append(inRules, m[1])
 	}
 	compare(t, "operations.md", "alert", mentions(t, "operations.md", "Dashboards and alerts", "Alert"), inRules)
+}
+
+// TestFlags: the page has every flag of the programs that serve.
+func TestFlags(t *testing.T) {
+	text := strings.Join(mentions(t, "operations.md", "Programs", "Flags"), " ") + " "
+	s := source(t, "kernel", "worker", "engine")
+	found := 0
+	for _, f := range s.files {
+		ast.Inspect(f.file, func(n ast.Node) bool {
+			call, ok := n.(*ast.CallExpr)
+			if !ok {
+				return true
+			}
+			sel, ok := call.Fun.(*ast.SelectorExpr)
+			if !ok {
+				return true
+			}
+			if x, ok := sel.X.(*ast.Ident); !ok || x.Name != "flags" {
+				return true
+			}
+			for _, arg := range call.Args[:min(2, len(call.Args))] { // String(name, …) and StringVar(&v, name, …).
+				if name, ok := literal(arg); ok && sel.Sel.Name != "Parse" {
+					found++
+					if !strings.Contains(text, "--"+name+" ") {
+						t.Errorf("docs/operations.md: flag --%s is missing", name)
+					}
+					break
+				}
+			}
+			return true
+		})
+	}
+	if found < 8 {
+		t.Fatalf("%d flags; the check would prove nothing", found)
+	}
 }
 
 // TestStatuses: the page explains every value that the label status of the kernel's metrics can have.
