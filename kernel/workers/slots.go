@@ -61,7 +61,7 @@ func (c *conn) arm(after time.Duration) {
 
 // remove frees a slot and returns its call. mu is held.
 func (c *conn) remove(index int32) *route.Call {
-	s := c.slots[index]
+	s := &c.slots[index]
 	if s.prev == none {
 		c.oldest = s.next
 	} else {
@@ -72,10 +72,11 @@ func (c *conn) remove(index int32) *route.Call {
 	} else {
 		c.slots[s.next].prev = s.prev
 	}
-	c.slots[index] = slot{}
+	call := s.call
+	s.call, s.hedge = nil, nil // What else is there counts only with a call.
 	c.free = append(c.free, index)
 	c.inFlight.Add(-1)
-	return s.call
+	return call
 }
 
 // take takes the call with this id out; nil if there is none (any more). With a hedge, it is the caller's only if that says so.
