@@ -76,7 +76,7 @@ h2spec: ## Run h2spec, all of its 145 tests of HTTP/2, against the kernel's serv
 
 .PHONY: build-bench
 build-bench: build
-	@CGO_ENABLED=0 go build -trimpath -o build/bench/ ./bench/noop-fast ./bench/noop-grpc ./bench/noop-grpc-plain ./loadtest ./loadtest/partworker ./loadtest/profiledkernel
+	@CGO_ENABLED=0 go build -trimpath -o build/bench/ ./bench/noop-fast ./bench/noop-grpc ./bench/noop-grpc-plain ./bench/span-sink ./loadtest ./loadtest/partworker ./loadtest/profiledkernel
 
 # What is measured, for loadtest and profile.
 measured = $(if $(DURATION),-duration $(DURATION)) $(if $(CHAIN),-chain "$(CHAIN)") $(if $(ROUTES),-routes $(ROUTES)) \

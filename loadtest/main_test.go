@@ -36,7 +36,7 @@ func tools(t *testing.T) (program string, flags []string) {
 		t.Fatal(err)
 	}
 	dir := t.TempDir()
-	build := exec.CommandContext(t.Context(), "go", "build", "-o", dir, "./bench/noop-fast", "./bench/noop-grpc", "./bench/noop-grpc-plain", "./loadtest", "./loadtest/partworker", "./loadtest/profiledkernel")
+	build := exec.CommandContext(t.Context(), "go", "build", "-o", dir, "./bench/noop-fast", "./bench/noop-grpc", "./bench/noop-grpc-plain", "./bench/span-sink", "./loadtest", "./loadtest/partworker", "./loadtest/profiledkernel")
 	build.Dir = root
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("build: %v\n%s", err, out)
@@ -89,8 +89,9 @@ func TestCompare(t *testing.T) {
 	processes := map[string][]string{
 		"envoy": nil, "envoy-native": nil, "envoy-native-jwt-cache": nil, "noop-grpc": {"noop-grpc"}, "noop-grpc-plain": {"noop-grpc-plain"}, "noop-fast": {"noop-fast"},
 		"engine-3-fast-2-workers": {"kernel", "worker-1", "worker-2"}, "engine-3-one-process": {"engine"},
+		"engine-3-fast-traced": {"kernel", "worker-1", "span-sink"},
 	}
-	if len(rows) != 13 {
+	if len(rows) != 14 {
 		t.Errorf("%d rows\n%s", len(rows), out)
 	}
 	for _, r := range rows {

@@ -18,7 +18,7 @@ import (
 // TestRows: the names that reports promise, each row what its name says.
 func TestRows(t *testing.T) {
 	want := []string{
-		"envoy", "envoy-native", "envoy-native-jwt-cache", "noop-grpc", "noop-grpc-plain", "noop-fast", "engine-0-fast", "engine-1-fast", "engine-3-fast", "engine-3-grpc",
+		"envoy", "envoy-native", "envoy-native-jwt-cache", "noop-grpc", "noop-grpc-plain", "noop-fast", "engine-0-fast", "engine-1-fast", "engine-3-fast", "engine-3-fast-traced", "engine-3-grpc",
 		"engine-3-fast-2-workers", "engine-3-one-process", "engine-3-fast-cold",
 	}
 	var names []string

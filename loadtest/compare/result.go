@@ -6,6 +6,8 @@ import (
 	"os"
 	"path/filepath"
 	"time"
+
+	"github.com/policy-engine/policy-engine/loadtest/rig"
 )
 
 // Result is a row of the report: medians over the rounds.
@@ -61,7 +63,7 @@ func newResult(name string, samples []*Sample) Result {
 // engineCPU is what all processes but Envoy and the load cost for a request, in microseconds, and their memory in MB.
 func (r *Result) engine() (cpu, memory float64) {
 	for process := range r.CPU {
-		if process != "envoy" && process != loadProcess {
+		if process != "envoy" && process != loadProcess && process != rig.SpanSink {
 			cpu += r.CPU[process]
 			memory += r.Memory[process]
 		}

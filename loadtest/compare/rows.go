@@ -34,6 +34,7 @@ func Rows() []Row {
 		engine("engine-0-fast", rig.Spec{}),
 		engine("engine-1-fast", rig.Spec{Chain: chain(1)}),
 		engine("engine-3-fast", rig.Spec{Chain: chain(3)}),
+		engine("engine-3-fast-traced", rig.Spec{Chain: chain(3), Traced: 0.01}),
 		engine("engine-3-grpc", rig.Spec{Chain: chain(3), Transport: "grpc"}),
 		engine("engine-3-fast-2-workers", rig.Spec{Chain: chain(3), Workers: 2}),
 		engine("engine-3-one-process", rig.Spec{Chain: chain(3), OneProcess: true}),

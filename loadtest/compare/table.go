@@ -133,6 +133,11 @@ func printGoals(out io.Writer, results, byConnections []Result) {
 			}
 		}
 	}
+	if plain, traced := find(results, "engine-3-fast", 0), find(results, "engine-3-fast-traced", 0); plain != nil && traced != nil {
+		cpu, _ := plain.engine()
+		tracedCPU, _ := traced.engine()
+		goal("engine-3-fast-traced (1 % of the requests) CPU per request over engine-3-fast's", tracedCPU, cpu, "≤ 1.03")
+	}
 	alone, noop := find(byConnections, "envoy", 1), find(byConnections, "noop-grpc", 1)
 	if alone != nil && noop != nil {
 		for _, g := range [][2]string{{"engine-3-fast", "≤ 1.80"}, {"engine-3-one-process", "≤ 1.00"}} {

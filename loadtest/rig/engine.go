@@ -90,14 +90,22 @@ func writeConfig(dir, name string, content object) (string, error) {
 
 // startEngine starts kernel and workers, or the one process that has both.
 func (r *Rig) startEngine() error {
-	kernel, err := writeConfig(r.dir, "kernel.yaml", r.spec.kernelConfig(r.ports.server, r.ports.admin, r.dir))
+	config := r.spec.kernelConfig(r.ports.server, r.ports.admin, r.dir)
+	if r.spec.Traced > 0 {
+		config["policy_kernel"].(object)["observability"] = object{"tracing": object{"enabled": true, "endpoint": r.sink(), "sampling_rate": r.spec.Traced}}
+	}
+	kernel, err := writeConfig(r.dir, "kernel.yaml", config)
 	if err != nil {
 		return err
 	}
 	parts := r.spec.divide()
 	var files []string
 	for i := range parts {
-		file, err := writeConfig(r.dir, workerName(i)+".yaml", workerConfig(r.dir, r.dir, i))
+		config := workerConfig(r.dir, r.dir, i)
+		if r.spec.Traced > 0 {
+			config["policy_worker"].(object)["observability"] = object{"tracing": object{"enabled": true, "endpoint": r.sink()}}
+		}
+		file, err := writeConfig(r.dir, workerName(i)+".yaml", config)
 		if err != nil {
 			return err
 		}

@@ -57,6 +57,7 @@ type Rig struct {
 type ports struct {
 	listen, envoyAdmin, upstream int // Envoy's
 	server, admin                int // the kernel's, or the no-op server's
+	sink                         int // of spans
 }
 
 // Start starts the system and returns when it is ready. End it with Stop. When the context ends meanwhile, or something can't be started, all that was
@@ -90,7 +91,7 @@ func At(target netip.AddrPort, spec Spec, prefix string) *Rig {
 
 func (r *Rig) startAll(ctx context.Context, c *credentials.Set) error {
 	for _, port := range []*int{
-		&r.ports.listen, &r.ports.envoyAdmin, &r.ports.upstream, &r.ports.server, &r.ports.admin,
+		&r.ports.listen, &r.ports.envoyAdmin, &r.ports.upstream, &r.ports.server, &r.ports.admin, &r.ports.sink,
 	} {
 		var err error
 		if *port, err = process.FreePort(); err != nil {
@@ -120,21 +121,35 @@ func (r *Rig) startAll(ctx context.Context, c *credentials.Set) error {
 func (r *Rig) startAsked() error {
 	switch r.spec.Asked {
 	case NoOp:
-		address := net.JoinHostPort(loopback, strconv.Itoa(r.ports.server))
-		if err := r.start(r.spec.Program, filepath.Join(r.programs.Bench, r.spec.Program), nil, "--listen", address); err != nil {
-			return err
-		}
-		return r.await(r.spec.Program, func() error {
-			conn, err := net.DialTimeout("tcp", address, time.Second)
-			if err != nil {
+		return r.startListener(r.spec.Program, net.JoinHostPort(loopback, strconv.Itoa(r.ports.server)))
+	case Engine:
+		if r.spec.Traced > 0 {
+			if err := r.startListener(SpanSink, r.sink()); err != nil {
 				return err
 			}
-			return conn.Close()
-		})
-	case Engine:
+		}
 		return r.startEngine()
 	}
 	return nil
+}
+
+// SpanSink is the program, and the process, that takes spans: it is no part of the engine.
+const SpanSink = "span-sink"
+
+func (r *Rig) sink() string { return net.JoinHostPort(loopback, strconv.Itoa(r.ports.sink)) }
+
+// startListener starts one of the programs for measurements, which listens on the address.
+func (r *Rig) startListener(program, address string) error {
+	if err := r.start(program, filepath.Join(r.programs.Bench, program), nil, "--listen", address); err != nil {
+		return err
+	}
+	return r.await(program, func() error {
+		conn, err := net.DialTimeout("tcp", address, time.Second)
+		if err != nil {
+			return err
+		}
+		return conn.Close()
+	})
 }
 
 func (r *Rig) start(name, program string, env []string, args ...string) error {

@@ -31,6 +31,7 @@ type Spec struct {
 	Workers    int      // 1 or 2, among which the chain is divided; 1 if 0
 	OneProcess bool     // kernel and workers in one process
 	Routes     int      // of kernel and Envoy; 1 if 0
+	Traced     float64  // the share of requests of which spans are sent to a receiver on this machine
 	Profiled   bool     // kernel and workers have contention profiles; those of other kinds they always have
 
 	// Upstream is where Envoy sends requests, HOST:PORT. If it is empty, they go to a listener of the same Envoy, which answers at once, with what it
