@@ -49,7 +49,7 @@ faults: ## Break the engine in every way that operators meet, under load; print 
 		exec build/faults -report build/reports/faults.json $(if $(RATE),-rate $(RATE)) $(if $(STAGES),-stages $(STAGES)) -only '$(ONLY)' $(if $(TRANSPORT),-transport $(TRANSPORT))
 
 .PHONY: soak
-soak: ## Keep the engine under load with reloads and restarts, and look for leaks: DURATION=10m RATE=500 MEMORY=150 (MiB, of all processes); writes build/reports/soak.json and a page
+soak: ## Keep the engine under load with reloads and restarts, and look for leaks: DURATION=10m RATE=500 MEMORY=150 (MiB, of a kernel and two workers); writes build/reports/soak.json and a page
 	@ENVOY=$$(tools/fetch.sh envoy) && export ENVOY && go build -o build/soak ./test/soak && \
 		exec build/soak -report build/reports/soak.json $(if $(DURATION),-duration $(DURATION)) $(if $(RATE),-rate $(RATE)) $(if $(MEMORY),-memory $(MEMORY)) $(if $(TRANSPORT),-transport $(TRANSPORT))
 

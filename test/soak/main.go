@@ -17,7 +17,7 @@ func main() {
 	duration := flag.Duration("duration", 10*time.Minute, "how long")
 	rate := flag.Int("rate", 500, "requests per `second`")
 	transport := flag.String("transport", "fast", "the kernel's")
-	memory := flag.Int64("memory", 150, "what all of the engine's processes may take together, in `MiB`")
+	memory := flag.Int64("memory", 150, "what a kernel and both workers may take together, in `MiB`")
 	report := flag.String("report", "build/reports/soak.json", "the `file` that the result is written to, and as a page next to it")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)

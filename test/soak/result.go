@@ -22,7 +22,7 @@ type result struct {
 	Restarts int           `json:"restarts"`
 	// Trends are those of each lasting process, and of the metrics' series.
 	Trends map[string]trend `json:"trends"`
-	// Peak is what all of the engine's processes took together at most, and MemoryLimit what they may.
+	// Peak is what a kernel and both workers took together at most, and MemoryLimit what they may.
 	Peak        int64 `json:"peak_memory_bytes"`
 	MemoryLimit int64 `json:"memory_limit_bytes"`
 	// Gaps are samples that could not be taken, because a process was being started again.
@@ -127,17 +127,17 @@ func (r *result) String() string {
 	var b strings.Builder
 	for _, name := range lasting {
 		for _, q := range quantities {
-			fmt.Fprintf(&b, "%-22s %v\n", name+" "+q.name, r.Trends[name+" "+q.name])
+			fmt.Fprintf(&b, "%-28s %v\n", name+" "+q.name, r.Trends[name+" "+q.name])
 		}
 	}
-	fmt.Fprintf(&b, "%-22s %v\n%-22s %d MiB of %d\n", "series", r.Trends["series"], "most memory in all", r.Peak>>20, r.MemoryLimit>>20)
+	fmt.Fprintf(&b, "%-28s %v\n%-28s %d MiB of %d\n", "series", r.Trends["series"], "most memory, three processes", r.Peak>>20, r.MemoryLimit>>20)
 	for _, p := range r.Problems {
 		fmt.Fprintf(&b, "FAILED: %s\n", p)
 	}
 	for _, e := range r.Requests.Examples {
 		fmt.Fprintf(&b, "  %s\n", e)
 	}
-	fmt.Fprintf(&b, "soak: %d requests in %.0f s, %d reloads, %d restarts, %d bypassed, %d lost, %d excused", r.Requests.Sent, r.Seconds, r.Reloads, r.Restarts, r.Requests.Bypassed, r.Requests.Lost, r.Requests.Excused)
+	fmt.Fprintf(&b, "soak: %d requests in %.0f s, %d reloads, %d restarts, %d bypassed, %d lost", r.Requests.Sent, r.Seconds, r.Reloads, r.Restarts, r.Requests.Bypassed, r.Requests.Lost)
 	return b.String()
 }
 

@@ -17,7 +17,7 @@ type plan struct {
 	duration  time.Duration
 	rate      int
 	transport string
-	// memory is what all of the engine's processes may take together, in bytes.
+	// memory is what a kernel and both workers may take together, in bytes.
 	memory int64
 	// prepare, if there is one, is done before it begins.
 	prepare func(*stage.Stage) error
@@ -35,7 +35,7 @@ type sample struct {
 	At     float64                `json:"seconds"`
 	Usage  map[string]stage.Usage `json:"usage"`
 	Series int                    `json:"series"`
-	// Memory is that of all the engine's processes.
+	// Memory is that of kernel and workers.
 	Memory int64 `json:"memory_bytes"`
 }
 
@@ -46,8 +46,6 @@ type soak struct {
 	start   time.Time
 	samples []sample
 	counted uint64
-	// excused is the time in which the only kernel was restarted.
-	excused traffic.Span
 	result  result
 
 	reloads, restarts atomic.Int64
@@ -58,7 +56,7 @@ var lasting = []string{stage.Kernel, stage.Worker2}
 
 // run soaks the engine.
 func run(ctx context.Context, p plan, programs *stage.Programs) (*result, error) {
-	st, err := stage.Start(programs, stage.Spec{Replicas: 2, Kernels: 1, Transport: p.transport})
+	st, err := stage.Start(programs, stage.Spec{Replicas: 2, Kernels: 2, Transport: p.transport})
 	if err != nil {
 		return nil, err
 	}
@@ -76,14 +74,6 @@ func run(ctx context.Context, p plan, programs *stage.Programs) (*result, error)
 	defer func() { stop(); <-over }()
 	s := &soak{plan: p, st: st}
 	if _, err := st.Passing(recovery, time.Second, time.Now()); err != nil {
-		return nil, err
-	}
-	// The kernel is the only one: its restart is an outage. It comes first, so that the one that is watched lives to the end.
-	s.excused.From = time.Now()
-	if err := st.Restart(recovery, syscall.SIGTERM, stage.Kernel); err != nil {
-		return nil, err
-	}
-	if s.excused.To, err = st.Passing(recovery, time.Second, time.Now()); err != nil {
 		return nil, err
 	}
 	if err := s.soak(ctx); err != nil {
@@ -138,8 +128,9 @@ func (s *soak) sample() {
 		return
 	}
 	one := sample{At: time.Since(s.start).Seconds(), Usage: usage, Series: len(m)}
-	for _, u := range usage {
-		one.Memory += u.RSS
+	// The second kernel is there for its restarts only.
+	for _, name := range []string{stage.Kernel, stage.Worker1, stage.Worker2} {
+		one.Memory += usage[name].RSS
 	}
 	s.samples = append(s.samples, one)
 }
@@ -150,15 +141,16 @@ func (s *soak) count() error {
 	if err := s.st.Ended(2*patience, next); err != nil {
 		return err
 	}
-	s.result.add(s.st.Ledger.Count(s.counted, next, s.excused, bound))
+	s.result.add(s.st.Ledger.Count(s.counted, next, traffic.Span{}, bound))
 	s.st.Ledger.Forget(next)
 	s.counted = next
 	return nil
 }
 
-// disturb does, in turn, what operators do and what happens to them; the replica that is watched stays. Each has a healthy replica, and nothing may be lost.
+// disturb does, in turn, what operators do and what happens to them; the kernel and the replica that are watched stay. Whatever ends, another one is there, and nothing may be lost.
 func (s *soak) disturb(ctx context.Context) error {
 	pause := min(max(s.duration/30, 2*time.Second), 15*time.Second)
+	another := false
 	for i := 0; ; i++ {
 		select {
 		case <-ctx.Done():
@@ -166,14 +158,14 @@ func (s *soak) disturb(ctx context.Context) error {
 		case <-time.After(pause):
 		}
 		var err error
-		switch i % 6 {
+		switch i % 7 {
 		case 0, 2, 4:
 			// A route more, or less.
 			more := ""
-			if i%4 == 0 {
+			if another = !another; another {
 				more = "    - {route_name: another}\n"
 			}
-			err = s.st.WriteKernel(0, more)
+			err = errors.Join(s.st.WriteKernel(0, more), s.st.WriteKernel(1, more))
 			s.reloads.Add(1)
 		case 1:
 			err = s.st.Restart(recovery, syscall.SIGKILL, stage.Worker1)
@@ -183,6 +175,9 @@ func (s *soak) disturb(ctx context.Context) error {
 			s.reloads.Add(1)
 		case 5:
 			err = s.st.Restart(recovery, syscall.SIGTERM, stage.Worker1)
+			s.restarts.Add(1)
+		case 6:
+			err = s.st.Restart(recovery, syscall.SIGTERM, stage.Kernel2)
 			s.restarts.Add(1)
 		}
 		if err == nil {

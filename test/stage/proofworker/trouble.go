@@ -20,7 +20,7 @@ var told atomic.Pointer[string]
 // The sizes of trouble: with each request, hog takes memory that comes back with the file's end, and leak a little, and a goroutine, that never do.
 const (
 	hogSize  = 4 << 20
-	leakSize = 256 << 10
+	leakSize = 512 << 10
 )
 
 // hoarded is what hog and leak keep.
