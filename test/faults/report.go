@@ -13,7 +13,7 @@ import (
 func (o *outcome) line() string {
 	verdict := "ok"
 	if len(o.Problems) > 0 {
-		verdict = "FAILED: " + strings.Join(o.Problems, "; ")
+		verdict = fmt.Sprintf("FAILED: %s (the machine stood still for %.2f s at most)", strings.Join(o.Problems, "; "), o.Stall.Seconds())
 		for _, example := range o.Count.Examples {
 			verdict += "\n      " + example
 		}

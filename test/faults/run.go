@@ -32,6 +32,8 @@ type outcome struct {
 	Usage map[string]stage.Usage `json:"usage"`
 	// Rate is how many requests were sent a second.
 	Rate float64 `json:"rate"`
+	// Stall is how long the machine stood still at most, for the sender of the requests.
+	Stall time.Duration `json:"machine_stall_ns"`
 	// Problems are what is wrong.
 	Problems []string `json:"problems,omitempty"`
 	// logs are what the programs wrote, if something is wrong.
@@ -106,6 +108,7 @@ func (r *played) play(f *fault) *outcome {
 		}
 	}
 	pids := r.stage.PIDs()
+	r.sender.Stall()
 	start, first := time.Now(), r.counted
 	problem(f.play(x))
 	x.sends()
@@ -122,6 +125,7 @@ func (r *played) play(f *fault) *outcome {
 		}
 	}
 	end := r.stage.Ledger.Next()
+	o.Stall = r.sender.Stall()
 	o.Rate = float64(end-first) / time.Since(start).Seconds()
 	problem(r.stage.Ended(2*patience, end))
 	if x.excused.To.IsZero() {

@@ -25,6 +25,8 @@ type result struct {
 	// Peak is what a kernel and both workers took together at most, and MemoryLimit what they may.
 	Peak        int64 `json:"peak_memory_bytes"`
 	MemoryLimit int64 `json:"memory_limit_bytes"`
+	// Stall is how long the machine stood still at most, for the sender of the requests.
+	Stall time.Duration `json:"machine_stall_ns"`
 	// Gaps are samples that could not be taken, because a process was being started again.
 	Gaps     int      `json:"gaps"`
 	Problems []string `json:"problems,omitempty"`
@@ -108,7 +110,7 @@ func (s *soak) judge() {
 	}
 	c := &r.Requests
 	if c.Bypassed > 0 || c.Lost > 0 || c.Hung > 0 || c.Repeated > 0 {
-		problem("%d requests bypassed, %d lost, %d hung, %d reached the upstream more than once", c.Bypassed, c.Lost, c.Hung, c.Repeated)
+		problem("%d requests bypassed, %d lost, %d hung, %d reached the upstream more than once; the machine stood still for %.2f s at most", c.Bypassed, c.Lost, c.Hung, c.Repeated, r.Stall.Seconds())
 	}
 	if len(s.samples) < 20 || r.Restarts == 0 || r.Reloads == 0 {
 		problem("%d samples, %d restarts and %d reloads are too few to say anything", len(s.samples), r.Restarts, r.Reloads)

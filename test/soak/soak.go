@@ -76,9 +76,11 @@ func run(ctx context.Context, p plan, programs *stage.Programs) (*result, error)
 	if _, err := st.Passing(recovery, time.Second, time.Now()); err != nil {
 		return nil, err
 	}
+	sender.Stall() // The start does not count.
 	if err := s.soak(ctx); err != nil {
 		return nil, fmt.Errorf("%w\n%s", err, st.Logs(3000))
 	}
+	s.result.Stall = sender.Stall()
 	s.judge()
 	return &s.result, nil
 }

@@ -31,6 +31,8 @@ type Sender struct {
 	// short counts the requests that were not sent because too many were under way.
 	short atomic.Int64
 	now   atomic.Int64 // under way
+	// stall is the longest time between two turns of Run since it was asked for last.
+	stall atomic.Int64
 }
 
 // maxUnderWay bounds what the sender itself takes: more than that wait only if the engine has failed.
@@ -58,13 +60,16 @@ func (s *Sender) Run(ctx context.Context) {
 	defer tick.Stop()
 	var group sync.WaitGroup
 	start, sent := time.Now(), 0
-	for {
+	for last := start; ; last = time.Now() {
 		select {
 		case <-ctx.Done():
 			group.Wait()
 			s.closeIdle()
 			return
 		case <-tick.C:
+		}
+		if d := int64(time.Since(last)); d > s.stall.Load() {
+			s.stall.Store(d)
 		}
 		due := int(time.Since(start).Seconds() * float64(s.Rate))
 		for n := min(due-sent, mostAtOnce); n > 0; n-- {
@@ -83,6 +88,9 @@ func (s *Sender) Run(ctx context.Context) {
 
 // Short is how many requests were not sent.
 func (s *Sender) Short() int { return int(s.short.Load()) }
+
+// Stall is how long the sender itself did not get to run at most, since it was asked last: when the machine stands still, so does the engine, and nobody can be served in time.
+func (s *Sender) Stall() time.Duration { return time.Duration(s.stall.Swap(0)) }
 
 // one sends a request, once, and notes what came of it.
 func (s *Sender) one(k *Kind) {
