@@ -62,25 +62,23 @@ func (e *engine) works(ctx context.Context) error {
 	return err
 }
 
-// adapt chooses what Podman needs where cgroups are of version 1 or hybrid and there is no systemd: runc, groups made by Podman itself, and limits that the host allows.
+// adapt chooses what Podman needs: where there is no systemd, cgroups that it makes itself, and limits that the host allows; where cgroups are of version 1 or hybrid, runc.
 func (e *engine) adapt(ctx context.Context) error {
 	if e.program != "podman" {
 		return nil
 	}
+	if _, err := os.Stat("/run/systemd/system"); err != nil {
+		e.global = append(e.global, "--cgroup-manager", "cgroupfs")
+		e.limits = []string{"--ulimit", "nofile=20000:20000", "--ulimit", "nproc=10000:10000"}
+	}
 	version, err := output(ctx, "podman", "info", "--format", "{{.Host.CgroupsVersion}}")
-	if err != nil {
+	if err != nil || strings.TrimSpace(version) == "v2" {
 		return err
 	}
-	if strings.TrimSpace(version) == "v2" {
-		return nil
-	}
+	e.global = append(e.global, "--runtime", "runc")
 	if _, err := exec.LookPath("runc"); err != nil {
-		if err := install(ctx, "runc"); err != nil {
-			return err
-		}
+		return install(ctx, "runc")
 	}
-	e.global = []string{"--runtime", "runc", "--cgroup-manager", "cgroupfs"}
-	e.limits = []string{"--ulimit", "nofile=20000:20000", "--ulimit", "nproc=10000:10000"}
 	return nil
 }
 
