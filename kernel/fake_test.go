@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -41,8 +42,10 @@ type fakeWorker struct {
 	name     string
 	policies []string
 
-	mu          sync.Mutex
-	reject      []*workerv1.ConfigError
+	mu     sync.Mutex
+	reject []*workerv1.ConfigError
+	// rejectRoute is the route whose chains are rejected; empty stands for all.
+	rejectRoute string
 	generations map[uint64]bool
 }
 
@@ -107,7 +110,7 @@ func (f *fakeWorker) HealthCheck(context.Context, *workerv1.HealthCheckRequest) 
 func (f *fakeWorker) PushConfig(_ context.Context, req *workerv1.PushConfigRequest) (*workerv1.PushConfigResponse, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if len(req.Chains) > 0 && f.reject != nil {
+	if f.reject != nil && slices.ContainsFunc(req.Chains, func(c *workerv1.Chain) bool { return f.rejectRoute == "" || c.RouteName == f.rejectRoute }) {
 		return &workerv1.PushConfigResponse{Errors: f.reject}, nil
 	}
 	f.generations[req.Generation] = true

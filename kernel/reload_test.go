@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -108,7 +109,6 @@ func TestReload(t *testing.T) {
 	(&fakeWorker{name: "worker-2", policies: []string{"guard"}}).start(t, path2)
 	r.reload(kernelText("", strings.ReplaceAll(strings.Replace(w, "worker-1", "worker-2", 1), path, path2), "a"), "success")
 	expect("with another worker", map[string]int{"open": 0, "a": 0, "c": 500})
-	eventually(t, "the old worker is free", func() bool { return f.held() == 1 }) // Its lease of the last generation ends by itself.
 	r.ready()
 
 	r.reload(kernelText("  worker_unavailable_response: {status_code: 599}\n", workerText("/nowhere/w.sock")), "success")
@@ -178,13 +178,12 @@ func TestBadReload(t *testing.T) {
 			if got := r.metrics("policy_kernel_config_last_reload_successful"); !strings.HasSuffix(got, " 0\n") {
 				t.Error(got)
 			}
-			eventually(t, "it is logged", func() bool { _ = r.logger.Flush(); return len(r.log.lines("is not taken over")) > lines })
-			line := r.log.lines("is not taken over")[lines]
-			for _, want := range tt.wants {
-				if !strings.Contains(line, strings.ReplaceAll(want, `"`, `\"`)) {
-					t.Errorf("line without %q: %s", want, line)
-				}
-			}
+			eventually(t, fmt.Sprintf("a line with %q", tt.wants), func() bool { // The follower may have found the file gone, between two.
+				_ = r.logger.Flush()
+				return slices.ContainsFunc(r.log.lines("is not taken over")[lines:], func(line string) bool {
+					return !slices.ContainsFunc(tt.wants, func(want string) bool { return !strings.Contains(line, strings.ReplaceAll(want, `"`, `\"`)) })
+				})
+			})
 			if a, x := r.ask("a"), r.ask("a", "x", "deny"); a != 0 || x != 403 {
 				t.Errorf("the last good configuration is gone: %d, %d", a, x)
 			}
@@ -208,6 +207,9 @@ func TestRejectedReload(t *testing.T) {
 	f.start(t, path)
 	r := launchFile(t, kernelText("", workerText(path), "a"))
 	r.ready()
+	f.mu.Lock()
+	f.rejectRoute = "b" // A replica that connects anew may have what it had.
+	f.mu.Unlock()
 	f.setReject(&workerv1.ConfigError{Chain: 1, Path: "policy_kernel.route_policies[1].request_flow.policy_chain[0].params.key_store", Message: `there is no key store "x"`})
 	r.reload(kernelText("", workerText(path), "a", "b"), "failure")
 	eventually(t, "it is logged", func() bool { _ = r.logger.Flush(); return len(r.log.lines("is not taken over")) == 1 })

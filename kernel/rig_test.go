@@ -223,7 +223,14 @@ func (r *running) exchange(s grpc.BidiStreamingClient[extprocv3.ProcessingReques
 
 func (r *running) ready() {
 	r.t.Helper()
-	eventually(r.t, "the kernel is ready", func() bool { code, _ := r.get("/health/ready"); return code == http.StatusOK })
+	body := ""
+	defer func() {
+		if r.t.Failed() {
+			_ = r.logger.Flush()
+			r.t.Log(body, r.log.lines(""))
+		}
+	}()
+	eventually(r.t, "the kernel is ready", func() bool { code := 0; code, body = r.get("/health/ready"); return code == http.StatusOK })
 }
 
 // metrics returns the lines that begin with the prefix, sums of durations left out.
