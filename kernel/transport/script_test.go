@@ -29,7 +29,7 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // bound is how long a test waits for something that must happen.
-const bound = 10 * time.Second
+const bound = 30 * time.Second
 
 func eventually(t testing.TB, what string, cond func() bool) {
 	t.Helper()
