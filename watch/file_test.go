@@ -182,7 +182,7 @@ func TestBeginningIsNotLoaded(t *testing.T) {
 	write(t, path, "one\n")
 	got := make(chan string, 9)
 	f, err := Follow(Settings{
-		Path: path, MaxSize: 10, Log: new(log).logger(), Poll: 3 * time.Millisecond, Settle: time.Millisecond, Patience: 300 * time.Millisecond,
+		Path: path, MaxSize: 10, Log: new(log).logger(), Poll: 3 * time.Millisecond, Settle: time.Millisecond, Patience: 2 * time.Second,
 		Complete: func(content []byte) bool { return bytes.HasSuffix(content, []byte("\n")) },
 		Load:     func(content []byte) error { got <- string(content); return nil },
 	})
