@@ -120,10 +120,11 @@ func (r *requestSpans) Calling(s *route.Segment, phase workerv1.Phase) []byte {
 }
 
 // Called implements extproc.Trace.
-func (r *requestSpans) Called(_ *route.Call, result *workerv1.Result, err error) {
+func (r *requestSpans) Called(c *route.Call, result *workerv1.Result, err error) {
 	if r.call == nil {
 		return
 	}
+	r.call.SetAttributes(attribute.Int("policy_engine.attempts", int(c.Progress.Attempts)))
 	switch {
 	case err != nil:
 		r.call.SetAttributes(attribute.String("policy_engine.outcome", "none"))

@@ -49,14 +49,14 @@ func TestSpansKeepNothingBorrowed(t *testing.T) {
 		tr := tracer.Begin(bytes(sampledParent), bytes("a=b"))
 		tr.Requested(bytes("GET"), bytes("/path?query"), bytes("id-1"))
 		tr.Calling(s, workerv1.Phase_PHASE_REQUEST_HEADERS)
-		tr.Called(nil, &workerv1.Result{Outcome: workerv1.Result_OUTCOME_IMMEDIATE, Policy: text("p"), Reason: text("because")}, nil)
+		tr.Called(&route.Call{Progress: route.Progress{Attempts: 2}}, &workerv1.Result{Outcome: workerv1.Result_OUTCOME_IMMEDIATE, Policy: text("p"), Reason: text("because")}, nil)
 		tr.Decided(&extproc.Decision{RouteName: text("route-1"), Status: extproc.StatusDenied, OfRequest: true, Policy: text("p"), Reason: text("because")})
 		for _, b := range borrowed {
 			clear(b)
 		}
 		tr.End()
 	})
-	want := "[map[policy_engine.chain:0 policy_engine.outcome:immediate policy_engine.phase:request_headers policy_engine.policies:p policy_engine.policy:p " +
+	want := "[map[policy_engine.attempts:2 policy_engine.chain:0 policy_engine.outcome:immediate policy_engine.phase:request_headers policy_engine.policies:p policy_engine.policy:p " +
 		"policy_engine.reason:because policy_engine.worker:w] map[http.request.method:GET policy_engine.policy:p policy_engine.reason:because " +
 		"policy_engine.request_id:id-1 policy_engine.route:route-1 policy_engine.status:denied url.path:/path]]"
 	all := []map[string]string{}
@@ -104,7 +104,7 @@ func TestCallSpansAreBounded(t *testing.T) {
 			if wire := tr.Calling(s, workerv1.Phase_PHASE_REQUEST_BODY); (wire == nil) != (i >= maxCallSpans) {
 				t.Errorf("call %d has %d bytes", i, len(wire))
 			}
-			tr.Called(nil, nil, route.ErrTimeout)
+			tr.Called(&route.Call{}, nil, route.ErrTimeout)
 		}
 		tr.End()
 	})
