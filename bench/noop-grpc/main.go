@@ -45,6 +45,7 @@ func main() {
 	addr := flag.String("listen", "127.0.0.1:9102", "address to listen on")
 	workers := flag.Uint("stream-workers", 32, "grpc-go's NumStreamWorkers; 0 is a goroutine for each stream")
 	bodies := flag.Bool("bodies", false, "answer every message of a stream, as bodies need, in place of the first alone")
+	duplex := flag.Bool("full-duplex", false, "as -bodies, for Envoy's mode FULL_DUPLEX_STREAMED: bodies are given back")
 	flag.Parse()
 	tune()
 	l, err := net.Listen("tcp", *addr)
@@ -58,7 +59,10 @@ func main() {
 		grpc.MaxConcurrentStreams(65536),
 	)
 	handler := serve
-	if *bodies {
+	switch {
+	case *duplex:
+		handler = serveDuplex
+	case *bodies:
 		handler = serveBodies
 	}
 	s.RegisterService(&grpc.ServiceDesc{

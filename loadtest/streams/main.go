@@ -44,19 +44,22 @@ func run(ctx context.Context, o options) error {
 	}
 	defer u.close()
 	var results []*result
-	for _, d := range []direction{upload, download} {
-		for _, s := range servers {
-			results = append(results, &result{Row: s, Direction: d})
+	for _, m := range []mode{streamed, fullDuplex} {
+		for _, d := range []direction{upload, download} {
+			for _, s := range servers {
+				results = append(results, &result{Row: s, Mode: m, Direction: d})
+			}
 		}
 	}
-	for range o.rounds {
+	for round := range o.rounds {
 		for _, r := range results {
 			if err := ctx.Err(); err != nil {
 				return err
 			}
 			if err := r.measure(ctx, o, u); err != nil {
-				return fmt.Errorf("measure %s of %s: %w", r.Direction, r.Row, err)
+				return fmt.Errorf("measure %s of %s, %s: %w", r.Direction, r.Row, r.Mode, err)
 			}
+			fmt.Fprintf(os.Stderr, "round %d of %d: %s, %s, %s: %.0f MiB/s\n", round+1, o.rounds, r.Mode, r.Direction, r.Row, r.Rounds[round])
 		}
 	}
 	report := newReport(results, o)

@@ -19,10 +19,11 @@ const goal = 0.7
 // result is what was measured of one row.
 type result struct {
 	Row       server    `json:"row"`
+	Mode      mode      `json:"mode"`
 	Direction direction `json:"direction"`
 	Rounds    []float64 `json:"mib_per_second"`
 	Median    float64   `json:"median_mib_per_second"`
-	// Ratio is of the median to that of the server that does nothing.
+	// Ratio is of the median to that of the server that does nothing, in the same mode.
 	Ratio float64 `json:"ratio"`
 	// CPU is what Envoy and the processes that it asks used in all rounds, in seconds per GiB.
 	CPU map[string]float64 `json:"cpu_seconds_per_gib"`
@@ -35,7 +36,7 @@ type result struct {
 const warmUp = 500 * time.Millisecond
 
 func (r *result) measure(ctx context.Context, o options, u *upstream) error {
-	rig, err := start(o, r.Row, r.Direction, u.address)
+	rig, err := start(o, r.Row, r.Direction, r.Mode, u.address)
 	if err != nil {
 		return err
 	}
@@ -96,12 +97,16 @@ type report struct {
 }
 
 func newReport(results []*result, o options) *report {
-	base := map[direction]float64{}
+	type column struct {
+		mode      mode
+		direction direction
+	}
+	base := map[column]float64{}
 	for _, r := range results {
 		sorted := slices.Sorted(slices.Values(r.Rounds))
 		r.Median = sorted[len(sorted)/2]
 		if r.Row == noop {
-			base[r.Direction] = r.Median
+			base[column{r.Mode, r.Direction}] = r.Median
 		}
 		r.CPU = map[string]float64{}
 		for name, used := range r.used {
@@ -109,14 +114,14 @@ func newReport(results []*result, o options) *report {
 		}
 	}
 	for _, r := range results {
-		r.Ratio = r.Median / base[r.Direction]
+		r.Ratio = r.Median / base[column{r.Mode, r.Direction}]
 	}
 	return &report{goal, chunkSize, o.connections, o.duration, results}
 }
 
 func (r *report) String() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%-9s  %-12s  %8s  %6s  %s\n", "direction", "row", "MiB/s", "ratio", "CPU seconds per GiB")
+	fmt.Fprintf(&b, "%-11s  %-9s  %-12s  %8s  %6s  %s\n", "mode", "direction", "row", "MiB/s", "ratio", "CPU seconds per GiB")
 	for _, res := range r.Results {
 		var cpu []string
 		for name, seconds := range res.CPU {
@@ -127,7 +132,7 @@ func (r *report) String() string {
 		if res.Row == engine {
 			verdict = fmt.Sprintf("  (goal %.1f: %s)", r.Goal, map[bool]string{true: "met", false: "missed"}[res.Ratio >= r.Goal])
 		}
-		fmt.Fprintf(&b, "%-9s  %-12s  %8.0f  %6.2f  %s%s\n", res.Direction, res.Row, res.Median, res.Ratio, strings.Join(cpu, ", "), verdict)
+		fmt.Fprintf(&b, "%-11s  %-9s  %-12s  %8.0f  %6.2f  %s%s\n", res.Mode, res.Direction, res.Row, res.Median, res.Ratio, strings.Join(cpu, ", "), verdict)
 	}
 	return b.String()
 }

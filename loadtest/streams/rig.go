@@ -34,22 +34,33 @@ const (
 	download direction = "download"
 )
 
+// mode is how Envoy sends a body.
+type mode string
+
+const (
+	// streamed: Envoy keeps each chunk until it has been answered.
+	streamed mode = "streamed"
+	// fullDuplex: Envoy keeps nothing, and is given the bytes back.
+	fullDuplex mode = "full duplex"
+)
+
 // rig is Envoy and what it asks, each a process of its own.
 type rig struct {
 	target   string // where clients send requests
 	started  []*process.Process
 	o        options
+	mode     mode
 	dir      string
 	port     map[string]int
 	upstream string
 }
 
-func start(o options, s server, d direction, upstream string) (_ *rig, err error) {
+func start(o options, s server, d direction, m mode, upstream string) (_ *rig, err error) {
 	dir, err := os.MkdirTemp("", "streams-")
 	if err != nil {
 		return nil, fmt.Errorf("make a folder: %w", err)
 	}
-	r := &rig{o: o, dir: dir, upstream: upstream, port: map[string]int{}}
+	r := &rig{o: o, mode: m, dir: dir, upstream: upstream, port: map[string]int{}}
 	defer func() {
 		if err != nil {
 			for _, p := range r.started {
@@ -94,8 +105,11 @@ func (r *rig) env() []string {
 }
 
 func (r *rig) startNoop() error {
-	at := address(r.port["server"])
-	if err := r.run("noop-grpc", filepath.Join(r.o.bench, "noop-grpc"), "-listen", at, "-bodies"); err != nil {
+	at, answers := address(r.port["server"]), "-bodies"
+	if r.mode == fullDuplex {
+		answers = "-full-duplex"
+	}
+	if err := r.run("noop-grpc", filepath.Join(r.o.bench, "noop-grpc"), "-listen", at, answers); err != nil {
 		return err
 	}
 	return listens(at)
@@ -181,13 +195,17 @@ func (r *rig) startEnvoy(kernel string, d direction) error {
 	if err != nil {
 		return err
 	}
-	ctl := exec.Command(filepath.Join(r.o.bin, "policyctl"), "envoy", "--kernel", file, "--listen", r.target, "--admin", "", "--upstream", r.upstream, "--route", "stream=/")
+	args := []string{"envoy", "--kernel", file, "--listen", r.target, "--admin", "", "--upstream", r.upstream, "--route", "stream=/"}
+	if r.mode == fullDuplex && d == "" {
+		args = append(args, "--full-duplex", "stream")
+	}
+	ctl := exec.Command(filepath.Join(r.o.bin, "policyctl"), args...)
 	ctl.Env = append(os.Environ(), r.env()...)
 	out, err := ctl.CombinedOutput()
 	if err != nil {
 		return fmt.Errorf("policyctl envoy: %w: %s", err, out)
 	}
-	text, err := sendBodies(string(out), d)
+	text, err := sendBodies(string(out), d, r.mode)
 	if err != nil {
 		return err
 	}
@@ -201,8 +219,8 @@ func (r *rig) startEnvoy(kernel string, d direction) error {
 	return listens(r.target)
 }
 
-// sendBodies has Envoy send the chunks of a body, as the engine asks it to for each request.
-func sendBodies(text string, d direction) (string, error) {
+// sendBodies has Envoy send a body, as the engine asks it to for each request, or as policyctl sets it up in full duplex.
+func sendBodies(text string, d direction, m mode) (string, error) {
 	before, after := "", ""
 	switch d {
 	case "":
@@ -212,10 +230,26 @@ func sendBodies(text string, d direction) (string, error) {
 	case download:
 		before, after = "response_header_mode: SKIP", "response_header_mode: SEND, response_body_mode: STREAMED"
 	}
+	if m == fullDuplex {
+		after = strings.Replace(after, "STREAMED", "FULL_DUPLEX_STREAMED", 1)
+		trailers := map[direction]string{upload: "request_trailer_mode: S", download: "response_trailer_mode: S"}[d]
+		var err error
+		if text, err = replaceOne(text, trailers+"KIP", trailers+"END"); err != nil {
+			return "", err
+		}
+	}
 	i := strings.Index(text, before)
-	if i < 0 || strings.Count(text, before) != 1 {
-		return "", fmt.Errorf("the configuration of Envoy has %q %d times, want 1", before, strings.Count(text, before))
+	if i < 0 {
+		return replaceOne(text, before, after)
 	}
 	indent := text[strings.LastIndexByte(text[:i], '\n'):i]
-	return text[:i] + strings.ReplaceAll(after, ", ", indent) + text[i+len(before):], nil
+	return replaceOne(text, before, strings.ReplaceAll(after, ", ", indent))
+}
+
+// replaceOne replaces what has to be there once.
+func replaceOne(text, before, after string) (string, error) {
+	if n := strings.Count(text, before); n != 1 {
+		return "", fmt.Errorf("the configuration of Envoy has %q %d times, want 1", before, n)
+	}
+	return strings.Replace(text, before, after, 1), nil
 }

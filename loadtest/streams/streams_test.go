@@ -10,20 +10,28 @@ import (
 )
 
 func TestSendBodies(t *testing.T) {
-	const text = "mode:\n    request_header_mode: SEND\n    response_header_mode: SKIP\nrest\n"
-	for d, want := range map[direction]string{
-		"":       text,
-		upload:   "mode:\n    request_header_mode: SEND\n    request_body_mode: STREAMED\n    response_header_mode: SKIP\nrest\n",
-		download: "mode:\n    request_header_mode: SEND\n    response_header_mode: SEND\n    response_body_mode: STREAMED\nrest\n",
-	} {
-		if got, err := sendBodies(text, d); err != nil || got != want {
-			t.Errorf("%q: %q, error %v", d, got, err)
+	const text = "mode:\n    request_header_mode: SEND\n    request_trailer_mode: SKIP\n    response_header_mode: SKIP\n    response_trailer_mode: SKIP\nrest\n"
+	tests := []struct {
+		direction direction
+		mode      mode
+		want      string
+	}{
+		{"", streamed, text},
+		{"", fullDuplex, text},
+		{upload, streamed, "mode:\n    request_header_mode: SEND\n    request_body_mode: STREAMED\n    request_trailer_mode: SKIP\n    response_header_mode: SKIP\n    response_trailer_mode: SKIP\nrest\n"},
+		{download, streamed, "mode:\n    request_header_mode: SEND\n    request_trailer_mode: SKIP\n    response_header_mode: SEND\n    response_body_mode: STREAMED\n    response_trailer_mode: SKIP\nrest\n"},
+		{upload, fullDuplex, "mode:\n    request_header_mode: SEND\n    request_body_mode: FULL_DUPLEX_STREAMED\n    request_trailer_mode: SEND\n    response_header_mode: SKIP\n    response_trailer_mode: SKIP\nrest\n"},
+		{download, fullDuplex, "mode:\n    request_header_mode: SEND\n    request_trailer_mode: SKIP\n    response_header_mode: SEND\n    response_body_mode: FULL_DUPLEX_STREAMED\n    response_trailer_mode: SEND\nrest\n"},
+	}
+	for _, tt := range tests {
+		if got, err := sendBodies(text, tt.direction, tt.mode); err != nil || got != tt.want {
+			t.Errorf("%q, %s: %q, error %v", tt.direction, tt.mode, got, err)
 		}
 	}
 	// A configuration that is not as expected would measure something else.
-	for _, text := range []string{"", text + text} {
-		if _, err := sendBodies(text, upload); err == nil {
-			t.Errorf("%q is taken", text)
+	for _, text := range []string{"", text + text, "request_header_mode: SEND\n"} {
+		if got, err := sendBodies(text, upload, fullDuplex); err == nil {
+			t.Errorf("%q is taken: %q", text, got)
 		}
 	}
 }
