@@ -174,7 +174,9 @@ func exported(t *testing.T) map[string]map[string]bool {
 		path   string
 		line   string
 	}{
-		{200, "/limited", "X-A: b"}, {429, "/limited", "X-A: b"}, {500, "/response", harness.AnswerHeader + ": x-misbehave panic"},
+		{200, "/limited", "X-A: b"},
+		{429, "/limited", "X-A: b"},
+		{500, "/response", harness.AnswerHeader + ": x-misbehave panic"},
 		{200, "/tolerated", "X-Misbehave: exit"}, // The last one: the worker is gone then.
 	} {
 		if got := harness.Send(t, e.Listen, "GET", r.path, r.line); got.Status != r.status {

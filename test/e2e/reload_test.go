@@ -303,7 +303,7 @@ func startVersions(t *testing.T, s *reloadScene, clients, rate int) *versionLoad
 			transport := &http.Transport{}
 			defer transport.CloseIdleConnections()
 			client := &http.Client{Transport: transport, Timeout: harness.Timeout}
-			ticks := make(<-chan time.Time)
+			var ticks <-chan time.Time
 			if rate > 0 {
 				ticker := time.NewTicker(time.Second * time.Duration(clients) / time.Duration(rate))
 				defer ticker.Stop()

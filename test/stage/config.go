@@ -182,7 +182,7 @@ func (s *Stage) envoyConfig(p *Programs, engine string) (string, error) {
 func refuseRetries(yaml string) error {
 	for _, forbidden := range []string{"num_retries", "retry_on", "retry_policy"} {
 		if strings.Contains(yaml, forbidden) {
-			return fmt.Errorf("Envoy's configuration has %s: with retries, what is lost can't be seen", forbidden)
+			return fmt.Errorf("the configuration of Envoy has %s: with retries, what is lost can't be seen", forbidden)
 		}
 	}
 	return nil
