@@ -87,6 +87,11 @@ loadtest: build-bench $(if $(filter compose,$(TARGET)),compose) ## Hold a rate o
 	@ENVOY=$(if $(filter compose,$(TARGET)),none,$$(tools/fetch.sh envoy)) && export ENVOY && exec build/bench/loadtest attack \
 		$(if $(RATE),-rate $(RATE)) $(if $(TARGET),-target $(TARGET)) $(measured)
 
+.PHONY: reload-load
+reload-load: build-bench ## Change every route again and again under a constant rate: ROUTES=10000 RATE=5000 DURATION=30s RELOADS=6 TARGET=kernel|envoy (and WORKERS, FORM, TRANSPORT as loadtest); fails on a failed request
+	@$(if $(filter envoy,$(TARGET)),ENVOY=$$(tools/fetch.sh envoy) && export ENVOY && )exec build/bench/loadtest reload \
+		$(if $(RATE),-rate $(RATE)) $(if $(RELOADS),-reloads $(RELOADS)) $(if $(TARGET),-target $(TARGET)) $(measured)
+
 # The program that makes images.
 container_engine = $(firstword $(foreach e,docker podman,$(shell $(e) info >/dev/null 2>&1 && echo $(e))))
 

@@ -17,6 +17,7 @@ import (
 	"github.com/policy-engine/policy-engine/loadtest/compare"
 	"github.com/policy-engine/policy-engine/loadtest/credentials"
 	"github.com/policy-engine/policy-engine/loadtest/profile"
+	"github.com/policy-engine/policy-engine/loadtest/reload"
 	"github.com/policy-engine/policy-engine/loadtest/rig"
 	"github.com/policy-engine/policy-engine/loadtest/upstream"
 )
@@ -32,7 +33,7 @@ func main() {
 
 func run(ctx context.Context, args []string) error {
 	if len(args) == 0 {
-		return errors.New("a command is missing; legal are attack, compare, credentials, profile and upstream")
+		return errors.New("a command is missing; legal are attack, compare, credentials, profile, reload and upstream")
 	}
 	switch args[0] {
 	case "attack":
@@ -43,10 +44,12 @@ func run(ctx context.Context, args []string) error {
 		return runCredentials(args[1:])
 	case "profile":
 		return runProfile(ctx, args[1:])
+	case "reload":
+		return runReload(ctx, args[1:])
 	case "upstream":
 		return runUpstream(ctx, args[1:])
 	}
-	return fmt.Errorf("unknown command %q; legal are attack, compare, credentials, profile and upstream", args[0])
+	return fmt.Errorf("unknown command %q; legal are attack, compare, credentials, profile, reload and upstream", args[0])
 }
 
 // places are where things are, below the repository.
@@ -188,6 +191,33 @@ func runProfile(ctx context.Context, args []string) error {
 	}
 	o.Programs, o.Credentials, o.Reports, o.Out = p.programs, p.credentials, p.reports, os.Stdout
 	return profile.Run(ctx, o)
+}
+
+func runReload(ctx context.Context, args []string) error {
+	var o reload.Options
+	var p places
+	var e engineFlags
+	f := flag.NewFlagSet("loadtest reload", flag.ContinueOnError)
+	p.flags(f)
+	e.flags(f)
+	f.StringVar(&o.Target, "target", reload.TargetKernel, "who asks the engine: kernel (this program asks the kernel, as Envoy speaks) or envoy")
+	f.IntVar(&o.Rate, "rate", 5000, "requests a second")
+	f.DurationVar(&o.Duration, "duration", 30*time.Second, "how long the rate is held")
+	f.DurationVar(&o.WarmUp, "warm-up", 3*time.Second, "how long the rate is held before what counts")
+	f.IntVar(&o.Reloads, "reloads", 6, "reloads in that time, each of which changes every route")
+	f.IntVar(&o.Clients, "clients", 1024, "keys and tokens among which requests rotate")
+	if err := f.Parse(args); err != nil {
+		return err
+	}
+	var err error
+	if o.Engine, err = e.engine(); err != nil {
+		return err
+	}
+	if !flagSet(f, "routes") {
+		o.Engine.Routes = 10_000
+	}
+	o.Programs, o.Credentials, o.Reports, o.Out = p.programs, p.credentials, p.reports, os.Stdout
+	return reload.Run(ctx, o)
 }
 
 func runUpstream(ctx context.Context, args []string) error {

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"strings"
 	"time"
 
 	vegeta "github.com/tsenart/vegeta/v12/lib"
@@ -68,7 +67,7 @@ func Run(ctx context.Context, o Options) error {
 	}
 	defer up.process.Kill()
 	o.Engine.Upstream = up.address
-	fmt.Fprintf(o.Out, "starting the engine (%s) and Envoy\n", o.describe())
+	fmt.Fprintf(o.Out, "starting the engine (%s) and Envoy\n", o.Engine.Describe())
 	r, err := rig.Start(ctx, o.Engine, o.Programs, c)
 	if err != nil {
 		return err
@@ -79,7 +78,7 @@ func Run(ctx context.Context, o Options) error {
 	}
 	local := &local{rig: r, upstream: up}
 	return measure(ctx, &o, &system{
-		target: r.Target.String(), paths: r.Paths(), identifies: o.Engine.Identifies(), processes: local, count: up.count, description: o.describe(),
+		target: r.Target.String(), paths: r.Paths(), identifies: o.Engine.Identifies(), processes: local, count: up.count, description: o.Engine.Describe(),
 	}, c)
 }
 
@@ -189,18 +188,6 @@ func hold(ctx context.Context, o *Options, targeter vegeta.Targeter, d time.Dura
 
 // succeeded: the upstream has answered.
 func succeeded(r *vegeta.Result) bool { return r.Code == http.StatusOK && r.Error == "" }
-
-// describe tells what is measured.
-func (o *Options) describe() string {
-	form := "kernel and 1 worker"
-	switch {
-	case o.Engine.OneProcess:
-		form = "one process"
-	case o.Engine.Workers == 2:
-		form = "kernel and 2 workers"
-	}
-	return fmt.Sprintf("%s, transport %s, chain %s, routes: %d", form, o.Engine.Transport, strings.Join(o.Engine.Chain, " → "), max(o.Engine.Routes, 1))
-}
 
 // histogram is that of the latencies of what succeeded.
 type histogram = latency.Histogram

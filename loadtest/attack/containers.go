@@ -56,7 +56,7 @@ func RunCompose(ctx context.Context, o Options, at Compose) error {
 	}
 	up := &runningUpstream{address: at.Upstream}
 	s := &system{
-		target: at.Envoy, paths: r.Paths(), identifies: o.Engine.Identifies(), processes: newContainers(ctx, at), count: up.count, description: "docker-compose.yaml, " + o.describe(),
+		target: at.Envoy, paths: r.Paths(), identifies: o.Engine.Identifies(), processes: newContainers(ctx, at), count: up.count, description: "docker-compose.yaml, " + o.Engine.Describe(),
 	}
 	return measure(ctx, &o, s, c)
 }

@@ -44,8 +44,11 @@ func (s *Spec) flows() map[string][]object {
 	for _, name := range s.Chain {
 		p := policies[name]
 		params := p.params
+		if name == "rateLimit" {
+			params = object{"requests": limit + s.version, "per": "1s"}
+		}
 		if name == "rateLimit" && !identified {
-			params = object{"requests": limit, "per": "1s", "key": "route"} // Nobody has told whose request it is.
+			params["key"] = "route" // Nobody has told whose request it is.
 		}
 		identified = identified || p.identifies
 		entry := object{"policy": name}
@@ -82,7 +85,8 @@ func writeConfig(dir, name string, content object) (string, error) {
 		return "", fmt.Errorf("encode %s: %w", name, err)
 	}
 	path := filepath.Join(dir, name)
-	if err := os.WriteFile(path, text, 0o600); err != nil {
+	// The kernel follows its file, and takes one that does not end with a line for half written.
+	if err := os.WriteFile(path, append(text, '\n'), 0o600); err != nil {
 		return "", fmt.Errorf("write the configuration: %w", err)
 	}
 	return path, nil

@@ -165,7 +165,8 @@ func filter(name, message string, config object) object {
 const (
 	// IdentityHeader is where the upstream is told whose request it is.
 	IdentityHeader = "x-user-id"
-	echoHeader     = "x-identity"
+	// EchoHeader is where the client is told what the upstream was told.
+	EchoHeader = "x-identity"
 )
 
 // upstreamListener answers at once, and tells whose request it was. It stands for an upstream that costs next to nothing.
@@ -173,7 +174,7 @@ func upstreamListener(port int) object {
 	answer := object{
 		"match":                   object{"prefix": "/"},
 		"direct_response":         object{"status": 200, "body": object{"inline_string": "ok\n"}},
-		"response_headers_to_add": []any{object{"header": object{"key": echoHeader, "value": "%REQ(" + IdentityHeader + ")%"}}},
+		"response_headers_to_add": []any{object{"header": object{"key": EchoHeader, "value": "%REQ(" + IdentityHeader + ")%"}}},
 	}
 	manager := object{
 		"@type": managerURL, "stat_prefix": "upstream", "generate_request_id": false,

@@ -32,7 +32,7 @@ func (r *Rig) Requests(c *credentials.Set, first, n int) []closedloop.Request {
 func (s *Spec) request(path string, client int, key, token string, more ...string) closedloop.Request {
 	r := closedloop.Request{Bytes: head(path, key, token, more...), Status: http.StatusOK}
 	if s.Identifies() {
-		r.Contains = []byte("\r\n" + echoHeader + ": " + credentials.Identity(client) + "\r\n")
+		r.Contains = []byte("\r\n" + EchoHeader + ": " + credentials.Identity(client) + "\r\n")
 	}
 	return r
 }

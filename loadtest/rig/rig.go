@@ -66,7 +66,7 @@ func Start(ctx context.Context, spec Spec, programs Programs, c *credentials.Set
 	if err := spec.Check(); err != nil {
 		return nil, err
 	}
-	if programs.Envoy == "" {
+	if programs.Envoy == "" && !spec.Alone {
 		return nil, errors.New("there is no Envoy; set $ENVOY to one, as make does: ENVOY=$(tools/fetch.sh envoy)")
 	}
 	// Short: a socket's path has at most 107 bytes (unix(7)).
@@ -105,7 +105,10 @@ func (r *Rig) startAll(ctx context.Context, c *credentials.Set) error {
 	if err := c.Publish(r.dir); err != nil {
 		return err
 	}
-	steps := []func() error{r.startAsked, func() error { return r.startEnvoy(c) }}
+	steps := []func() error{r.startAsked}
+	if !r.spec.Alone {
+		steps = append(steps, func() error { return r.startEnvoy(c) })
+	}
 	for _, step := range steps {
 		if err := ctx.Err(); err != nil {
 			return err

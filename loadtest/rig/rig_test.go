@@ -284,5 +284,9 @@ func TestKernelConfig(t *testing.T) {
 		if err != nil || strings.Contains(string(text), `"key":"route"`) != strings.Contains(want, "route") {
 			t.Errorf("%v: %s, %v", chain, text, err)
 		}
+		s.version = 2
+		if text, err := json.Marshal(s.kernelConfig(1, 2, "/run")); err != nil || !strings.Contains(string(text), `"requests":1000002`) {
+			t.Errorf("%v: the next version is %s, %v", chain, text, err)
+		}
 	}
 }

@@ -34,11 +34,15 @@ type Spec struct {
 	Traced     float64  // the share of requests of which spans are sent to a receiver on this machine
 	Profiled   bool     // kernel and workers have contention profiles; those of other kinds they always have
 
+	// Alone is an Engine without Envoy: whoever speaks as Envoy does asks it at Server.
+	Alone bool
+
 	// Upstream is where Envoy sends requests, HOST:PORT. If it is empty, they go to a listener of the same Envoy, which answers at once, with what it
 	// got as the client's identity in x-identity.
 	Upstream string
 
 	prefixes []string // of the paths of requests; those of its routes if empty
+	version  int      // of the configuration: each has another rate limit on each route
 }
 
 // policy is how a policy of a chain is configured for a load.
@@ -107,10 +111,24 @@ func (s *Spec) Check() error {
 		return fmt.Errorf("a chain of %d policies can't be divided among 2 workers", len(s.Chain))
 	case s.OneProcess && s.Workers > 1:
 		return fmt.Errorf("one process has the standard policies in one worker; legal is 1 worker")
+	case s.Alone && s.Asked != Engine:
+		return fmt.Errorf("without Envoy, there is only the engine to ask")
 	case s.Routes > maxRoutes:
 		return fmt.Errorf("%d routes are not legal; legal are 1 to %d", s.Routes, maxRoutes)
 	}
 	return nil
+}
+
+// Describe tells what an Engine is made of.
+func (s *Spec) Describe() string {
+	form := "kernel and 1 worker"
+	switch {
+	case s.OneProcess:
+		form = "one process"
+	case s.Workers == 2:
+		form = "kernel and 2 workers"
+	}
+	return fmt.Sprintf("%s, transport %s, chain %s, routes: %d", form, s.Transport, strings.Join(s.Chain, " → "), max(s.Routes, 1))
 }
 
 func policyNames() []string {
@@ -148,7 +166,7 @@ func (s *Spec) routes() (all, loaded []route) {
 	n := max(s.Routes, 1)
 	every := max(n/maxLoaded, 1)
 	for i := range n {
-		r := route{name: fmt.Sprintf("route-%06d", i), prefix: fmt.Sprintf("/r/%06d", i)}
+		r := route{name: RouteName(i), prefix: fmt.Sprintf("/r/%06d", i)}
 		if i%every == every-1 && len(loaded) < maxLoaded {
 			r.prefix = fmt.Sprintf("/loaded/%06d", i)
 			loaded = append(loaded, r)
