@@ -39,12 +39,12 @@ type stream struct {
 	// Only the goroutine that reads the connection uses these.
 	batch workerv1.CallBatch
 	out   []byte
-	free  [][]byte
+	free  []h2.Buffer
 }
 
 // queued is an encoded CallBatch.
 type queued struct {
-	bytes    []byte
+	batch    h2.Buffer
 	received time.Time
 }
 
@@ -68,12 +68,15 @@ func (s *server) openStream(hs *h2.Stream) h2.Receiver {
 }
 
 // Message implements h2.Receiver.
-func (s *stream) Message(_ *h2.Stream, msg []byte) {
-	var buf []byte
+func (s *stream) Message(hs *h2.Stream, msg []byte) {
+	var buf h2.Buffer
 	if n := len(s.free); n > 0 {
 		buf, s.free = s.free[n-1], s.free[:n-1]
 	}
-	s.queue = append(s.queue, queued{append(buf[:0], msg...), s.server.service.core.settings.Now()})
+	if !hs.Take(&buf) {
+		buf.Set(msg)
+	}
+	s.queue = append(s.queue, queued{buf, s.server.service.core.settings.Now()})
 	s.ready()
 }
 
@@ -114,12 +117,12 @@ func (s *stream) runQueued() {
 		s.batches++
 		s.conn.Unlock()
 		s.batch.ResetVT()
-		if err := s.batch.UnmarshalVTUnsafe(q.bytes); err != nil {
+		if err := s.batch.UnmarshalVTUnsafe(q.batch.Bytes()); err != nil {
 			s.fail(codes.InvalidArgument, "decode batch of calls: "+err.Error())
 			return
 		}
-		if s.runBatch(q.received) && len(s.free) < 4 && cap(q.bytes) <= maxKept {
-			s.free = append(s.free, q.bytes)
+		if s.runBatch(q.received) && len(s.free) < 4 && q.batch.Cap() <= maxKept {
+			s.free = append(s.free, q.batch)
 		}
 	}
 }

@@ -13,6 +13,7 @@ type Config struct {
 	StreamWindow         uint32        // bytes that a peer may send on one stream unacknowledged; 256 KiB
 	ConnWindow           uint32        // the same for the connection; 16 MiB
 	MaxSendBuffer        int           // bytes that may wait for a window, and as many for the socket; 8 MiB
+	KeptSendBuffer       int           // the largest buffer, of two for the socket, that is kept for the next answers; 512 KiB
 	MaxReceiveBuffer     int           // bytes of unfinished messages of a connection; 32 MiB, or twice MaxMessageSize
 	MaxConnections       int           // 1024
 	HandshakeTimeout     time.Duration // until the preface has arrived; 5 s
@@ -41,6 +42,7 @@ func (c *Config) setDefaults() {
 	}
 	ints(&c.MaxMessageSize, 4<<20)
 	ints(&c.MaxSendBuffer, 8<<20)
+	ints(&c.KeptSendBuffer, 2*flushSize)
 	ints(&c.MaxReceiveBuffer, max(32<<20, 2*c.MaxMessageSize))
 	ints(&c.MaxConnections, 1024)
 	durations := func(p *time.Duration, v time.Duration) {

@@ -100,8 +100,10 @@ func (s *Stream) data(p []byte) {
 		if p, whole = s.collect(p); !whole {
 			return
 		}
+		s.collected = true
 		s.deliver(s.message[prefixLen:])
 		if s.id == id {
+			s.collected = false
 			s.dropMessage()
 		}
 	}

@@ -1,11 +1,14 @@
 package h2
 
-import "encoding/binary"
+import (
+	"encoding/binary"
+	"slices"
+)
 
 // Receiver takes what happens on one stream. Its methods run with the connection locked; they must not block and must not call Lock or Flush. A panic ends the stream with
 // INTERNAL.
 type Receiver interface {
-	// Message is called for each gRPC message, whole. msg is valid only during the call.
+	// Message is called for each gRPC message, whole. msg is valid only during the call, unless Stream.Take hands it over.
 	Message(s *Stream, msg []byte)
 	// HalfClose is called when the peer has sent its last message.
 	HalfClose(s *Stream)
@@ -34,6 +37,9 @@ type Stream struct {
 	received      int64
 
 	message []byte // a gRPC message that spans frames, with its prefix
+	// collected: message is whole, and being delivered.
+	collected bool
+
 	pending []byte // DATA payload that waits for a window, from sent on
 	sent    int
 	trailer []byte // encoded trailers that wait for pending to drain
@@ -103,7 +109,17 @@ func (s *Stream) Send(msg []byte) {
 	}
 	s.answered = true
 	s.sendHeaders()
-	s.sendMessage(msg)
+	s.sendMessage(msg, nil)
+}
+
+// SendParts sends one gRPC message, which is head and then tail. It copies both.
+func (s *Stream) SendParts(head, tail []byte) {
+	if s.closedLocally() {
+		return
+	}
+	s.answered = true
+	s.sendHeaders()
+	s.sendMessage(head, tail)
 }
 
 // Finish sends one gRPC message, unless msg is nil, and closes the stream with status OK; on a stream that we opened it closes only our side. It copies msg.
@@ -115,7 +131,7 @@ func (s *Stream) Finish(msg []byte) {
 	s.answered = true
 	s.sendHeaders()
 	if msg != nil {
-		s.sendMessage(msg)
+		s.sendMessage(msg, nil)
 	}
 	if s.conn.client {
 		s.dataEnds = true
@@ -196,26 +212,29 @@ func (s *Stream) sendHeaders() {
 	}
 }
 
-// sendMessage sends msg with its gRPC prefix, as far as the windows allow; the rest waits.
-func (s *Stream) sendMessage(msg []byte) {
+// sendMessage sends a message, which is msg and then tail, with its gRPC prefix, as far as the windows allow; the rest waits.
+func (s *Stream) sendMessage(msg, tail []byte) {
 	c := s.conn
-	size := prefixLen + len(msg)
+	length := len(msg) + len(tail)
+	size := prefixLen + length
 	// Fast path: it fits into both windows.
 	if !s.hasPending() && int64(size) <= s.sendWindow && int64(size) <= c.sendWindow {
 		s.sendWindow -= int64(size)
 		c.sendWindow -= int64(size)
 		most := int(c.peerMaxFrame)
-		first := min(len(msg), most-prefixLen)
+		if size > most {
+			c.out = slices.Grow(c.out, size+(size/most+1)*frameHeaderLen) // Once, and not with each frame.
+		}
+		n := min(length, most-prefixLen)
 		c.budget.answers++
-		c.out = appendFrameHeader(c.out, prefixLen+first, frameData, 0, s.id)
-		c.out = appendPrefix(c.out, len(msg))
-		c.out = append(c.out, msg[:first]...)
-		for rest := msg[first:]; len(rest) > 0; {
-			n := min(len(rest), most)
+		c.out = appendFrameHeader(c.out, prefixLen+n, frameData, 0, s.id)
+		c.out = appendPrefix(c.out, length)
+		c.out, msg, tail = appendParts(c.out, msg, tail, n)
+		for len(msg)+len(tail) > 0 {
+			n = min(len(msg)+len(tail), most)
 			c.budget.answers++
 			c.out = appendFrameHeader(c.out, n, frameData, 0, s.id)
-			c.out = append(c.out, rest[:n]...)
-			rest = rest[n:]
+			c.out, msg, tail = appendParts(c.out, msg, tail, n)
 		}
 		c.checkOut()
 		return
@@ -230,8 +249,16 @@ func (s *Stream) sendMessage(msg []byte) {
 		s.pending, s.sent = s.pending[:copy(s.pending, s.pending[s.sent:])], 0
 	}
 	c.pending += size
-	s.pending = append(appendPrefix(s.pending, len(msg)), msg...)
+	s.pending = append(append(appendPrefix(s.pending, length), msg...), tail...)
 	s.drain()
+}
+
+// appendParts appends the first n bytes of a and then b, and returns what is left of them.
+func appendParts(dst, a, b []byte, n int) (_, restA, restB []byte) {
+	ofA := min(n, len(a))
+	dst = append(dst, a[:ofA]...)
+	ofB := n - ofA
+	return append(dst, b[:ofB]...), a[ofA:], b[ofB:]
 }
 
 // appendPrefix appends the prefix of a message that is not compressed.

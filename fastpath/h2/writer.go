@@ -76,7 +76,7 @@ func (c *Conn) checkOut() {
 
 // keep keeps a buffer for the next flush, unless it is unusually large.
 func (w *writer) keep(b []byte) {
-	if cap(b) <= 2*flushSize {
+	if cap(b) <= w.conn.cfg.KeptSendBuffer {
 		w.spare = b[:0]
 	}
 }

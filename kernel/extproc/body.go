@@ -154,10 +154,14 @@ func (m *Machine) bodyMessage(now Instant) Effect {
 	if whole && len(b.Body) > m.table.Terms().MaxBodySize || !m.settings.Bodies.Take(len(b.Body)) {
 		return m.refuse(m.bodyTooLarge(), now)
 	}
-	m.chunk = append(m.chunk[:0], b.Body...)
-	m.body = body{message: m.chunk, whole: whole, last: whole || b.EndOfStream, counted: len(b.Body)}
+	message := b.Body
+	if !m.lent {
+		m.chunk = append(m.chunk[:0], b.Body...)
+		message = m.chunk
+	}
+	m.body = body{message: message, whole: whole, last: whole || b.EndOfStream, counted: len(b.Body)}
 	if whole {
-		m.body.bytes, m.body.end = m.chunk, len(m.chunk)
+		m.body.bytes, m.body.end = message, len(message)
 	} else {
 		m.nextPiece()
 	}
@@ -275,7 +279,7 @@ func (m *Machine) passTrailers(status Status, now Instant) Effect {
 	return m.answer()
 }
 
-// release gives back what the budget gave for the body.
+// release gives back what the budget gave for the body, of which nothing is left to be done.
 func (m *Machine) release() {
 	// Fast path: no body is under way.
 	if m.body.counted == 0 {
@@ -283,6 +287,7 @@ func (m *Machine) release() {
 	}
 	m.settings.Bodies.Give(m.body.counted)
 	m.body.counted = 0
+	m.body.message, m.body.bytes = nil, nil // They may be lent.
 }
 
 func (m *Machine) bodyTooLarge() *refusal {

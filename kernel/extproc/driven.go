@@ -9,6 +9,7 @@ import (
 type Driven interface {
 	Open(routeName string, now Instant)
 	Message(msg []byte, now Instant) Effect
+	Lend(msg []byte, now Instant) Effect
 	Next(now Instant) Effect
 	Complete(c *route.Call, r *workerv1.Result, err error, now Instant) Effect
 	HalfClose(now Instant) Effect

@@ -32,6 +32,8 @@ type Machine struct {
 	requestDone, responseDone bool
 	// streamedAhead: Envoy sends body chunks without waiting for the answer to the headers.
 	streamedAhead bool
+	// lent: the message that is being taken outlives Message.
+	lent bool
 	// methodFixed: what Envoy would do for a change of the method throws away body chunks that are on their way.
 	methodFixed bool
 	// duplex: one direction at least is in Envoy's full duplex mode (duplex.go).
@@ -130,6 +132,14 @@ func (m *Machine) Message(msg []byte, now Instant) Effect {
 	m.begin(phase, now)
 	e := m.message(phase, err, now)
 	m.decoder.reset() // It aliases msg.
+	return e
+}
+
+// Lend is Message of a msg that stays as it is until the next Message, Lend or Close, so that a body in it need not be copied.
+func (m *Machine) Lend(msg []byte, now Instant) Effect {
+	m.lent = true
+	e := m.Message(msg, now)
+	m.lent = false
 	return e
 }
 

@@ -1,6 +1,6 @@
 package extproc
 
-// body is the body, or the chunk of it, under way. Its bytes are the machine's.
+// body is the body, or the chunk of it, under way. Its bytes are the machine's, or lent to it (Machine.Lend).
 type body struct {
 	// message is what came. Policies are given it as a whole, or one piece after the other: the one under way is from begin to end of it.
 	message    []byte

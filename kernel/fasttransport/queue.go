@@ -23,10 +23,18 @@ func attached(c *h2.Conn) *attachment {
 // queue holds the messages of a stream that wait for the outcome of a call. Envoy sends one message a phase and waits for the answer; only streamed bodies come ahead
 // of it, as much of each as Envoy's buffer takes, or in full duplex as the stream's window lets it. They count as bodies do. The lock of the stream's connection guards it.
 type queue struct {
-	bytes []byte // of the messages, from begin on
-	begin int
-	ends  []int // in bytes, of the messages from first on
-	first int
+	waiting []waiting // from first on
+	first   int
+	bytes   []byte // of the messages that were copied, from begin on
+	begin   int
+	taken   int         // bytes of the messages that were taken
+	free    []h2.Buffer // for messages to come
+}
+
+// waiting is one message: its own memory, or so many of the queue's bytes.
+type waiting struct {
+	taken h2.Buffer
+	size  int
 }
 
 const (
@@ -39,60 +47,90 @@ const (
 	queuedCost = 64
 	// maxKept is the largest queue that a stream keeps for its next use, in bytes.
 	maxKept = 64 << 10
+	// maxFree and maxFreeSize bound what a queue keeps of memory that it was given, until the stream ends: how many, and the largest in bytes.
+	maxFree     = 2
+	maxFreeSize = 2 << 20
 )
 
-func (q *queue) cost() int { return len(q.bytes) - q.begin + (len(q.ends)-q.first)*queuedCost }
+func (q *queue) cost() int {
+	return len(q.bytes) - q.begin + q.taken + (len(q.waiting)-q.first)*queuedCost
+}
 
-// add copies a message to the end, unless the queue, or all of them, would cost too much.
-func (q *queue) add(b *extproc.Budget, msg []byte) bool {
+// add takes a message that is being delivered to the end, or copies it, unless the queue, or all of them, would cost too much.
+func (q *queue) add(b *extproc.Budget, hs *h2.Stream, msg []byte) bool {
 	cost := len(msg) + queuedCost
 	if q.cost()+cost > maxQueued || !b.Take(cost) {
 		return false
 	}
-	if q.begin > len(q.bytes)/2 {
+	if q.first > len(q.waiting)/2 {
 		q.compact()
 	}
-	q.bytes = append(q.bytes, msg...)
-	q.ends = append(q.ends, len(q.bytes))
+	w := waiting{size: len(msg)}
+	if n := len(q.free); n > 0 {
+		w.taken, q.free = q.free[n-1], q.free[:n-1]
+	}
+	if hs.Take(&w.taken) {
+		q.taken += w.size
+	} else {
+		q.keep(w.taken)
+		w.taken = h2.Buffer{}
+		q.bytes = append(q.bytes, msg...)
+	}
+	q.waiting = append(q.waiting, w)
 	return true
 }
 
-// compact moves the messages that wait to the front.
-func (q *queue) compact() {
-	q.bytes = q.bytes[:copy(q.bytes, q.bytes[q.begin:])]
-	q.ends = q.ends[:copy(q.ends, q.ends[q.first:])]
-	for i := range q.ends {
-		q.ends[i] -= q.begin
+// keep keeps memory for messages to come.
+func (q *queue) keep(b h2.Buffer) {
+	if len(q.free) < maxFree && b.Cap() > 0 && b.Cap() <= maxFreeSize {
+		q.free = append(q.free, b)
 	}
-	q.begin, q.first = 0, 0
 }
 
-// next takes the first message out. It is valid until the next call of add.
-func (q *queue) next(b *extproc.Budget) (msg []byte, ok bool) {
-	if q.first == len(q.ends) {
-		return nil, false
+// compact moves what waits to the front.
+func (q *queue) compact() {
+	n := copy(q.waiting, q.waiting[q.first:])
+	clear(q.waiting[n:])
+	q.waiting, q.first = q.waiting[:n], 0
+	q.bytes, q.begin = q.bytes[:copy(q.bytes, q.bytes[q.begin:])], 0
+}
+
+// next takes the first message out. If it has memory of its own, that is now lent's, in exchange for what was there. Else msg is valid until the next call of add.
+func (q *queue) next(b *extproc.Budget, lent *h2.Buffer) (msg []byte, isLent, ok bool) {
+	if q.first == len(q.waiting) {
+		return nil, false, false
 	}
-	msg = q.bytes[q.begin:q.ends[q.first]]
-	q.begin = q.ends[q.first]
+	w := &q.waiting[q.first]
 	q.first++
-	b.Give(len(msg) + queuedCost)
-	if q.first == len(q.ends) {
-		q.bytes, q.begin, q.ends, q.first = q.bytes[:0], 0, q.ends[:0], 0
+	b.Give(w.size + queuedCost)
+	if isLent = w.taken.Cap() > 0; isLent {
+		q.taken -= w.size
+		q.keep(*lent)
+		*lent, w.taken = w.taken, h2.Buffer{}
+	} else {
+		msg = q.bytes[q.begin : q.begin+w.size]
+		q.begin += w.size
 	}
-	return msg, true
+	if q.first == len(q.waiting) {
+		q.waiting, q.first, q.bytes, q.begin = q.waiting[:0], 0, q.bytes[:0], 0
+	}
+	return msg, isLent, true
 }
 
 // drop forgets all messages, and their memory where it is much.
 func (q *queue) drop(b *extproc.Budget) {
-	// Fast path: nothing waits, as a rule.
+	// Fast path: nothing waits, and nothing has, as a rule.
 	if cost := q.cost(); cost > 0 {
 		b.Give(cost)
 	}
-	q.bytes, q.begin, q.ends, q.first = q.bytes[:0], 0, q.ends[:0], 0
+	if cap(q.waiting) > 0 {
+		clear(q.waiting[:cap(q.waiting)])
+	}
+	*q = queue{waiting: q.waiting[:0], bytes: q.bytes[:0]}
 	if cap(q.bytes) > maxKept {
 		q.bytes = nil
 	}
-	if cap(q.ends) > maxKept/queuedCost {
-		q.ends = nil
+	if cap(q.waiting) > maxKept/queuedCost {
+		q.waiting = nil
 	}
 }

@@ -24,6 +24,8 @@ type stream struct {
 	gone bool
 	// broken is true after a panic: the machine is not used again.
 	broken bool
+	// lent has the message that the machine was lent last.
+	lent h2.Buffer
 	// queue holds messages that came while a call was outstanding.
 	queue      queue
 	halfClosed bool
@@ -54,7 +56,7 @@ func (s *Server) process(hs *h2.Stream, r *h2.Request) h2.Receiver {
 func (st *stream) Message(hs *h2.Stream, msg []byte) {
 	if st.outstanding {
 		// Slow path: it waits for the outcome of the call.
-		if !st.queue.add(st.server.bodies, msg) {
+		if !st.queue.add(st.server.bodies, hs, msg) {
 			st.apply(hs, extproc.Effect{Kind: extproc.KindFail, Code: codes.ResourceExhausted, Message: "too many messages ahead of an answer"})
 			return
 		}
@@ -64,7 +66,13 @@ func (st *stream) Message(hs *h2.Stream, msg []byte) {
 		}
 		return
 	}
-	if st.apply(hs, st.message(msg)) {
+	e := extproc.Effect{}
+	if hs.Take(&st.lent) {
+		e = st.lend()
+	} else {
+		e = st.message(msg)
+	}
+	if st.apply(hs, e) {
 		st.start()
 	}
 }
@@ -155,11 +163,17 @@ func (st *stream) Complete(c *route.Call, r *workerv1.Result, err error) {
 // dequeue delivers the messages that came meanwhile, until one leads to a call (true) or to the end of the stream (false).
 func (st *stream) dequeue(hs *h2.Stream) (goesOn bool) {
 	for !st.outstanding {
-		msg, ok := st.queue.next(st.server.bodies)
+		msg, lent, ok := st.queue.next(st.server.bodies, &st.lent)
 		if !ok {
 			break
 		}
-		if !st.apply(hs, st.message(msg)) {
+		e := extproc.Effect{}
+		if lent {
+			e = st.lend()
+		} else {
+			e = st.message(msg)
+		}
+		if !st.apply(hs, e) {
 			return false
 		}
 	}
@@ -199,7 +213,10 @@ func (st *stream) recycle() {
 	if st.broken {
 		return
 	}
-	*st = stream{server: s, machine: st.machine, queue: st.queue}
+	if st.lent.Cap() > maxKept {
+		st.lent = h2.Buffer{}
+	}
+	*st = stream{server: s, machine: st.machine, queue: st.queue, lent: st.lent}
 	s.streams.Put(st)
 }
 
@@ -212,6 +229,11 @@ func (st *stream) open(name string) (e extproc.Effect) {
 func (st *stream) message(msg []byte) (e extproc.Effect) {
 	defer st.caught(&e)
 	return st.machine.Message(msg, st.server.now())
+}
+
+func (st *stream) lend() (e extproc.Effect) {
+	defer st.caught(&e)
+	return st.machine.Lend(st.lent.Bytes(), st.server.now())
 }
 
 func (st *stream) following() (e extproc.Effect) {

@@ -142,14 +142,14 @@ func TestAnswersInARow(t *testing.T) {
 func TestLongQueuePausesThePeer(t *testing.T) {
 	r := newRig(t)
 	f := r.stream(t.Context())
-	const messages, size = 600, 32 << 10 // 19 MB, far more than a queue takes.
+	const messages, size = 600, 64 << 10 // 18 MB, far more than a queue takes.
 	sent := make(chan error, 1)
 	f.send("call and answer")
-	wait := []byte("wait" + strings.Repeat(" ", size)) // It has no answer.
 	var progress atomic.Int64
 	go func() {
-		for range messages {
-			if err := f.SendMsg(&codec.Frame{B: wait}); err != nil {
+		for i := range messages {
+			wait := "wait" + strings.Repeat(" ", size>>(i%4)) + string(rune('0'+i%10)) // It has no answer.
+			if err := f.SendMsg(&codec.Frame{B: []byte(wait)}); err != nil {
 				sent <- err
 				return
 			}
@@ -173,4 +173,34 @@ func TestLongQueuePausesThePeer(t *testing.T) {
 	f.expect("finished")
 	f.expectEnd(codes.OK)
 	r.expectIdle(1)
+	if lent := r.log.count("lend"); name() == config.TransportFast && lent < messages/4 {
+		t.Errorf("%d of the messages were lent", lent)
+	}
+}
+
+// TestLentWhileMoreComes: what the machine was lent stays as it is while its call is outstanding and further messages arrive, on memory that is used again and again.
+func TestLentWhileMoreComes(t *testing.T) {
+	r := newRig(t)
+	f := r.stream(t.Context())
+	const messages = 100
+	go func() {
+		for i := range messages {
+			msg := "call and answer" + strings.Repeat(" ", 20_000+i%3*15_000) + string(rune('0'+i%10))
+			if err := f.SendMsg(&codec.Frame{B: []byte(msg)}); err != nil {
+				t.Errorf("message %d: %v", i, err)
+				return
+			}
+		}
+	}()
+	for range messages {
+		c := <-r.evaluator.calls
+		r.complete(c, &workerv1.Result{}, nil)
+		f.expect("answered")
+	}
+	f.send("finish")
+	f.expect("finished")
+	f.expectEnd(codes.OK)
+	if lent := r.log.count("lend"); name() == config.TransportFast && lent < messages/4 {
+		t.Errorf("%d of the messages were lent", lent)
+	}
 }

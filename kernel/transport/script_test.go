@@ -1,6 +1,7 @@
 package transport
 
 import (
+	"bytes"
 	"context"
 	"io"
 	"net"
@@ -61,6 +62,8 @@ type script struct {
 	answers   bool // the call's outcome is an answer, and the stream goes on
 	more      int  // answers that follow one that was given; the last of them is the end if finishes says so
 	finishes  bool
+	lent, was []byte // the message that was lent last, and what it has to be
+	digit     byte   // that the last message ended with
 }
 
 // journal counts events of all machines.
@@ -93,15 +96,26 @@ func (s *script) enter(event string, needOpen bool) func() {
 		s.t.Errorf("%s on a machine with open = %t", event, s.open)
 	}
 	s.log.add(event)
+	if event != "message" && !bytes.Equal(s.lent, s.was) { // A driver may have taken it for the message.
+		s.t.Errorf("%s: a message that was lent has changed", event)
+	}
 	return func() { s.busy.Store(false) }
 }
 
 func (s *script) Open(name string, _ extproc.Instant) {
 	defer s.enter("open "+name, false)()
-	s.open = true
+	s.open, s.digit, s.lent, s.was = true, 0, nil, nil
 	if name == "panic" {
 		panic("open")
 	}
+}
+
+// Lend implements extproc.Driven.
+func (s *script) Lend(msg []byte, now extproc.Instant) extproc.Effect {
+	e := s.Message(msg, now)
+	s.lent, s.was = msg, bytes.Clone(msg)
+	s.log.add("lend")
+	return e
 }
 
 func (s *script) Message(msg []byte, _ extproc.Instant) extproc.Effect {
@@ -109,8 +123,15 @@ func (s *script) Message(msg []byte, _ extproc.Instant) extproc.Effect {
 	if s.aborted || s.over || s.calling || s.more > 0 {
 		s.t.Errorf("a message while aborted %t, over %t, calling %t, %d answers to come", s.aborted, s.over, s.calling, s.more)
 	}
+	s.lent, s.was = nil, nil
+	if n := len(msg); n > 0 && msg[n-1] >= '0' && msg[n-1] <= '9' {
+		if want := '0' + (s.digit-'0'+1)%10; s.digit != 0 && msg[n-1] != want {
+			s.t.Errorf("message %c comes in place of %c", msg[n-1], want)
+		}
+		s.digit = msg[n-1]
+	}
 	s.callsLeft = 1
-	switch strings.TrimRight(string(msg), " ") {
+	switch strings.TrimRight(string(msg), " 0123456789") {
 	case "answer":
 		return extproc.Effect{Kind: extproc.KindAnswer, Answer: []byte("answered")}
 	case "three answers", "two answers and finish":

@@ -67,7 +67,8 @@ type conn struct {
 	filled   sync.Cond // there is something in pending, or the connection is closed
 	spare    []byte    // for the next pending; of lean
 	pending  []byte    // an encoded CallBatch that the writer has not taken yet
-	gathered int       // calls in pending
+	gathered int       // calls in pending, and those that lean has written
+	written  int       // bytes of the latter that were not flushed yet
 	closed   bool
 	slots    [maxInFlight]slot
 	free     []int32
@@ -136,11 +137,9 @@ func (c *conn) accept(call *route.Call, now time.Duration, h *hedge) error {
 	id := (c.sequence+1)<<inFlightBits | uint64(index)
 	call.Message.Id = id
 	c.budget(call, now)
-	pending, err := appendCall(c.pending, &call.Message)
-	if err != nil {
+	if err := c.encode(&call.Message); err != nil {
 		return err
 	}
-	c.pending = pending
 	c.gathered++
 	c.sequence++
 	c.free = c.free[:len(c.free)-1]
@@ -156,6 +155,18 @@ func (c *conn) accept(call *route.Call, now time.Duration, h *hedge) error {
 	return nil
 }
 
+// encode puts the call where the next flush takes it from. mu is held.
+func (c *conn) encode(m *workerv1.Call) error {
+	if c.lean != nil && len(m.Body) >= leastBody {
+		return c.lean.encode(m)
+	}
+	pending, err := appendCall(c.pending, m, c.written)
+	if err == nil {
+		c.pending = pending
+	}
+	return err
+}
+
 // budget tells the worker how long the call may take: a little less than we wait, so that a policy that is too slow ends as its own failure and not as that of the worker.
 func (c *conn) budget(call *route.Call, now time.Duration) {
 	left := call.Progress.Deadline - now - min(c.timeout/16, maxMargin)
@@ -168,10 +179,10 @@ func (c *conn) budget(call *route.Call, now time.Duration) {
 // maxMargin is the most that the worker's time for a call is shorter than ours: what two processes on a busy machine need for the way back.
 const maxMargin = 20 * time.Millisecond
 
-// appendCall appends the call as an element of CallBatch.calls: batches are concatenated elements.
-func appendCall(dst []byte, m *workerv1.Call) ([]byte, error) {
+// appendCall appends the call as an element of CallBatch.calls: batches are concatenated elements. written are the bytes of calls that wait besides dst.
+func appendCall(dst []byte, m *workerv1.Call, written int) ([]byte, error) {
 	size := m.SizeVT()
-	if size > maxCall || len(dst) > 0 && len(dst)+size > maxBatch {
+	if waiting := len(dst) + written; size > maxCall || waiting > 0 && waiting+size > maxBatch {
 		return dst, route.ErrOverloaded
 	}
 	start := len(dst)

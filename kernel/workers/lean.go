@@ -2,8 +2,12 @@ package workers
 
 import (
 	"context"
+	"encoding/binary"
 	"fmt"
 	"net"
+	"slices"
+
+	"google.golang.org/protobuf/encoding/protowire"
 
 	workerv1 "github.com/policy-engine/policy-engine/api/worker/v1"
 	"github.com/policy-engine/policy-engine/fastpath/h2"
@@ -24,6 +28,9 @@ type lean struct {
 	inbox []byte // encoded ResultBatches; one after the other they are one
 	ended error
 
+	// conn.mu guards head: a call without its body.
+	head []byte
+
 	// Only the reading goroutine uses these.
 	reading []byte
 	result  workerv1.Result
@@ -40,7 +47,7 @@ func connectLean(ctx context.Context, path string, c *conn, afterBatch func()) (
 		return nil, err
 	}
 	l := &lean{conn: c, afterBatch: afterBatch, ready: make(chan struct{})}
-	l.client = h2.NewClient(nc, h2.Config{MaxMessageSize: maxResult, StreamWindow: streamWindow, ConnWindow: connWindow, MaxSendBuffer: maxLeanBuffer}, l.read)
+	l.client = h2.NewClient(nc, h2.Config{MaxMessageSize: maxResult, StreamWindow: streamWindow, ConnWindow: connWindow, MaxSendBuffer: maxLeanBuffer, KeptSendBuffer: 2 * maxBatch}, l.read)
 	close(l.ready)
 	hc := l.client.Conn()
 	hc.Lock()
@@ -103,21 +110,62 @@ func (l *lean) read() {
 	}
 }
 
+// leastBody is from which size on, in bytes, the body of a call is copied to where the socket is written from at once, and not to pending before.
+const leastBody = 8 << 10
+
+// encode writes a call with a large body, as a batch of its own, to where the next flush sends it from. conn.mu is held, so that nobody can complete the call meanwhile: its
+// bytes are the next request's as soon as it is.
+func (l *lean) encode(m *workerv1.Call) error {
+	c, body := l.conn, m.Body
+	m.Body = nil
+	size := m.SizeVT()
+	call := size + 1 + protowire.SizeBytes(len(body)) // Call.body
+	if call > maxCall || c.gathered > 0 && len(c.pending)+c.written+call > maxBatch {
+		m.Body = body
+		return route.ErrOverloaded
+	}
+	l.head = protowire.AppendVarint(append(l.head[:0], 1<<3|2), uint64(call)) // CallBatch.calls
+	start := len(l.head)
+	l.head = slices.Grow(l.head, size+1+binary.MaxVarintLen32)[:start+size]
+	_, err := m.MarshalToSizedBufferVT(l.head[start:])
+	m.Body = body
+	if err != nil {
+		return err
+	}
+	l.head = protowire.AppendVarint(append(l.head, 11<<3|2), uint64(len(body)))
+	hc := l.client.Conn()
+	hc.Lock()
+	if hs := hc.Stream(l.id); hs != nil {
+		hs.SendParts(l.head, body)
+	}
+	hc.Unlock()
+	c.written += call
+	if cap(l.head) > maxKept {
+		l.head = nil
+	}
+	return nil
+}
+
 // flush sends what is pending.
 func (l *lean) flush() {
 	c := l.conn
 	c.mu.Lock()
-	batch := c.pending
-	if len(batch) == 0 || c.closed {
+	batch, calls := c.pending, c.gathered
+	if calls == 0 || c.closed {
 		c.mu.Unlock()
 		return
 	}
-	c.pending, c.spare = c.spare[:0], nil
-	calls := c.gathered
-	c.gathered = 0
+	c.gathered, c.written = 0, 0
+	if len(batch) > 0 {
+		c.pending, c.spare = c.spare[:0], nil
+	}
 	c.mu.Unlock()
 	c.batches.sent(calls)
 	hc := l.client.Conn()
+	if len(batch) == 0 {
+		hc.Flush()
+		return
+	}
 	hc.Lock()
 	if hs := hc.Stream(l.id); hs != nil {
 		hs.Send(batch)
