@@ -57,8 +57,10 @@ func (c *checker) workers(d *document.Kernel) []WorkerRef {
 			Retry:       Retry{MaxAttempts: w.Retry.MaxAttempts, Backoff: time.Duration(w.Retry.Backoff), HedgeAfter: time.Duration(w.Retry.HedgeAfter)},
 			Breaker:     CircuitBreaker{ConsecutiveFailures: w.CircuitBreaker.ConsecutiveFailures, OpenTime: time.Duration(w.CircuitBreaker.OpenTime)},
 			SlowStart:   time.Duration(w.SlowStart),
-			HealthCheck: HealthCheck{Interval: time.Duration(w.HealthCheck.Interval), Timeout: time.Duration(w.HealthCheck.Timeout)},
-			Pos:         Pos(w.Pos()),
+			HealthCheck: HealthCheck{
+				Interval: time.Duration(w.HealthCheck.Interval), Timeout: time.Duration(w.HealthCheck.Timeout), UnhealthyThreshold: w.HealthCheck.UnhealthyThreshold,
+			},
+			Pos: Pos(w.Pos()),
 		}
 		for _, p := range paths {
 			sockets.add(c, string(p), pos, "each socket has one owner")

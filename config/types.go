@@ -116,6 +116,8 @@ type CircuitBreaker struct {
 type HealthCheck struct {
 	Interval time.Duration
 	Timeout  time.Duration
+	// UnhealthyThreshold is how many answers in a row have to be late before a replica is given up that answers no calls either.
+	UnhealthyThreshold int
 }
 
 // Route is the policies of one route name.

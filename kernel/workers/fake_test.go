@@ -67,6 +67,7 @@ type fake struct {
 	reject      []*workerv1.ConfigError
 	sick        bool // health checks fail
 	mute        bool // health checks don't answer
+	checks      int  // health checks so far
 	draining    bool
 	metrics     string
 	server      *grpc.Server
@@ -134,6 +135,7 @@ func (f *fake) GetWorkerConfig(context.Context, *workerv1.GetWorkerConfigRequest
 
 func (f *fake) HealthCheck(ctx context.Context, req *workerv1.HealthCheckRequest) (*workerv1.HealthCheckResponse, error) {
 	f.mu.Lock()
+	f.checks++
 	sick, mute := f.sick, f.mute
 	resp := &workerv1.HealthCheckResponse{Status: workerv1.HealthCheckResponse_STATUS_SERVING, InstanceId: f.instance}
 	if f.draining {

@@ -76,6 +76,36 @@ func TestSlowHealthCheckOfABusyWorker(t *testing.T) {
 	eventually(t, "an idle one is given up", func() bool { return logged.FilterMessage("worker replica is down").Len() > 0 })
 }
 
+func TestUnhealthyThreshold(t *testing.T) {
+	path := socketPath(t)
+	f := newFake("w", 1, "p")
+	f.start(t, path)
+	log, logged := observer.New(zapcore.WarnLevel)
+	ref := config.WorkerRef{
+		Name: "w", SocketPaths: []string{path}, Connections: 1, Timeout: time.Minute,
+		HealthCheck: config.HealthCheck{Interval: 10 * time.Millisecond, Timeout: 100 * time.Millisecond, UnhealthyThreshold: 1000},
+	}
+	reg := New([]config.WorkerRef{ref}, Options{KernelID: testKernel, Logger: zap.New(log), Lean: onLean(), Metrics: metrics.NewSet()})
+	reg.Start()
+	t.Cleanup(reg.Close)
+	w := reg.inUse()[0]
+	push(t, reg, 5)
+	ready(t, w)
+	asked := func() int {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		return f.checks
+	}
+	f.set(func() { f.mute = true })
+	before := asked()
+	eventually(t, "three checks are late", func() bool { return asked() > before+3 })
+	if logged.Len() != 0 || !w.Available() {
+		t.Errorf("available %t, logged %v", w.Available(), logged.All())
+	}
+	f.set(func() { f.mute, f.sick = false, true })
+	eventually(t, "one that fails is given up at once", func() bool { return logged.FilterMessage("worker replica is down").Len() > 0 })
+}
+
 func TestDraining(t *testing.T) {
 	path := socketPath(t)
 	f := newFake("w", 1, "p")

@@ -187,15 +187,17 @@ func (s *session) attend(ctx context.Context, reg *Registry, group *errgroup.Gro
 	return true, group.Wait()
 }
 
-// probe asks for the replica's health once per interval, until it fails.
+// probe asks for the replica's health once per interval, until it fails, or is late too often in a row: after one that was late, the next check comes at once.
 func (s *session) probe(ctx context.Context, reg *Registry) error {
 	ticker := time.NewTicker(s.replica.health.Interval)
 	defer ticker.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-ticker.C:
+	for late := 0; ; {
+		if late == 0 {
+			select {
+			case <-ctx.Done():
+				return ctx.Err()
+			case <-ticker.C:
+			}
 		}
 		changes, results := reg.changesOf(s), s.results()
 		probeCtx, cancel := context.WithTimeout(ctx, s.replica.health.Timeout)
@@ -207,8 +209,12 @@ func (s *session) probe(ctx context.Context, reg *Registry) error {
 				return errRestarted
 			}
 			reg.probed(s, resp, changes)
+			late = 0
 		case status.Code(err) == codes.DeadlineExceeded && ctx.Err() == nil && (s.results() != results || s.pushing.Load()):
 			// Late, but it answers calls, or compiles a configuration: a busy machine is no reason to fail all calls under way.
+			late = 0
+		case status.Code(err) == codes.DeadlineExceeded && ctx.Err() == nil && late+1 < s.replica.health.UnhealthyThreshold:
+			late++
 		default:
 			return fmt.Errorf("check the health of %q: %w", s.replica.path, err)
 		}

@@ -152,6 +152,8 @@ type HealthCheck struct {
 	Interval strict.Duration `yaml:"interval" min:"10ms" max:"1h"`
 	// How long an answer may take.
 	Timeout strict.Duration `yaml:"timeout" min:"1ms" max:"1m"`
+	// How many answers in a row have to be late before the replica is given up; after a late one, the next check comes at once.
+	UnhealthyThreshold int `yaml:"unhealthy_threshold" min:"1" max:"100"`
 }
 
 // Route is the policies of a route.
@@ -246,7 +248,7 @@ func (w *Worker) Defaults() {
 	w.Retry = Retry{MaxAttempts: 2, Backoff: strict.Duration(10 * time.Millisecond)}
 	w.CircuitBreaker = CircuitBreaker{ConsecutiveFailures: 5, OpenTime: strict.Duration(time.Second)}
 	w.SlowStart = strict.Duration(time.Second)
-	w.HealthCheck = HealthCheck{Interval: strict.Duration(time.Second), Timeout: strict.Duration(100 * time.Millisecond)}
+	w.HealthCheck = HealthCheck{Interval: strict.Duration(time.Second), Timeout: strict.Duration(100 * time.Millisecond), UnhealthyThreshold: 3}
 }
 
 // Defaults sets what the file leaves out.
