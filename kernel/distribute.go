@@ -171,7 +171,7 @@ func (d *distributor) good() bool {
 
 // distribute makes the next generation of the configuration, from what the workers offer now, the current one.
 func (d *distributor) distribute(ctx context.Context) (err error) {
-	defer limits.Busy()()
+	defer limits.Busy()() // Not aside: without it, requests may have to be refused.
 	known := d.known()
 	defer func() { d.settle(known, err) }()
 	return d.bring(ctx, d.config(), d.registry.Offers(), d.registry.Push, nil)

@@ -168,8 +168,13 @@ func (r *reloader) read(ctx context.Context) ([]byte, error) {
 }
 
 // take takes over a content of the file, or notes why it could not be read. attempt is held.
-func (r *reloader) take(ctx context.Context, cause string, content []byte, unreadable error) *Outcome {
-	defer limits.Busy()()
+func (r *reloader) take(ctx context.Context, cause string, content []byte, unreadable error) (o *Outcome) {
+	limits.Aside(func() { o = r.takeAside(ctx, cause, content, unreadable) })
+	return o
+}
+
+// takeAside is take, on the thread that it has for that.
+func (r *reloader) takeAside(ctx context.Context, cause string, content []byte, unreadable error) *Outcome {
 	r.waiting = nil
 	if unreadable != nil {
 		return r.note(ctx, &Outcome{Cause: cause}, nil, unreadable)
@@ -198,8 +203,8 @@ func (r *reloader) again(ctx context.Context) {
 	if cfg == nil {
 		return
 	}
-	defer limits.Busy()()
-	err := r.bring(ctx, cfg, r.distributor.config())
+	var err error
+	limits.Aside(func() { err = r.bring(ctx, cfg, r.distributor.config()) })
 	if last := r.outcome(); err != nil && ctx.Err() == nil && last != nil && fmt.Sprint(last.Mistakes) == fmt.Sprint(lines(err)) {
 		return
 	}

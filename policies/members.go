@@ -8,6 +8,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"sync"
 )
 
 var (
@@ -129,8 +130,14 @@ type field struct {
 	typ  reflect.Type
 }
 
-// visibleFields are the fields that encoding/json decodes, those of embedded structs among them.
+// members are the fields of the types that were asked for: there are as many as types of parameters, and many thousand policies of each.
+var members sync.Map // of []field, by reflect.Type
+
+// visibleFields are the fields that encoding/json decodes, those of embedded structs among them. They are lent.
 func visibleFields(t reflect.Type) []field {
+	if known, ok := members.Load(t); ok {
+		return known.([]field)
+	}
 	var fields []field
 	for _, f := range reflect.VisibleFields(t) {
 		tag := f.Tag.Get("json")
@@ -143,6 +150,7 @@ func visibleFields(t reflect.Type) []field {
 		}
 		fields = append(fields, field{name, f.Type})
 	}
+	members.Store(t, fields)
 	return fields
 }
 

@@ -71,8 +71,7 @@ func (s *service) PushConfig(ctx context.Context, req *workerv1.PushConfigReques
 	if s.core.leaving.Load() || s.core.draining.Load() {
 		return nil, errDraining
 	}
-	defer limits.Busy()()
-	g, problems, err := compile(ctx, s.newCompiler(req), req)
+	g, problems, err := s.compile(ctx, req)
 	switch {
 	case err != nil:
 		return nil, status.FromContextError(err).Err()
@@ -85,6 +84,18 @@ func (s *service) PushConfig(ctx context.Context, req *workerv1.PushConfigReques
 	context.AfterFunc(ctx, limits.Trim) // When the call has ended: then what was pushed is garbage.
 	s.env.log.Info("generation added", "generation", g.id, "kernel", req.GetKernelId(), "chains", len(g.chains))
 	return &workerv1.PushConfigResponse{Claims: g.claims}, nil
+}
+
+// compile leaves the processors to the requests of the kernel, if it has a generation for them. Until then they wait for this one.
+func (s *service) compile(ctx context.Context, req *workerv1.PushConfigRequest) (g *generation, problems []*workerv1.ConfigError, err error) {
+	work := func() { g, problems, err = compile(ctx, s.newCompiler(req), req) }
+	if len(s.core.generations.renew(req.GetKernelId())) > 0 {
+		limits.Aside(work)
+		return g, problems, err
+	}
+	defer limits.Busy()()
+	work()
+	return g, problems, err
 }
 
 var errDraining = status.Error(codes.Unavailable, "the worker stops")

@@ -221,9 +221,6 @@ func TestOptions(t *testing.T) {
 
 // TestRun is make reload-load, shortly: no request fails while every route changes, whoever asks.
 func TestRun(t *testing.T) {
-	if testing.Short() {
-		t.Skip("it starts the engine and Envoy")
-	}
 	keep := t.TempDir()
 	for _, target := range []string{TargetKernel, TargetEnvoy} {
 		t.Run(target, func(t *testing.T) {
