@@ -55,15 +55,23 @@ func TestLastGoodStays(t *testing.T) {
 	kill := f.start(t, path)
 	r := launch(t, path, nil)
 	r.ready()
+	eventually(t, "one generation is left", func() bool { return f.held() == 1 })
 	kill()
 
 	// The worker comes back with another policy, so that a new table is made, which it rejects; the one before it accepts.
 	next := &pickyWorker{fakeWorker: fakeWorker{name: "worker-1", policies: []string{"guard", "more"}}}
+	f.mu.Lock()
 	for g := range f.generations {
-		next.accept = max(next.accept, g) // The one before it may not be retired yet.
+		next.accept = g
 	}
+	f.mu.Unlock()
 	next.start(t, path)
 	eventually(t, "the mistake is logged", func() bool { return len(r.log.lines("kernel.yaml:14: ")) > 0 })
+	defer func() {
+		if t.Failed() {
+			t.Log(next.accept, r.log.lines(""))
+		}
+	}()
 	eventually(t, "the last good one is in use", func() bool { return r.ask("guarded") == 0 })
 	if code, body := r.get("/health/ready"); code != http.StatusServiceUnavailable || !strings.Contains(body, "configuration: ") {
 		t.Errorf("readiness %d %s", code, body)

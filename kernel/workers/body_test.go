@@ -23,6 +23,9 @@ func sum(c *workerv1.Call) string {
 	return strconv.Itoa(len(c.Body)) + " " + strconv.FormatUint(uint64(crc32.ChecksumIEEE(bytes.Join([][]byte{c.Headers, c.Context, c.Body, c.Trace}, []byte{0}))), 16)
 }
 
+// crowded reports whether a call was refused because others wait for grpc-go's writer (maxBatch); on our own transport, whoever submits calls writes them.
+func crowded(err error) bool { return errors.Is(err, route.ErrOverloaded) && !onLean() }
+
 // TestBodiesOfOneBatch: calls with large bodies and others arrive as they are, whole, in one batch and many.
 func TestBodiesOfOneBatch(t *testing.T) {
 	f, path := newFake("w", 1), socketPath(t)
@@ -46,6 +49,7 @@ func TestBodiesOfOneBatch(t *testing.T) {
 		for i, p := range probes {
 			want := sum(&p.Message)
 			switch r, err := p.wait(); {
+			case crowded(err):
 			case err != nil:
 				t.Errorf("round %d, call %d of %d bytes: %v", round, i, len(p.Message.Body), err)
 			case r.Reason != want:
@@ -92,8 +96,13 @@ func TestBytesAreTheCallersAfterwards(t *testing.T) {
 		w.Evaluate(&p.Call)
 		all = append(all, p)
 	}
+	taken := int64(0)
 	for _, p := range all {
-		if _, err := p.wait(); err != nil && !errors.Is(err, route.ErrTimeout) {
+		_, err := p.wait()
+		if !crowded(err) {
+			taken++
+		}
+		if err != nil && !errors.Is(err, route.ErrTimeout) && !crowded(err) {
 			t.Error(err)
 		}
 		for i := range p.Message.Body {
@@ -101,7 +110,7 @@ func TestBytesAreTheCallersAfterwards(t *testing.T) {
 		}
 	}
 	close(hold)
-	eventually(t, "the worker gets all", func() bool { return f.calls.Load() >= int64(len(all)) })
+	eventually(t, "the worker gets all that were taken", func() bool { return f.calls.Load() >= taken })
 	p := newProbe(t, 1)
 	w.Evaluate(&p.Call) // After all of them.
 	if _, err := p.wait(); err != nil {
