@@ -14,6 +14,11 @@ type Frame struct {
 	B []byte
 }
 
+// Parts is one gRPC message to be sent: Head and then Tail. Marshal copies both.
+type Parts struct {
+	Head, Tail []byte
+}
+
 // vtMessage is what vtprotobuf generates.
 type vtMessage interface {
 	SizeVT() int
@@ -37,11 +42,17 @@ func (c Codec) pool() mem.BufferPool {
 	return mem.DefaultBufferPool()
 }
 
-// Marshal encodes a *Frame, a vtprotobuf message or a proto.Message.
+// Marshal encodes a *Frame, *Parts, a vtprotobuf message or a proto.Message.
 func (c Codec) Marshal(v any) (mem.BufferSlice, error) {
 	switch m := v.(type) {
 	case *Frame:
 		return mem.BufferSlice{mem.Copy(m.B, c.pool())}, nil
+	case *Parts:
+		data := mem.BufferSlice{mem.Copy(m.Head, c.pool())}
+		if len(m.Tail) > 0 {
+			data = append(data, mem.Copy(m.Tail, c.pool()))
+		}
+		return data, nil
 	case vtMessage:
 		size := m.SizeVT()
 		if mem.IsBelowBufferPoolingThreshold(size) {

@@ -108,6 +108,27 @@ func TestFrameOfManyBuffers(t *testing.T) {
 	}
 }
 
+func TestPartsAreCopied(t *testing.T) {
+	for _, sizes := range [][2]int{{3, 0}, {3, 4}, {3, large}, {large, large}} {
+		pool := &countingPool{}
+		head, tail := bytes.Repeat([]byte("h"), sizes[0]), bytes.Repeat([]byte("t"), sizes[1])
+		want := string(head) + string(tail)
+		data, err := Codec{Pool: pool}.Marshal(&Parts{Head: head, Tail: tail})
+		if err != nil {
+			t.Fatal(err)
+		}
+		clear(head)
+		clear(tail)
+		if got := string(data.Materialize()); got != want {
+			t.Errorf("parts of %v: got %d bytes, or other ones", sizes, len(got))
+		}
+		data.Free()
+		if pool.lent != pool.got {
+			t.Errorf("parts of %v: %d buffers lent, %d came back", sizes, pool.lent, pool.got)
+		}
+	}
+}
+
 func TestVTMessage(t *testing.T) {
 	for _, size := range []int{0, 1, 100, large} {
 		pool := &countingPool{}

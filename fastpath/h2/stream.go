@@ -103,14 +103,7 @@ func (s *Stream) reset() {
 }
 
 // Send sends one gRPC message. It copies msg.
-func (s *Stream) Send(msg []byte) {
-	if s.closedLocally() {
-		return
-	}
-	s.answered = true
-	s.sendHeaders()
-	s.sendMessage(msg, nil)
-}
+func (s *Stream) Send(msg []byte) { s.SendParts(msg, nil) }
 
 // SendParts sends one gRPC message, which is head and then tail. It copies both.
 func (s *Stream) SendParts(head, tail []byte) {
@@ -123,15 +116,18 @@ func (s *Stream) SendParts(head, tail []byte) {
 }
 
 // Finish sends one gRPC message, unless msg is nil, and closes the stream with status OK; on a stream that we opened it closes only our side. It copies msg.
-func (s *Stream) Finish(msg []byte) {
+func (s *Stream) Finish(msg []byte) { s.FinishParts(msg, nil) }
+
+// FinishParts is Finish with a message that is head and then tail. It copies both.
+func (s *Stream) FinishParts(head, tail []byte) {
 	if s.closedLocally() {
 		s.finished()
 		return
 	}
 	s.answered = true
 	s.sendHeaders()
-	if msg != nil {
-		s.sendMessage(msg, nil)
+	if head != nil {
+		s.sendMessage(head, tail)
 	}
 	if s.conn.client {
 		s.dataEnds = true

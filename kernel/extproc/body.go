@@ -154,11 +154,7 @@ func (m *Machine) bodyMessage(now Instant) Effect {
 	if whole && len(b.Body) > m.table.Terms().MaxBodySize || !m.settings.Bodies.Take(len(b.Body)) {
 		return m.refuse(m.bodyTooLarge(), now)
 	}
-	message := b.Body
-	if !m.lent {
-		m.chunk = append(m.chunk[:0], b.Body...)
-		message = m.chunk
-	}
+	message := m.kept(b.Body)
 	m.body = body{message: message, whole: whole, last: whole || b.EndOfStream, counted: len(b.Body)}
 	if whole {
 		m.body.bytes, m.body.end = message, len(message)
@@ -167,6 +163,16 @@ func (m *Machine) bodyMessage(now Instant) Effect {
 	}
 	m.endOfStream = b.EndOfStream
 	return m.advance(now)
+}
+
+// kept gives bytes of the message that is being taken, to be used after it.
+func (m *Machine) kept(bytes []byte) []byte {
+	// Fast path: they outlive it.
+	if m.lent {
+		return bytes
+	}
+	m.chunk = append(m.chunk[:0], bytes...)
+	return m.chunk
 }
 
 // trailersMessage runs the policies on trailers, and before that on the end of the body.
@@ -261,12 +267,16 @@ func (m *Machine) passBody(status Status, now Instant) Effect {
 			m.wanted.add(m.trailersPhase())
 		}
 	}
-	m.out = m.appendBodyAnswer(m.out[:0])
+	var tail []byte
+	if m.body.replaced {
+		tail = m.body.bytes
+	}
+	m.out = m.appendBodyAnswer(m.out[:0], tail)
 	m.release()
 	if m.body.last || m.tolerated != StatusNone {
 		m.decide(status, now)
 	}
-	return m.answer()
+	return m.answer(tail)
 }
 
 // passTrailers lets a trailers message pass.
@@ -276,7 +286,7 @@ func (m *Machine) passTrailers(status Status, now Instant) Effect {
 	m.answered.add(m.bodyPhase())
 	m.out = m.appendTrailersAnswer(m.out[:0], m.phase)
 	m.decide(status, now)
-	return m.answer()
+	return m.answer(nil)
 }
 
 // release gives back what the budget gave for the body, of which nothing is left to be done.

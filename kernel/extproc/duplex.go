@@ -95,8 +95,9 @@ func (m *Machine) echo() Effect {
 		m.answered.add(m.phase)
 		m.wanted &^= 1 << m.trailersPhase()
 	}
-	m.out = appendStreamedAnswer(m.out[:0], m.phase, b.Body, b.EndOfStream)
-	return m.answer()
+	bytes := m.kept(b.Body)
+	m.out = appendStreamedAnswer(m.out[:0], m.phase, bytes, b.EndOfStream)
+	return m.answer(bytes)
 }
 
 // passDuplex lets a body message, or trailers after what was left of the body, pass.
@@ -143,6 +144,7 @@ func (o *outlet) left() bool { return o.headers || o.body || o.trailers }
 func (m *Machine) emit() Effect {
 	o := &m.outlet
 	m.phase = 0
+	var tail []byte
 	switch {
 	case o.headers:
 		o.headers = false
@@ -150,10 +152,9 @@ func (m *Machine) emit() Effect {
 		m.answered.add(o.phase - 1)
 	case o.body:
 		n := min(len(o.bytes), maxPiece) // More is not recommended (processing_mode.proto, FULL_DUPLEX_STREAMED).
-		piece := o.bytes[:n]
-		o.bytes = o.bytes[n:]
+		tail, o.bytes = o.bytes[:n], o.bytes[n:]
 		o.body = len(o.bytes) > 0
-		m.out = appendStreamedAnswer(m.out[:0], o.phase, piece, o.end && !o.body)
+		m.out = appendStreamedAnswer(m.out[:0], o.phase, tail, o.end && !o.body)
 	case o.trailers:
 		o.trailers = false
 		m.out = m.appendTrailersAnswer(m.out[:0], o.phase+1)
@@ -162,11 +163,11 @@ func (m *Machine) emit() Effect {
 		return Effect{}
 	}
 	if o.left() {
-		return Effect{Kind: KindAnswer, More: true, Answer: m.out}
+		return Effect{Kind: KindAnswer, More: true, Answer: m.out, Tail: tail}
 	}
 	m.release()
 	o.bytes = nil
-	return m.answer()
+	return m.answer(tail)
 }
 
 // Next gives what follows an answer that said that there is More. It is called right after that one was sent.

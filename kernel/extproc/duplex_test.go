@@ -35,7 +35,7 @@ func bodyOf(t testing.TB, bytes []byte, end bool) []byte {
 func pieces(t testing.TB, w *world, m *Machine, e Effect) (got []byte, kinds string) {
 	for {
 		answer := new(extprocv3.ProcessingResponse)
-		if err := proto.Unmarshal(e.Answer, answer); err != nil || e.Kind != KindAnswer {
+		if err := proto.Unmarshal(whole(e), answer); err != nil || e.Kind != KindAnswer {
 			t.Fatal(e.Kind, err)
 		}
 		switch {

@@ -60,8 +60,10 @@ type Effect struct {
 	// Call belongs to the machine; its Message is filled, Done is the driver's to set. Its bytes are valid until Complete.
 	Call   *route.Call
 	Worker route.Evaluator
-	// Answer is an encoded ProcessingResponse, valid until the next method call on the machine.
+	// Answer and then Tail are an encoded ProcessingResponse; both are valid until the next method call on the machine. Tail is the body in it, if it gives one back: its bytes are
+	// those of a message that was lent, or the machine's, and the driver copies them into what it sends.
 	Answer  []byte
+	Tail    []byte
 	Code    codes.Code
 	Message string
 }

@@ -23,8 +23,12 @@ func open(dst []byte, num protowire.Number) ([]byte, int) {
 }
 
 // shut ends the nested message that began at start.
-func shut(dst []byte, start int) []byte {
-	size := len(dst) - start
+func shut(dst []byte, start int) []byte { return shutBefore(dst, start, 0) }
+
+// shutBefore ends a nested message whose last tail bytes are not in dst: they are sent after it.
+func shutBefore(dst []byte, start, tail int) []byte {
+	here := len(dst) - start
+	size := here + tail
 	// Fast path: the length fits into the byte that is there.
 	if size < 0x80 {
 		dst[start-1] = byte(size)
@@ -35,15 +39,18 @@ func shut(dst []byte, start int) []byte {
 	for range more {
 		dst = append(dst, 0)
 	}
-	copy(dst[start+more:], dst[start:start+size])
+	copy(dst[start+more:], dst[start:start+here])
 	binary.PutUvarint(dst[start-1:], uint64(size))
 	return dst
 }
 
 func appendBytes[T []byte | string](dst []byte, num protowire.Number, value T) []byte {
-	dst = protowire.AppendTag(dst, num, protowire.BytesType)
-	dst = protowire.AppendVarint(dst, uint64(len(value)))
-	return append(dst, value...)
+	return append(openBytes(dst, num, len(value)), value...)
+}
+
+// openBytes begins a field of n bytes that follow.
+func openBytes(dst []byte, num protowire.Number, n int) []byte {
+	return protowire.AppendVarint(protowire.AppendTag(dst, num, protowire.BytesType), uint64(n))
 }
 
 func appendUint(dst []byte, num protowire.Number, value uint64) []byte {
@@ -107,8 +114,8 @@ func appendClearRoute(dst []byte, c *changes) []byte {
 	return dst
 }
 
-// appendBodyAnswer appends the ProcessingResponse that answers a body message.
-func (m *Machine) appendBodyAnswer(dst []byte) []byte {
+// appendBodyAnswer appends the ProcessingResponse that answers a body message, up to where tail follows: what replaces the body.
+func (m *Machine) appendBodyAnswer(dst, tail []byte) []byte {
 	dst, answer := open(dst, fieldOfPhase[m.phase])
 	if len(m.changes.list) > 0 || m.body.replaced {
 		var common int
@@ -121,45 +128,35 @@ func (m *Machine) appendBodyAnswer(dst []byte) []byte {
 			dst, mutation = open(dst, 2)
 			dst = m.changes.append(dst)
 			if setLength {
-				dst = appendSetHeader(dst, "content-length", strconv.Itoa(len(m.body.bytes)), false)
+				dst = appendSetHeader(dst, "content-length", strconv.Itoa(len(tail)), false)
 			}
 			dst = appendClearRoute(shut(dst, mutation), &m.changes)
 		}
 		if m.body.replaced {
 			var mutation int
 			dst, mutation = open(dst, 3) // CommonResponse.body_mutation
-			dst = appendBytes(dst, 1, m.body.bytes)
-			dst = shut(dst, mutation)
+			dst = openBytes(dst, 1, len(tail))
+			dst = shutBefore(dst, mutation, len(tail))
 		}
-		dst = shut(dst, common)
+		dst = shutBefore(dst, common, len(tail))
 	}
-	return shut(dst, answer)
+	return shutBefore(dst, answer, len(tail))
 }
 
-// appendStreamedAnswer appends the ProcessingResponse that gives bytes of a body back in full duplex. Its lengths are worked out first, so that the bytes are copied once.
-func appendStreamedAnswer(dst []byte, phase workerv1.Phase, bytes []byte, end bool) []byte {
-	streamed := 0 // BodyMutation.streamed_response
-	if len(bytes) > 0 {
-		streamed = protowire.SizeTag(1) + protowire.SizeBytes(len(bytes))
-	}
-	if end {
-		streamed += protowire.SizeTag(2) + protowire.SizeVarint(1)
-	}
-	mutation := protowire.SizeTag(3) + protowire.SizeBytes(streamed) // CommonResponse.body_mutation
-	common := protowire.SizeTag(3) + protowire.SizeBytes(mutation)   // BodyResponse.response
-	body := protowire.SizeTag(1) + protowire.SizeBytes(common)
-	for _, level := range [...]struct {
-		field protowire.Number
-		size  int
-	}{{fieldOfPhase[phase], body}, {1, common}, {3, mutation}, {3, streamed}} {
-		dst = protowire.AppendTag(dst, level.field, protowire.BytesType)
-		dst = protowire.AppendVarint(dst, uint64(level.size))
-	}
-	if len(bytes) > 0 {
-		dst = appendBytes(dst, 1, bytes)
-	}
+// appendStreamedAnswer appends the ProcessingResponse that gives bytes of a body back in full duplex, up to where tail follows: these bytes. The end is told before them.
+func appendStreamedAnswer(dst []byte, phase workerv1.Phase, tail []byte, end bool) []byte {
+	dst, answer := open(dst, fieldOfPhase[phase])
+	dst, common := open(dst, 1)   // BodyResponse.response
+	dst, mutation := open(dst, 3) // CommonResponse.body_mutation
+	dst, streamed := open(dst, 3) // BodyMutation.streamed_response
 	if end {
 		dst = appendUint(dst, 2, 1)
+	}
+	if len(tail) > 0 {
+		dst = openBytes(dst, 1, len(tail))
+	}
+	for _, start := range [...]int{streamed, mutation, common, answer} {
+		dst = shutBefore(dst, start, len(tail))
 	}
 	return dst
 }

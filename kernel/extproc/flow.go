@@ -213,7 +213,7 @@ func (m *Machine) pass(status Status, now Instant) Effect {
 		m.undecided = true
 	}
 	m.answered.add(m.phase)
-	return m.answer()
+	return m.answer(nil)
 }
 
 // Complete takes the outcome of the call of the last KindCall effect: r, or why there is none.

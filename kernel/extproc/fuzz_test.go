@@ -52,7 +52,7 @@ func FuzzMessages(f *testing.F) {
 // mustRefuse: the effect fails, denies, or (between the phases) answers a body or trailers.
 func mustRefuse(t *testing.T, e Effect, between bool) {
 	answer := new(extprocv3.ProcessingResponse)
-	if err := proto.Unmarshal(e.Answer, answer); err != nil {
+	if err := proto.Unmarshal(whole(e), answer); err != nil {
 		t.Fatal(err)
 	}
 	switch {

@@ -133,7 +133,7 @@ func (e *envoySide) took(effect Effect, kind string) {
 		return
 	}
 	answer := &extprocv3.ProcessingResponse{}
-	if err := proto.Unmarshal(effect.Answer, answer); err != nil {
+	if err := proto.Unmarshal(whole(effect), answer); err != nil {
 		e.t.Fatalf("undecodable answer: %v", err)
 	}
 	e.stream.Answer(answer, time.Unix(0, 0))

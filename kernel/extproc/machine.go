@@ -182,7 +182,7 @@ func (m *Machine) message(phase workerv1.Phase, err error, now Instant) Effect {
 			m.answered.add(m.bodyPhase()) // They are its end.
 		}
 		m.out = appendEmptyAnswer(m.out[:0], phase)
-		return m.answer()
+		return m.answer(nil)
 	}
 }
 
@@ -293,14 +293,14 @@ func (m *Machine) Close() {
 	c.Headers, c.RequestHeaders, c.Context, c.Body, c.Trailers, c.Trace = nil, nil, nil, nil, nil, nil
 }
 
-// answer gives m.out, and ends the stream if that was all that the route wants.
-func (m *Machine) answer() Effect {
+// answer gives m.out and then tail, and ends the stream if that was all that the route wants.
+func (m *Machine) answer(tail []byte) Effect {
 	m.phase = 0
 	if m.answered&m.wanted != m.wanted {
-		return Effect{Kind: KindAnswer, Answer: m.out}
+		return Effect{Kind: KindAnswer, Answer: m.out, Tail: tail}
 	}
 	m.ended = true
-	return Effect{Kind: KindFinish, Answer: m.out}
+	return Effect{Kind: KindFinish, Answer: m.out, Tail: tail}
 }
 
 // finish gives m.out, which holds an immediate response, and ends the stream: Envoy asks nothing more after one.

@@ -53,7 +53,7 @@ func (x *exchange) deliverDuplex(msg []byte, what string) {
 			return
 		}
 		answer := new(extprocv3.ProcessingResponse)
-		if err := proto.Unmarshal(e.Answer, answer); err != nil {
+		if err := proto.Unmarshal(whole(e), answer); err != nil {
 			x.t.Fatal(err)
 		}
 		x.over = e.Kind == KindFinish

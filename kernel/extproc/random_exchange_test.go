@@ -81,7 +81,7 @@ func (x *exchange) deliver(msg []byte, phase workerv1.Phase) *extprocv3.Processi
 		x.t.Fatalf("%v has no answer", phase)
 	}
 	answer := new(extprocv3.ProcessingResponse)
-	if err := proto.Unmarshal(e.Answer, answer); err != nil {
+	if err := proto.Unmarshal(whole(e), answer); err != nil {
 		x.t.Fatal(err)
 	}
 	x.over = e.Kind == KindFinish

@@ -137,7 +137,7 @@ func (o *model) checkAnswer(e Effect) {
 		o.t.Fatalf("an answer while ended=%v, calling=%v", o.ended, o.calling)
 	}
 	answer := new(extprocv3.ProcessingResponse)
-	if err := proto.Unmarshal(e.Answer, answer); err != nil {
+	if err := proto.Unmarshal(whole(e), answer); err != nil {
 		o.t.Fatalf("undecodable answer: %v", err)
 	}
 	o.ended = e.Kind == KindFinish

@@ -2,6 +2,7 @@ package extproc
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -25,12 +26,15 @@ func (w *world) show(e Effect) string {
 		return showCall(e)
 	}
 	answer := new(extprocv3.ProcessingResponse)
-	if err := proto.Unmarshal(e.Answer, answer); err != nil {
+	if err := proto.Unmarshal(whole(e), answer); err != nil {
 		return fmt.Sprintf("%v undecodable: %v", e.Kind, err)
 	}
 	w.answers = append(w.answers, answer)
 	return fmt.Sprintf("%v %s", e.Kind, showAnswer(answer))
 }
+
+// whole is an effect's answer with its tail.
+func whole(e Effect) []byte { return slices.Concat(e.Answer, e.Tail) }
 
 // showAll prints an effect and what follows it at once, one a line.
 func (w *world) showAll(m *Machine, e Effect) string {

@@ -103,7 +103,7 @@ func (st *stream) start() {
 // apply does what the machine wants; a call is left in st.next. When it returns false the stream is decided, and st may be another's already.
 func (st *stream) apply(hs *h2.Stream, e extproc.Effect) (goesOn bool) {
 	for e.Kind == extproc.KindAnswer && e.More {
-		hs.Send(e.Answer)
+		hs.SendParts(e.Answer, e.Tail)
 		e = st.following()
 	}
 	switch e.Kind {
@@ -115,10 +115,10 @@ func (st *stream) apply(hs *h2.Stream, e extproc.Effect) (goesOn bool) {
 		st.next = e
 		return true
 	case extproc.KindAnswer:
-		hs.Send(e.Answer)
+		hs.SendParts(e.Answer, e.Tail)
 		return true
 	case extproc.KindFinish:
-		hs.Finish(e.Answer)
+		hs.FinishParts(e.Answer, e.Tail)
 	case extproc.KindFail:
 		if e.Code == codes.OK {
 			e.Code, e.Message = codes.Internal, "a failure without a code"

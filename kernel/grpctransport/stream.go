@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"runtime/debug"
+	"slices"
 	"sync"
 
 	"go.uber.org/zap"
@@ -26,7 +27,7 @@ const routeKey = "x-policy-route"
 type stream struct {
 	server *Server
 	in     codec.Frame
-	out    codec.Frame
+	out    codec.Parts
 	// completed wakes the handler: effect is ready.
 	completed chan struct{}
 
@@ -114,7 +115,7 @@ func (st *stream) perform(gs grpc.ServerStream, e extproc.Effect) (over bool, er
 		}
 	}
 	for e.Kind == extproc.KindAnswer && e.More {
-		if err := st.send(gs, e.Answer); err != nil {
+		if err := st.send(gs, e); err != nil {
 			return true, err
 		}
 		e = st.following()
@@ -123,14 +124,14 @@ func (st *stream) perform(gs grpc.ServerStream, e extproc.Effect) (over bool, er
 	case extproc.KindWait:
 		return false, nil
 	case extproc.KindAnswer:
-		if err := st.send(gs, e.Answer); err != nil {
+		if err := st.send(gs, e); err != nil {
 			return true, err
 		}
 		return false, nil
 	case extproc.KindFinish:
 		st.over = true
 		if len(e.Answer) > 0 {
-			if err := st.send(gs, e.Answer); err != nil {
+			if err := st.send(gs, e); err != nil {
 				return true, err
 			}
 		}
@@ -147,10 +148,10 @@ func (st *stream) perform(gs grpc.ServerStream, e extproc.Effect) (over bool, er
 }
 
 // send writes an answer; the codec copies it.
-func (st *stream) send(gs grpc.ServerStream, answer []byte) error {
-	st.out.B = answer
+func (st *stream) send(gs grpc.ServerStream, e extproc.Effect) error {
+	st.out = codec.Parts{Head: e.Answer, Tail: e.Tail}
 	err := gs.SendMsg(&st.out)
-	st.out.B = nil
+	st.out = codec.Parts{}
 	return err
 }
 
@@ -204,7 +205,7 @@ func (st *stream) drain() (e extproc.Effect) {
 		return st.effect
 	}
 	e = st.machine.Drain(st.server.now())
-	e.Answer = append([]byte(nil), e.Answer...)
+	e.Answer, e.Tail = slices.Concat(e.Answer, e.Tail), nil
 	st.machine.Abort(st.server.now())
 	switch e.Kind {
 	case extproc.KindFinish, extproc.KindFail:

@@ -133,16 +133,16 @@ func (s *script) Message(msg []byte, _ extproc.Instant) extproc.Effect {
 	s.callsLeft = 1
 	switch strings.TrimRight(string(msg), " 0123456789") {
 	case "answer":
-		return extproc.Effect{Kind: extproc.KindAnswer, Answer: []byte("answered")}
+		return extproc.Effect{Kind: extproc.KindAnswer, Answer: []byte("answ"), Tail: []byte("ered")}
 	case "three answers", "two answers and finish":
 		s.more, s.finishes = 2, string(msg) == "two answers and finish"
-		return extproc.Effect{Kind: extproc.KindAnswer, More: true, Answer: []byte("answered")}
+		return extproc.Effect{Kind: extproc.KindAnswer, More: true, Answer: []byte("a"), Tail: []byte("nswered")}
 	case "panic in next":
 		s.more, s.panicAt = 1, "next"
 		return extproc.Effect{Kind: extproc.KindAnswer, More: true, Answer: []byte("answered")}
 	case "finish":
 		s.over = true
-		return extproc.Effect{Kind: extproc.KindFinish, Answer: []byte("finished")}
+		return extproc.Effect{Kind: extproc.KindFinish, Answer: []byte("fin"), Tail: []byte("ished")}
 	case "wait":
 		return extproc.Effect{}
 	case "fail":
@@ -212,7 +212,7 @@ func (s *script) Next(extproc.Instant) extproc.Effect {
 		s.over = true
 		return extproc.Effect{Kind: extproc.KindFinish, Answer: []byte("finished")}
 	}
-	return extproc.Effect{Kind: extproc.KindAnswer, More: s.more > 0, Answer: []byte("answered")}
+	return extproc.Effect{Kind: extproc.KindAnswer, More: s.more > 0, Answer: []byte("answe"), Tail: []byte("red")}
 }
 
 func (s *script) HalfClose(extproc.Instant) extproc.Effect {
