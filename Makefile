@@ -120,10 +120,10 @@ compare: build-bench ## Measure the engine against what else Envoy can do, and b
 	@$(if $(ROWS),,$(MAKE) --no-print-directory compare-streams CONNECTIONS=4)
 
 .PHONY: compare-streams
-compare-streams: build-bench ## Measure bodies that pass a policy in chunks against a server that does nothing: ROUNDS=3 SECONDS_PER_ROW=4 CONNECTIONS=4
+compare-streams: build-bench ## Measure bodies that pass a policy in chunks against a server that does nothing: ROUNDS=3 SECONDS_PER_ROW=4 CONNECTIONS=4 ONLY=part of a row's name
 	@CGO_ENABLED=0 go build -trimpath -o build/bench/ ./loadtest/streams ./test/e2e/testworker
 	@ENVOY=$$(tools/fetch.sh envoy) && export ENVOY && exec build/bench/streams \
-		$(if $(ROUNDS),-rounds $(ROUNDS)) $(if $(SECONDS_PER_ROW),-duration $(SECONDS_PER_ROW)s) $(if $(CONNECTIONS),-connections $(CONNECTIONS))
+		$(if $(ROUNDS),-rounds $(ROUNDS)) $(if $(SECONDS_PER_ROW),-duration $(SECONDS_PER_ROW)s) $(if $(CONNECTIONS),-connections $(CONNECTIONS)) -only '$(ONLY)'
 
 .PHONY: generate
 generate: $(generators) ## Generate api/**/*.pb.go, and the JSON schemas and the page of the configuration

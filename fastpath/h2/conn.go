@@ -30,7 +30,7 @@ type Conn struct {
 
 	mu      sync.Mutex
 	writer  writer
-	out     []byte // frames that wait for the next flush
+	out     []byte // frames that wait for the next flush, behind those of writer.parked
 	scratch []byte
 
 	streams    map[uint32]*Stream
@@ -218,7 +218,7 @@ var readBuffers = sync.Pool{New: func() any {
 const (
 	// readBufferSize holds several frames of the largest size.
 	readBufferSize = 128 << 10
-	// flushSize is how many bytes of answers gather before they are sent, even within a read.
+	// flushSize is how many bytes of answers gather before they are sent, even within a read, and in one buffer before long messages go into the next.
 	flushSize = 256 << 10
 )
 

@@ -23,9 +23,9 @@ func (c *Conn) frames(b []byte) (used int, more bool, err error) {
 		}
 		c.reap()
 		switch {
-		case c.writer.busy && len(c.out) > c.cfg.MaxSendBuffer:
+		case c.writer.busy && c.unsent() > c.cfg.MaxSendBuffer:
 			return used, false, connErr(EnhanceYourCalm, "answers are not read")
-		case !c.writer.busy && len(c.out) > flushSize:
+		case !c.writer.busy && c.unsent() > flushSize:
 			return used, true, nil
 		}
 	}

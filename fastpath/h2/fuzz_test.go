@@ -88,8 +88,8 @@ func fuzzConn(t *testing.T, c *Conn, b []byte, cut int) {
 		}
 		have += used
 		checkInvariants(t, c)
-		if len(c.out) > 5*c.cfg.MaxSendBuffer+flushSize {
-			t.Fatalf("%d bytes of answers", len(c.out))
+		if c.unsent() > 5*c.cfg.MaxSendBuffer+flushSize {
+			t.Fatalf("%d bytes of answers", c.unsent())
 		}
 		if n == len(b) {
 			break

@@ -99,8 +99,8 @@ func TestNeverReads(t *testing.T) {
 			cc := dial(t, addr)
 			eventually(t, "the connection is closed", func() bool {
 				c.Lock()
-				if len(c.out) > 4*c.cfg.MaxSendBuffer {
-					t.Errorf("%d bytes wait", len(c.out))
+				if c.unsent() > 4*c.cfg.MaxSendBuffer {
+					t.Errorf("%d bytes wait", c.unsent())
 				}
 				broken := c.writer.broken
 				c.Unlock()
@@ -125,7 +125,7 @@ func TestOutputBoundFromElsewhere(t *testing.T) {
 		if s := c.Stream(1); s != nil {
 			s.Send(msg)
 		}
-		n, broken := len(c.out), c.writer.broken
+		n, broken := c.unsent(), c.writer.broken
 		c.Unlock()
 		c.Flush()
 		if n > c.cfg.MaxSendBuffer+len(msg)+32 {
@@ -149,7 +149,7 @@ func TestSlowReader(t *testing.T) {
 		p.open(id, "/test/Echo")
 		p.data(id, true, message(strings.Repeat("m", 15_000)))
 		c.Lock()
-		full = c.writer.busy && len(c.out) > 0
+		full = c.writer.busy && c.unsent() > 0
 		c.Unlock()
 	}
 	reading.Add(1)
@@ -161,7 +161,7 @@ func TestSlowReader(t *testing.T) {
 	eventually(t, "nothing waits", func() bool {
 		c.Lock()
 		defer c.Unlock()
-		return !c.writer.busy && len(c.out) == 0
+		return !c.writer.busy && c.unsent() == 0
 	})
 	// A deadline that was left would have passed now.
 	start := c.owner.now()

@@ -2,7 +2,6 @@ package h2
 
 import (
 	"encoding/binary"
-	"slices"
 )
 
 // Receiver takes what happens on one stream. Its methods run with the connection locked; they must not block and must not call Lock or Flush. A panic ends the stream with
@@ -219,7 +218,7 @@ func (s *Stream) sendMessage(msg, tail []byte) {
 		c.sendWindow -= int64(size)
 		most := int(c.peerMaxFrame)
 		if size > most {
-			c.out = slices.Grow(c.out, size+(size/most+1)*frameHeaderLen) // Once, and not with each frame.
+			c.grow(size + (size/most+1)*frameHeaderLen) // Once, and not with each frame.
 		}
 		n := min(length, most-prefixLen)
 		c.budget.answers++
@@ -281,6 +280,7 @@ func (s *Stream) drain() {
 			flags, ended = flagEndStream, true
 		}
 		c.budget.answers++
+		c.grow(frameHeaderLen + n)
 		c.out = appendFrameHeader(c.out, n, frameData, flags, s.id)
 		c.out = append(c.out, s.pending[s.sent:s.sent+n]...)
 		s.sendWindow -= int64(n)

@@ -2,6 +2,7 @@ package h2
 
 import (
 	"net"
+	"slices"
 	"sync"
 	"time"
 )
@@ -16,16 +17,18 @@ type writer struct {
 	ending bool // end the connection when all is written
 	shut   bool // our side is closed
 	spare  []byte
+	parked [][]byte       // full buffers, which are sent before Conn.out
+	size   int            // of parked, in bytes
 	group  sync.WaitGroup // the goroutines
 }
 
-// flush sends c.out. The connection is locked; the lock is released during the system call.
+// flush sends what waits. The connection is locked; the lock is released during the system call.
 func (c *Conn) flush() {
 	c.reap()
 	w := &c.writer
-	for len(c.out) > 0 && !w.busy && !w.broken && !w.shut {
-		b := c.out
-		c.out, w.spare, w.busy = w.spare[:0], nil, true
+	for c.unsent() > 0 && !w.busy && !w.broken && !w.shut {
+		b := w.next()
+		w.busy = true
 		if c.plain == nil {
 			w.handOver(b)
 			return
@@ -46,7 +49,7 @@ func (c *Conn) flush() {
 		}
 	}
 	if w.broken || w.shut {
-		c.out = nil
+		w.discard()
 	}
 	if w.ending && !w.busy {
 		w.shutdown()
@@ -66,20 +69,75 @@ func (c *Conn) checkOut() {
 	if c.writer.busy {
 		limit = c.cfg.MaxSendBuffer
 	}
-	if len(c.out) > limit {
+	if c.unsent() > limit {
 		c.writer.abort()
 	}
 	if c.writer.broken {
-		c.out = nil
+		c.writer.discard()
 	}
 }
 
-// keep keeps a buffer for the next flush, unless it is unusually large.
+// unsent is how many bytes wait for the next flush.
+func (c *Conn) unsent() int { return c.writer.size + len(c.out) }
+
+// grow makes room for n more bytes in c.out. Long messages fill one buffer of a moderate size after the other, which are used again: a single one would be copied as it grows.
+func (c *Conn) grow(n int) {
+	if w := &c.writer; len(c.out) > flushSize {
+		w.parked = append(w.parked, c.out)
+		w.size += len(c.out)
+		if c.out, w.spare = w.spare, nil; c.out == nil {
+			c.out = getSendBuffer()
+		}
+		c.out = c.out[:0]
+	}
+	c.out = slices.Grow(c.out, n)
+}
+
+// next takes out the buffer that is to be written next. There is one.
+func (w *writer) next() []byte {
+	c := w.conn
+	if len(w.parked) == 0 {
+		b := c.out
+		c.out, w.spare = w.spare[:0], nil
+		return b
+	}
+	b := w.parked[0]
+	w.size -= len(b)
+	n := copy(w.parked, w.parked[1:])
+	w.parked[n] = nil
+	w.parked = w.parked[:n]
+	return b
+}
+
+// discard forgets what waits.
+func (w *writer) discard() {
+	w.conn.out, w.parked, w.size = nil, nil, 0
+}
+
+// keep keeps a buffer for the next flush, or for others, unless it is unusually large.
 func (w *writer) keep(b []byte) {
-	if cap(b) <= w.conn.cfg.KeptSendBuffer {
+	switch {
+	case cap(b) > w.conn.cfg.KeptSendBuffer:
+	case w.spare == nil:
 		w.spare = b[:0]
+	case cap(b) > flushSize:
+		putSendBuffer(b)
 	}
 }
+
+// sendBuffers has full buffers that were written, for all connections: *[]byte with a capacity above flushSize.
+var sendBuffers sync.Pool
+
+// getSendBuffer gives a buffer, or nil.
+func getSendBuffer() []byte {
+	b, ok := sendBuffers.Get().(*[]byte)
+	if !ok {
+		return nil
+	}
+	return *b
+}
+
+func putSendBuffer(b []byte) { sendBuffers.Put(&b) }
 
 // handOver leaves b, and all that follows, to a goroutine until nothing is left. busy is set.
 func (w *writer) handOver(b []byte) {
@@ -109,7 +167,7 @@ func (w *writer) writeBlocking(b []byte) {
 			return
 		}
 		w.keep(b)
-		if len(c.out) == 0 || w.broken {
+		if c.unsent() == 0 || w.broken {
 			w.busy = false
 			if w.ending {
 				w.shutdown()
@@ -117,8 +175,7 @@ func (w *writer) writeBlocking(b []byte) {
 			c.mu.Unlock()
 			return
 		}
-		b = c.out
-		c.out, w.spare = w.spare[:0], nil
+		b = w.next()
 		c.mu.Unlock()
 	}
 }
@@ -129,7 +186,7 @@ func (c *Conn) Abort() { c.writer.abort() }
 // abort closes the socket; the read loop notices.
 func (w *writer) abort() {
 	w.broken = true
-	w.conn.out = nil
+	w.discard()
 	w.conn.socket.Close()
 }
 

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 )
@@ -15,6 +16,7 @@ import (
 // options are what the command line says.
 type options struct {
 	bin, bench, envoy, reports string
+	only                       string
 	rounds, connections        int
 	duration                   time.Duration
 }
@@ -30,6 +32,7 @@ func main() {
 	flag.IntVar(&o.rounds, "rounds", 3, "how often each row is measured, by turns")
 	flag.IntVar(&o.connections, "connections", 4, "how many bodies are under way at a time")
 	flag.DurationVar(&o.duration, "duration", 4*time.Second, "how long a row is measured in a round")
+	flag.StringVar(&o.only, "only", "", "measure the rows whose name (mode, direction, server) has this `text` in it")
 	flag.Parse()
 	if err := run(ctx, o); err != nil {
 		fmt.Fprintf(os.Stderr, "streams: %v\n", err)
@@ -47,9 +50,14 @@ func run(ctx context.Context, o options) error {
 	for _, m := range []mode{streamed, fullDuplex} {
 		for _, d := range []direction{upload, download} {
 			for _, s := range servers {
-				results = append(results, &result{Row: s, Mode: m, Direction: d})
+				if r := (&result{Row: s, Mode: m, Direction: d}); strings.Contains(r.name(), o.only) {
+					results = append(results, r)
+				}
 			}
 		}
+	}
+	if len(results) == 0 {
+		return fmt.Errorf("no row has %q in its name, such as %q", o.only, (&result{Row: engine, Mode: fullDuplex, Direction: upload}).name())
 	}
 	for round := range o.rounds {
 		for _, r := range results {
@@ -57,9 +65,9 @@ func run(ctx context.Context, o options) error {
 				return err
 			}
 			if err := r.measure(ctx, o, u); err != nil {
-				return fmt.Errorf("measure %s of %s, %s: %w", r.Direction, r.Row, r.Mode, err)
+				return fmt.Errorf("measure %s: %w", r.name(), err)
 			}
-			fmt.Fprintf(os.Stderr, "round %d of %d: %s, %s, %s: %.0f MiB/s\n", round+1, o.rounds, r.Mode, r.Direction, r.Row, r.Rounds[round])
+			fmt.Fprintf(os.Stderr, "round %d of %d: %s: %.0f MiB/s\n", round+1, o.rounds, r.name(), r.Rounds[round])
 		}
 	}
 	report := newReport(results, o)

@@ -23,7 +23,7 @@ type result struct {
 	Direction direction `json:"direction"`
 	Rounds    []float64 `json:"mib_per_second"`
 	Median    float64   `json:"median_mib_per_second"`
-	// Ratio is of the median to that of the server that does nothing, in the same mode.
+	// Ratio is of the median to that of the server that does nothing, in the same mode; 0 if that was not measured.
 	Ratio float64 `json:"ratio"`
 	// CPU is what Envoy and the processes that it asks used in all rounds, in seconds per GiB.
 	CPU map[string]float64 `json:"cpu_seconds_per_gib"`
@@ -31,6 +31,9 @@ type result struct {
 	bytes int64
 	used  map[string]time.Duration
 }
+
+// name is what the row is called.
+func (r *result) name() string { return fmt.Sprintf("%s, %s, %s", r.Mode, r.Direction, r.Row) }
 
 // warmUp is not measured.
 const warmUp = 500 * time.Millisecond
@@ -114,7 +117,9 @@ func newReport(results []*result, o options) *report {
 		}
 	}
 	for _, r := range results {
-		r.Ratio = r.Median / base[column{r.Mode, r.Direction}]
+		if b := base[column{r.Mode, r.Direction}]; b > 0 {
+			r.Ratio = r.Median / b
+		}
 	}
 	return &report{goal, chunkSize, o.connections, o.duration, results}
 }
@@ -129,7 +134,7 @@ func (r *report) String() string {
 		}
 		slices.Sort(cpu)
 		verdict := ""
-		if res.Row == engine {
+		if res.Row == engine && res.Ratio > 0 {
 			verdict = fmt.Sprintf("  (goal %.1f: %s)", r.Goal, map[bool]string{true: "met", false: "missed"}[res.Ratio >= r.Goal])
 		}
 		fmt.Fprintf(&b, "%-11s  %-9s  %-12s  %8.0f  %6.2f  %s%s\n", res.Mode, res.Direction, res.Row, res.Median, res.Ratio, strings.Join(cpu, ", "), verdict)

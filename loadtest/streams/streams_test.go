@@ -75,4 +75,9 @@ func TestReport(t *testing.T) {
 			t.Errorf("the report lacks %q:\n%s", want, text)
 		}
 	}
+	// Without what it is compared with, a row has no ratio.
+	r = newReport([]*result{{Row: engine, Direction: upload, Rounds: []float64{70}, bytes: 1 << 30}}, options{})
+	if text := r.String(); r.Results[0].Ratio != 0 || strings.Contains(text, "goal") {
+		t.Errorf("ratio %g:\n%s", r.Results[0].Ratio, text)
+	}
 }
