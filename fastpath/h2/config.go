@@ -15,6 +15,7 @@ type Config struct {
 	MaxSendBuffer        int           // bytes that may wait for a window, and as many for the socket; 8 MiB
 	KeptSendBuffer       int           // the largest buffer, of two for the socket, that is kept for the next answers; 512 KiB
 	MaxReceiveBuffer     int           // bytes of unfinished messages of a connection; 32 MiB, or twice MaxMessageSize
+	MaxUnderWay          int           // bytes of long messages, and of what the owner and the socket have of the connection, from which on no more are asked for; a quarter of MaxReceiveBuffer
 	MaxConnections       int           // 1024
 	HandshakeTimeout     time.Duration // until the preface has arrived; 5 s
 	WriteTimeout         time.Duration // of one blocking write; 20 s
@@ -44,6 +45,7 @@ func (c *Config) setDefaults() {
 	ints(&c.MaxSendBuffer, 8<<20)
 	ints(&c.KeptSendBuffer, 2*flushSize)
 	ints(&c.MaxReceiveBuffer, max(32<<20, 2*c.MaxMessageSize))
+	ints(&c.MaxUnderWay, c.MaxReceiveBuffer/4)
 	ints(&c.MaxConnections, 1024)
 	durations := func(p *time.Duration, v time.Duration) {
 		if *p == 0 {

@@ -41,10 +41,13 @@ type Conn struct {
 	recvWindow int64
 	unacked    uint32
 	waiting    waitList // streams that could send if the connection's window were open
+	thirsty    waitList // streams whose window would be opened if less were under way
 	finished   finished
 	resets     recentIDs // streams that we have reset
 	doomed     []uint32  // streams to reset at the next flush
 	held       int       // capacity of all Stream.message, in bytes
+	reserved   int       // length of all messages under way that the peer was asked for, in bytes
+	occupied   int       // bytes of messages that the owner has in hand
 	pending    int       // length of all Stream.pending, in bytes
 
 	peerInitialWindow int64
@@ -114,6 +117,7 @@ func newConn(o owner, cfg *Config, nc net.Conn) *Conn {
 		peerMaxHeaderList: 1<<32 - 1,
 	}
 	c.writer.conn = c
+	c.thirsty.what = toReceive
 	c.lastFrame.Store(o.now())
 	c.decoder = hpack.NewDecoder(headerTableSize, c.emit)
 	c.decoder.SetMaxStringLength(int(cfg.MaxHeaderListSize))

@@ -37,7 +37,7 @@ func (c *Conn) onData(h frameHeader, p []byte) error {
 		c.endRemote(s)
 		return nil
 	}
-	s.acknowledge(size)
+	s.acknowledge()
 	return nil
 }
 
@@ -59,20 +59,36 @@ func (s *Stream) account(size uint32, length int, end bool) ErrCode {
 	return NoError
 }
 
-// acknowledge opens the stream's window again, as long as somebody takes what comes.
-func (s *Stream) acknowledge(size uint32) {
+// acknowledge opens the stream's window again, as long as somebody takes what comes and there is room for it.
+func (s *Stream) acknowledge() {
 	c := s.conn
-	s.unacked += size
 	switch {
 	case s.receiver == nil:
 		if !s.answered && s.received > maxForeignBody {
 			s.notGRPC()
 		}
-	case s.paused:
-	case s.unacked > 0 && s.unacked >= c.cfg.StreamWindow/2:
-		c.out = appendWindowUpdate(c.out, s.id, s.unacked)
-		s.recvWindow += int64(s.unacked)
-		s.unacked = 0
+		return
+	case s.paused || c.thirsty.has(s):
+		return
+	}
+	window := int64(c.cfg.StreamWindow)
+	need := s.unreserved()
+	// Fast path: the window is wide open, and no long message under way.
+	if need == 0 && s.recvWindow > window/2 {
+		return
+	}
+	if !c.admits(need) {
+		c.thirsty.add(s)
+		return
+	}
+	s.reserved += need
+	c.reserved += need
+	if s.reserved > 0 {
+		window = min(window+int64(s.reserved-len(s.message)), maxWindow)
+	}
+	if more := window - s.recvWindow; more > 0 && (need > 0 || more >= int64(c.cfg.StreamWindow)/2) {
+		c.out = appendWindowUpdate(c.out, s.id, uint32(more))
+		s.recvWindow += more
 	}
 }
 

@@ -210,7 +210,7 @@ func TestPause(t *testing.T) {
 	}
 	count(func() bool { return opened[3] > 35_000 && opened[1] == 0 })
 	p.data(1, false, message("resume"))
-	count(func() bool { return opened[1] == 6*len(part) })
+	count(func() bool { return opened[1] == 6*len(part)+len(message("resume")) })
 	c := only(t, srv)
 	c.Lock()
 	defer c.Unlock()

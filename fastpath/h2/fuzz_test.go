@@ -54,7 +54,7 @@ func FuzzFrames(f *testing.F) {
 	f.Add(append(rawFrame(framePriority, 0, 1, make([]byte, 5)), rawFrame(framePushPromise, 0, 1, make([]byte, 9))...), uint16(3))
 	f.Fuzz(func(t *testing.T, b []byte, cut uint16) {
 		for _, client := range []bool{false, true} {
-			c := memoryConn(Config{MaxConcurrentStreams: 5, MaxReceiveBuffer: 4000, MaxMessageSize: 2000, MaxSendBuffer: 3000}, fuzzHandler{})
+			c := memoryConn(Config{MaxConcurrentStreams: 5, StreamWindow: 100, MaxUnderWay: 300, MaxReceiveBuffer: 4000, MaxMessageSize: 2000, MaxSendBuffer: 3000}, fuzzHandler{})
 			if client {
 				cl := &Client{conn: c}
 				c.client, c.nextID = true, 1

@@ -1,36 +1,58 @@
 package h2
 
-// waitList holds the streams that could send but for the connection's window, first come first served.
-type waitList struct{ first, last *Stream }
+// waitList holds streams that wait for something, first come first served.
+type waitList struct {
+	first, last *Stream
+	what        waitFor
+}
+
+// waitFor is what a stream waits for; it may wait for each at a time.
+type waitFor uint8
+
+const (
+	toSend    waitFor = iota // the connection's window
+	toReceive                // leave to open the stream's window: Conn.admits
+	waitKinds
+)
+
+// link is a stream's place in a waitList.
+type link struct {
+	before, after *Stream
+	in            bool
+}
 
 func (l *waitList) add(s *Stream) {
-	if s.waits {
+	at := &s.links[l.what]
+	if at.in {
 		return
 	}
-	s.waits, s.before, s.after = true, l.last, nil
+	*at = link{before: l.last, in: true}
 	if l.last == nil {
 		l.first = s
 	} else {
-		l.last.after = s
+		l.last.links[l.what].after = s
 	}
 	l.last = s
 }
 
+func (l *waitList) has(s *Stream) bool { return s.links[l.what].in }
+
 func (l *waitList) remove(s *Stream) {
-	if !s.waits {
+	at := &s.links[l.what]
+	if !at.in {
 		return
 	}
-	if s.before == nil {
-		l.first = s.after
+	if at.before == nil {
+		l.first = at.after
 	} else {
-		s.before.after = s.after
+		at.before.links[l.what].after = at.after
 	}
-	if s.after == nil {
-		l.last = s.before
+	if at.after == nil {
+		l.last = at.before
 	} else {
-		s.after.before = s.before
+		at.after.links[l.what].before = at.before
 	}
-	s.waits, s.before, s.after = false, nil, nil
+	*at = link{}
 }
 
 // drainWaiting gives a larger window of the connection to the streams in turn.

@@ -230,7 +230,7 @@ func only(t testing.TB, s *Server) *Conn {
 // checkInvariants checks the connection's sums. It is locked.
 func checkInvariants(t testing.TB, c *Conn) {
 	t.Helper()
-	active, held, pending, waits := 0, 0, 0, 0
+	active, held, pending, waits, reserved, thirsty := 0, 0, 0, 0, 0, 0
 	for id, s := range c.streams {
 		if s.id != id || s.conn != c || s.state == stateClosed {
 			t.Fatalf("stream %d: id %d, state %d", id, s.id, s.state)
@@ -240,19 +240,31 @@ func checkInvariants(t testing.TB, c *Conn) {
 		}
 		held += cap(s.message)
 		pending += len(s.pending) - s.sent
-		if s.waits {
+		reserved += s.reserved
+		if c.waiting.has(s) {
 			waits++
+		}
+		if c.thirsty.has(s) {
+			thirsty++
 		}
 	}
 	for _, s := range c.free {
-		if s.conn != nil || s.id != 0 || s.receiver != nil || s.waits {
+		if s.conn != nil || s.id != 0 || s.receiver != nil || s.links != [waitKinds]link{} || s.reserved != 0 {
 			t.Fatalf("free stream is in use: %+v", s)
 		}
 		held += cap(s.message)
 	}
-	for s := c.waiting.first; s != nil; s = s.after {
-		if waits--; !s.waits || !s.hasPending() || c.streams[s.id] != s {
-			t.Fatalf("stream %d waits: %v, pending %d", s.id, s.waits, len(s.pending)-s.sent)
+	for s := c.thirsty.first; s != nil; s = s.links[toReceive].after {
+		if thirsty--; !c.thirsty.has(s) || c.streams[s.id] != s || s.reserved != 0 {
+			t.Fatalf("stream %d waits for its window: %v, reserved %d", s.id, c.thirsty.has(s), s.reserved)
+		}
+	}
+	if reserved != c.reserved || thirsty != 0 {
+		t.Fatalf("reserved %d, is %d; thirsty differs by %d", c.reserved, reserved, thirsty)
+	}
+	for s := c.waiting.first; s != nil; s = s.links[toSend].after {
+		if waits--; !c.waiting.has(s) || !s.hasPending() || c.streams[s.id] != s {
+			t.Fatalf("stream %d waits: %v, pending %d", s.id, c.waiting.has(s), len(s.pending)-s.sent)
 		}
 	}
 	if active != c.active || held != c.held || pending != c.pending || waits != 0 {

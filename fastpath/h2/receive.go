@@ -101,6 +101,7 @@ func (s *Stream) data(p []byte) {
 			return
 		}
 		s.collected = true
+		s.release()
 		s.deliver(s.message[prefixLen:])
 		if s.id == id {
 			s.collected = false
@@ -141,7 +142,7 @@ func (s *Stream) collect(p []byte) (rest []byte, whole bool) {
 	return p[n:], len(s.message) == size
 }
 
-// room makes room for n more bytes of a message of that size. Memory follows what has arrived, not what the prefix promises, and all streams of
+// room makes room for n more bytes of a message of that size. Memory follows what has arrived, or was asked for, not what the prefix promises, and all streams of
 // the connection share Config.MaxReceiveBuffer.
 func (s *Stream) room(n, size int) bool {
 	need := len(s.message) + n
@@ -149,14 +150,24 @@ func (s *Stream) room(n, size int) bool {
 		return true
 	}
 	c := s.conn
-	capacity := max(min(max(2*cap(s.message), minMessageBuffer), size), need)
+	limit := size
+	if s.reserved == 0 {
+		limit = min(size, int(c.cfg.StreamWindow))
+	}
+	capacity := max(min(max(2*cap(s.message), minMessageBuffer), limit), need)
+	if s.reserved > 0 && size <= maxMessageBuffer {
+		capacity = size
+	}
+	if capacity > minShared && capacity <= maxMessageBuffer {
+		capacity = messageCapacity(capacity)
+	}
 	more := capacity - cap(s.message)
 	if c.held+more > c.cfg.MaxReceiveBuffer {
 		s.abort(8, "too many unfinished messages on the connection") // RESOURCE_EXHAUSTED
 		return false
 	}
 	c.held += more
-	s.message = append(make([]byte, 0, capacity), s.message...)
+	s.message = append(getMessageBuffer(capacity), s.message...)
 	return true
 }
 
@@ -169,8 +180,9 @@ const (
 
 // dropMessage forgets a message that was delivered. A stream keeps its buffer for the next one as long as the connection holds little.
 func (s *Stream) dropMessage() {
-	if c := s.conn; cap(s.message) > maxPooledBuffer && c.held > c.cfg.MaxReceiveBuffer/4 {
+	if c := s.conn; cap(s.message) > maxPooledBuffer && (c.held > c.cfg.MaxReceiveBuffer/4 || cap(s.message) > int(c.cfg.StreamWindow)) {
 		c.held -= cap(s.message)
+		putMessageBuffer(s.message)
 		s.message = nil
 		return
 	}

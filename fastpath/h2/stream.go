@@ -26,9 +26,8 @@ type Stream struct {
 	state    streamState
 
 	sendWindow int64
-	// recvWindow is what the peer may still send; unacked is what it sent since the last WINDOW_UPDATE.
+	// recvWindow is what the peer may still send.
 	recvWindow int64
-	unacked    uint32
 	paused     bool // the window is not opened
 
 	maxMessage    int
@@ -38,13 +37,14 @@ type Stream struct {
 	message []byte // a gRPC message that spans frames, with its prefix
 	// collected: message is whole, and being delivered.
 	collected bool
+	// reserved is what Conn.reserved has for the message, in bytes; 0 if it needs nothing, or has nothing so far.
+	reserved int
 
 	pending []byte // DATA payload that waits for a window, from sent on
 	sent    int
 	trailer []byte // encoded trailers that wait for pending to drain
 
-	before, after *Stream // in Conn.waiting
-	waits         bool
+	links [waitKinds]link
 
 	head        bool // a HEAD request
 	headersSent bool
@@ -73,15 +73,15 @@ func (s *Stream) Conn() *Conn { return s.conn }
 // SetMaxMessage changes how long a message of the stream may be, in bytes; Config.MaxMessageSize is the default.
 func (s *Stream) SetMaxMessage(n int) { s.maxMessage = n }
 
-// Pause stops opening the stream's window: the peer may send what is left of it, Config.StreamWindow bytes at most, and no more until Resume. A message that is under way may need
-// more than that: who pauses must resume without waiting for another one.
+// Pause stops opening the stream's window: the peer may send what is left of it, Config.StreamWindow bytes and what a message under way is longer, and no more until Resume. Such a message
+// may need more than what is left: who pauses must resume without waiting for another one.
 func (s *Stream) Pause() { s.paused = true }
 
 // Resume opens the window again. Who calls it sees to the next Flush.
 func (s *Stream) Resume() {
 	s.paused = false
 	if s.conn != nil && s.state == stateOpen {
-		s.acknowledge(0)
+		s.acknowledge()
 	}
 }
 
@@ -89,10 +89,13 @@ func (s *Stream) Resume() {
 func (s *Stream) reset() {
 	c := s.conn
 	c.waiting.remove(s)
+	c.thirsty.remove(s)
+	s.release()
 	c.pending -= len(s.pending) - s.sent
 	message, pending := s.message[:0], s.pending[:0]
 	if cap(message) > maxPooledBuffer {
 		c.held -= cap(message)
+		putMessageBuffer(message)
 		message = nil
 	}
 	if cap(pending) > maxPooledBuffer {
@@ -322,6 +325,7 @@ func (s *Stream) closeLocal() {
 	}
 	s.state = stateHalfClosedLocal
 	if !c.client {
+		s.release()
 		c.keepFinished(s)
 	}
 	c.closeIfDone()

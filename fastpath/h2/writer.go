@@ -25,6 +25,7 @@ type writer struct {
 // flush sends what waits. The connection is locked; the lock is released during the system call.
 func (c *Conn) flush() {
 	c.reap()
+	c.quench()
 	w := &c.writer
 	for c.unsent() > 0 && !w.busy && !w.broken && !w.shut {
 		b := w.next()
@@ -46,6 +47,7 @@ func (c *Conn) flush() {
 		default:
 			w.keep(b)
 			w.busy = false
+			c.quench()
 		}
 	}
 	if w.broken || w.shut {
@@ -79,6 +81,9 @@ func (c *Conn) checkOut() {
 
 // unsent is how many bytes wait for the next flush.
 func (c *Conn) unsent() int { return c.writer.size + len(c.out) }
+
+// Backlog is how many bytes wait for the peer: for the socket, and for windows. The connection is locked.
+func (c *Conn) Backlog() int { return c.unsent() + c.pending }
 
 // grow makes room for n more bytes in c.out. Long messages fill one buffer of a moderate size after the other, which are used again: a single one would be copied as it grows.
 func (c *Conn) grow(n int) {
@@ -167,6 +172,7 @@ func (w *writer) writeBlocking(b []byte) {
 			return
 		}
 		w.keep(b)
+		c.quench()
 		if c.unsent() == 0 || w.broken {
 			w.busy = false
 			if w.ending {

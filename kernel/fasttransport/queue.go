@@ -27,8 +27,7 @@ type queue struct {
 	first   int
 	bytes   []byte // of the messages that were copied, from begin on
 	begin   int
-	taken   int         // bytes of the messages that were taken
-	free    []h2.Buffer // for messages to come
+	taken   int // bytes of the messages that were taken
 }
 
 // waiting is one message: its own memory, or so many of the queue's bytes.
@@ -42,19 +41,19 @@ const (
 	maxQueued    = 4 << 20
 	maxAllQueued = 32 << 20
 	// pausedAt is the cost from which on the peer is not asked for more: in full duplex, Envoy sends as fast as it can, and waits for no answer.
-	pausedAt = 128 << 10
+	pausedAt = 64 << 10
 	// queuedCost is what a message costs besides its bytes: there are empty ones.
 	queuedCost = 64
 	// maxKept is the largest queue that a stream keeps for its next use, in bytes.
 	maxKept = 64 << 10
-	// maxFree and maxFreeSize bound what a queue keeps of memory that it was given, until the stream ends: how many, and the largest in bytes.
-	maxFree     = 2
-	maxFreeSize = 2 << 20
 )
 
 func (q *queue) cost() int {
-	return len(q.bytes) - q.begin + q.taken + (len(q.waiting)-q.first)*queuedCost
+	return q.size() + (len(q.waiting)-q.first)*queuedCost
 }
+
+// size is how many bytes the messages have.
+func (q *queue) size() int { return len(q.bytes) - q.begin + q.taken }
 
 // add takes a message that is being delivered to the end, or copies it, unless the queue, or all of them, would cost too much.
 func (q *queue) add(b *extproc.Budget, hs *h2.Stream, msg []byte) bool {
@@ -66,25 +65,13 @@ func (q *queue) add(b *extproc.Budget, hs *h2.Stream, msg []byte) bool {
 		q.compact()
 	}
 	w := waiting{size: len(msg)}
-	if n := len(q.free); n > 0 {
-		w.taken, q.free = q.free[n-1], q.free[:n-1]
-	}
 	if hs.Take(&w.taken) {
 		q.taken += w.size
 	} else {
-		q.keep(w.taken)
-		w.taken = h2.Buffer{}
 		q.bytes = append(q.bytes, msg...)
 	}
 	q.waiting = append(q.waiting, w)
 	return true
-}
-
-// keep keeps memory for messages to come.
-func (q *queue) keep(b h2.Buffer) {
-	if len(q.free) < maxFree && b.Cap() > 0 && b.Cap() <= maxFreeSize {
-		q.free = append(q.free, b)
-	}
 }
 
 // compact moves what waits to the front.
@@ -95,7 +82,7 @@ func (q *queue) compact() {
 	q.bytes, q.begin = q.bytes[:copy(q.bytes, q.bytes[q.begin:])], 0
 }
 
-// next takes the first message out. If it has memory of its own, that is now lent's, in exchange for what was there. Else msg is valid until the next call of add.
+// next takes the first message out. If it has memory of its own, that is now lent's, which is to be free. Else msg is valid until the next call of add.
 func (q *queue) next(b *extproc.Budget, lent *h2.Buffer) (msg []byte, isLent, ok bool) {
 	if q.first == len(q.waiting) {
 		return nil, false, false
@@ -105,7 +92,6 @@ func (q *queue) next(b *extproc.Budget, lent *h2.Buffer) (msg []byte, isLent, ok
 	b.Give(w.size + queuedCost)
 	if isLent = w.taken.Cap() > 0; isLent {
 		q.taken -= w.size
-		q.keep(*lent)
 		*lent, w.taken = w.taken, h2.Buffer{}
 	} else {
 		msg = q.bytes[q.begin : q.begin+w.size]
@@ -122,6 +108,9 @@ func (q *queue) drop(b *extproc.Budget) {
 	// Fast path: nothing waits, and nothing has, as a rule.
 	if cost := q.cost(); cost > 0 {
 		b.Give(cost)
+	}
+	for i := q.first; i < len(q.waiting); i++ {
+		q.waiting[i].taken.Free()
 	}
 	if cap(q.waiting) > 0 {
 		clear(q.waiting[:cap(q.waiting)])

@@ -36,6 +36,18 @@ type Options struct {
 	Bodies *extproc.Budget
 }
 
+const (
+	// streamWindow is what Envoy may send on a stream unasked, in bytes. So much of a long message waits here for its turn, in each stream.
+	streamWindow = 64 << 10
+	// maxUnderWay is how many bytes of long messages, and of work on them, a connection may have at a time; the others wait with Envoy. Eight chunks of the size that Envoy sends are
+	// enough to keep the workers busy.
+	maxUnderWay = 8 << 20
+	// maxReceiveBuffer has room for that, and for the windows of some 600 streams that wait.
+	maxReceiveBuffer = 48 << 20
+	// maxSendBuffer is how many bytes of answers may wait for a connection that Envoy does not read. What it may ask is bounded before (h2.Config.MaxUnderWay), but for many short messages.
+	maxSendBuffer = 32 << 20
+)
+
 // Server serves ext_proc and the gRPC health protocol.
 type Server struct {
 	http2    *h2.Server
@@ -63,7 +75,7 @@ func New(o Options) (*Server, error) {
 		s.bodies = extproc.NewBudget(maxAllQueued)
 	}
 	s.streams.New = func() any { return &stream{server: s, machine: o.New()} }
-	s.http2 = h2.NewServer(h2.Config{MaxConcurrentStreams: o.Config.MaxConcurrentStreams, TLS: tlsConfig, Panicked: s.panicking}, s)
+	s.http2 = h2.NewServer(h2.Config{MaxConcurrentStreams: o.Config.MaxConcurrentStreams, StreamWindow: streamWindow, MaxUnderWay: maxUnderWay, MaxReceiveBuffer: maxReceiveBuffer, MaxSendBuffer: maxSendBuffer, TLS: tlsConfig, Panicked: s.panicking}, s)
 	return s, nil
 }
 

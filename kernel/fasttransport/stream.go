@@ -24,8 +24,9 @@ type stream struct {
 	gone bool
 	// broken is true after a panic: the machine is not used again.
 	broken bool
-	// lent has the message that the machine was lent last.
-	lent h2.Buffer
+	// lent has the message that the machine was lent, until it has been answered. inHand is how many bytes the message under way has, lent or not.
+	lent   h2.Buffer
+	inHand int
 	// queue holds messages that came while a call was outstanding.
 	queue      queue
 	halfClosed bool
@@ -60,6 +61,7 @@ func (st *stream) Message(hs *h2.Stream, msg []byte) {
 			st.apply(hs, extproc.Effect{Kind: extproc.KindFail, Code: codes.ResourceExhausted, Message: "too many messages ahead of an answer"})
 			return
 		}
+		st.conn.Occupy(len(msg))
 		if !st.paused && st.queue.cost() > pausedAt {
 			st.paused = true
 			hs.Pause()
@@ -72,9 +74,16 @@ func (st *stream) Message(hs *h2.Stream, msg []byte) {
 	} else {
 		e = st.message(msg)
 	}
-	if st.apply(hs, e) {
-		st.start()
+	if !st.apply(hs, e) {
+		return
 	}
+	if !st.outstanding {
+		st.lent.Free()
+		return
+	}
+	st.inHand = len(msg)
+	st.conn.Occupy(len(msg))
+	st.start()
 }
 
 // HalfClose implements h2.Receiver.
@@ -146,6 +155,7 @@ func (st *stream) Complete(c *route.Call, r *workerv1.Result, err error) {
 	if st.gone || hs == nil {
 		st.leave()
 		conn.Unlock()
+		server.later(conn, extproc.Effect{}) // What it had in hand makes room.
 		return
 	}
 	var next extproc.Effect
@@ -163,16 +173,19 @@ func (st *stream) Complete(c *route.Call, r *workerv1.Result, err error) {
 // dequeue delivers the messages that came meanwhile, until one leads to a call (true) or to the end of the stream (false).
 func (st *stream) dequeue(hs *h2.Stream) (goesOn bool) {
 	for !st.outstanding {
+		st.done()
 		msg, lent, ok := st.queue.next(st.server.bodies, &st.lent)
 		if !ok {
 			break
 		}
 		e := extproc.Effect{}
 		if lent {
+			msg = st.lent.Bytes()
 			e = st.lend()
 		} else {
 			e = st.message(msg)
 		}
+		st.inHand = len(msg)
 		if !st.apply(hs, e) {
 			return false
 		}
@@ -186,6 +199,13 @@ func (st *stream) dequeue(hs *h2.Stream) (goesOn bool) {
 		return st.apply(hs, st.halfClose())
 	}
 	return true
+}
+
+// done notes that the message under way has been answered.
+func (st *stream) done() {
+	st.conn.Occupy(-st.inHand)
+	st.inHand = 0
+	st.lent.Free()
 }
 
 // leave is called when nothing can be sent any more. The last one who touches st recycles it.
@@ -202,6 +222,7 @@ func (st *stream) leave() {
 // end notes that nothing more will be sent.
 func (st *stream) end() {
 	st.gone = true
+	st.conn.Occupy(-st.queue.size())
 	st.queue.drop(st.server.bodies)
 	st.server.open.Add(-1)
 }
@@ -209,12 +230,10 @@ func (st *stream) end() {
 // recycle closes the machine and puts the stream back, unless it is broken.
 func (st *stream) recycle() {
 	st.close()
+	st.done()
 	s := st.server
 	if st.broken {
 		return
-	}
-	if st.lent.Cap() > maxKept {
-		st.lent = h2.Buffer{}
 	}
 	*st = stream{server: s, machine: st.machine, queue: st.queue, lent: st.lent}
 	s.streams.Put(st)

@@ -11,6 +11,7 @@ import (
 	workerv1 "github.com/policy-engine/policy-engine/api/worker/v1"
 	"github.com/policy-engine/policy-engine/config"
 	"github.com/policy-engine/policy-engine/fastpath/codec"
+	"github.com/policy-engine/policy-engine/kernel/route"
 )
 
 // ping waits until the server has read all that was sent before. Grpc-go takes more than a few for an attack.
@@ -29,11 +30,11 @@ func TestQueuesShareABound(t *testing.T) {
 		t.Skip("handlers of grpc-go read no message before they need it")
 	}
 	r := newRig(t)
-	const streams, size, most = 16, 3 << 20, 32 << 20
+	const streams, size, cost, most = 600, 60_000, 60_064, 32 << 20
 	body := []byte(strings.Repeat("b", size))
 	p := newPlayer(t, r.listener.Addr().String())
 	defer p.nc.Close()
-	for round := range 3 { // The calls of the rounds before are still outstanding.
+	for round := range 2 { // The calls of the rounds before are still outstanding.
 		waiting := map[uint32]bool{}
 		for range streams {
 			id := p.open(&call{fields: requestFields(processMethod)})
@@ -50,18 +51,18 @@ func TestQueuesShareABound(t *testing.T) {
 				}
 			}
 		}
-		if n := len(waiting); n != most/size {
-			t.Errorf("round %d: the messages of %d streams wait, want %d", round, n, most/size)
+		if n := len(waiting); n != most/cost {
+			t.Errorf("round %d: the messages of %d streams wait, want %d", round, n, most/cost)
 		}
 		for id := range waiting {
 			p.do(id, step{reset: true})
 		}
 		p.ping()
 	}
-	for range 3 * streams {
+	for range 2 * streams {
 		r.complete(<-r.evaluator.calls, &workerv1.Result{}, nil)
 	}
-	r.expectIdle(3 * streams)
+	r.expectIdle(2 * streams)
 }
 
 // TestQueueKeepsOrder: messages behind calls are delivered one by one, in their order, whatever was taken out before.
@@ -203,4 +204,44 @@ func TestLentWhileMoreComes(t *testing.T) {
 	if lent := r.log.count("lend"); name() == config.TransportFast && lent < messages/4 {
 		t.Errorf("%d of the messages were lent", lent)
 	}
+}
+
+// TestLongMessagesTakeTurns: of many long messages at a time, none is refused, and few are here at a time.
+func TestLongMessagesTakeTurns(t *testing.T) {
+	if name() != config.TransportFast {
+		t.Skip("handlers of grpc-go read one message at a time")
+	}
+	r := newRig(t)
+	const streams, most = 40, 8 // 1 MiB each.
+	long := "call" + strings.Repeat(" ", 1<<20-100)
+	var all []*flow
+	for range streams {
+		f := r.stream(t.Context())
+		f.send(long)
+		all = append(all, f)
+	}
+	short := r.stream(t.Context())
+	for done := 0; done < streams; {
+		var calls []*route.Call
+		for range min(most-1, streams-done) { // And one on its way, perhaps.
+			calls = append(calls, <-r.evaluator.calls)
+		}
+		short.send("answer")
+		short.expect("answered")
+		if n := len(calls) + len(r.evaluator.calls); n > most {
+			t.Errorf("%d messages of 1 MiB are in hand", n)
+		}
+		for _, c := range calls {
+			r.complete(c, &workerv1.Result{}, nil)
+			done++
+		}
+	}
+	for _, f := range all {
+		f.expect("evaluated")
+		f.expectEnd(codes.OK)
+	}
+	short.send("finish")
+	short.expect("finished")
+	short.expectEnd(codes.OK)
+	r.expectIdle(streams + 1)
 }

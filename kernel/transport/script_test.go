@@ -289,7 +289,7 @@ type rig struct {
 }
 
 func newRig(t testing.TB) *rig {
-	r := &rig{t: t, evaluator: evaluator{calls: make(chan *route.Call, 1000)}}
+	r := &rig{t: t, evaluator: evaluator{calls: make(chan *route.Call, 2000)}}
 	r.start(config.Server{Address: "127.0.0.1", MaxConcurrentStreams: 1000})
 	r.client = r.dial(grpc.WithTransportCredentials(insecure.NewCredentials()))
 	return r

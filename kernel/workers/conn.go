@@ -18,8 +18,9 @@ const (
 	maxInFlight = 1 << inFlightBits
 	// inFlightBits is how many bits of a call's id are the slot's index.
 	inFlightBits = 10
-	// maxBatch is how many bytes of calls may wait to be sent, unless one call alone is longer.
-	maxBatch = 1 << 20
+	// maxBatch is the most that a batch of calls has, in bytes, unless one call alone is longer. maxWaiting is how many bytes of calls may wait to be sent.
+	maxBatch   = 1 << 20
+	maxWaiting = 16 << 20
 	// maxCall is the longest call: with its frame it stays below the 4 MiB that gRPC servers take by default.
 	maxCall = 4<<20 - 64
 	// maxKept is the largest buffer that is kept for the next batch.
@@ -67,8 +68,9 @@ type conn struct {
 	filled   sync.Cond // there is something in pending, or the connection is closed
 	spare    []byte    // for the next pending; of lean
 	pending  []byte    // an encoded CallBatch that the writer has not taken yet
+	full     []batch   // what the writer takes before pending; not of lean, which writes it
 	gathered int       // calls in pending, and those that lean has written
-	written  int       // bytes of the latter that were not flushed yet
+	waiting  int       // bytes of full, or that lean has written and not flushed
 	closed   bool
 	slots    [maxInFlight]slot
 	free     []int32
@@ -160,11 +162,42 @@ func (c *conn) encode(m *workerv1.Call) error {
 	if c.lean != nil && len(m.Body) >= leastBody {
 		return c.lean.encode(m)
 	}
-	pending, err := appendCall(c.pending, m, c.written)
+	size := m.SizeVT()
+	if !c.fits(size) {
+		return route.ErrOverloaded
+	}
+	if len(c.pending) > 0 && len(c.pending)+size > maxBatch {
+		c.finishBatch()
+	}
+	pending, err := appendCall(c.pending, m, size)
 	if err == nil {
 		c.pending = pending
 	}
 	return err
+}
+
+// fits reports whether a call of that size may wait to be sent. mu is held.
+func (c *conn) fits(size int) bool {
+	waiting := len(c.pending) + c.waiting
+	return size <= maxCall && (waiting == 0 || waiting+size <= maxWaiting)
+}
+
+// batch is an encoded CallBatch, and how many calls it has.
+type batch struct {
+	bytes []byte
+	calls int
+}
+
+// finishBatch ends the pending batch, which is full, so that another one begins. mu is held.
+func (c *conn) finishBatch() {
+	c.waiting += len(c.pending)
+	if c.lean != nil {
+		c.lean.write(c.pending, nil)
+		c.pending = c.pending[:0]
+		return
+	}
+	c.full = append(c.full, batch{c.pending, c.gathered})
+	c.pending, c.gathered = nil, 0
 }
 
 // budget tells the worker how long the call may take: a little less than we wait, so that a policy that is too slow ends as its own failure and not as that of the worker.
@@ -179,12 +212,8 @@ func (c *conn) budget(call *route.Call, now time.Duration) {
 // maxMargin is the most that the worker's time for a call is shorter than ours: what two processes on a busy machine need for the way back.
 const maxMargin = 20 * time.Millisecond
 
-// appendCall appends the call as an element of CallBatch.calls: batches are concatenated elements. written are the bytes of calls that wait besides dst.
-func appendCall(dst []byte, m *workerv1.Call, written int) ([]byte, error) {
-	size := m.SizeVT()
-	if waiting := len(dst) + written; size > maxCall || waiting > 0 && waiting+size > maxBatch {
-		return dst, route.ErrOverloaded
-	}
+// appendCall appends the call, of that size, as an element of CallBatch.calls: batches are concatenated elements.
+func appendCall(dst []byte, m *workerv1.Call, size int) ([]byte, error) {
 	start := len(dst)
 	dst = slices.Grow(dst, size+1+binary.MaxVarintLen32)
 	dst = append(dst, 1<<3|2)
@@ -219,7 +248,7 @@ func (c *conn) close(err error) {
 	if c.timer != nil {
 		c.timer.Stop()
 	}
-	c.pending = nil
+	c.pending, c.full = nil, nil
 	c.filled.Broadcast()
 	c.mu.Unlock()
 	why := becauseLost
@@ -242,16 +271,22 @@ func (c *conn) write() {
 	var batch codec.Frame
 	for {
 		c.mu.Lock()
-		for len(c.pending) == 0 && !c.closed {
+		for len(c.pending)+len(c.full) == 0 && !c.closed {
 			c.filled.Wait()
 		}
 		if c.closed {
 			c.mu.Unlock()
 			return
 		}
-		batch.B, c.pending = c.pending, batch.B[:0]
-		calls := c.gathered
-		c.gathered = 0
+		var calls int
+		if len(c.full) > 0 {
+			batch.B, calls = c.full[0].bytes, c.full[0].calls
+			c.full = slices.Delete(c.full, 0, 1)
+			c.waiting -= len(batch.B)
+		} else {
+			batch.B, c.pending = c.pending, batch.B[:0]
+			calls, c.gathered = c.gathered, 0
+		}
 		c.mu.Unlock()
 		c.batches.sent(calls)
 		if err := c.stream.SendMsg(&batch); err != nil {

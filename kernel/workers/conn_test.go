@@ -201,11 +201,16 @@ func TestLimits(t *testing.T) {
 		if err := put(c, &big.Call); err != nil {
 			t.Fatalf("a long call alone: %v", err)
 		}
-		if err := put(c, &long(100).Call); !errors.Is(err, route.ErrOverloaded) {
-			t.Errorf("a call behind a full batch: %v", err)
+		behind, full := 0, false
+		for ; !full && behind < 100; behind++ {
+			full = errors.Is(put(c, &long(1<<20).Call), route.ErrOverloaded)
 		}
-		<-p.sent
-		<-p.sent
+		if behind--; (behind+4)<<20 < maxWaiting || behind<<20 > maxWaiting {
+			t.Errorf("%d calls of 1 MiB each wait behind one of 3 MiB", behind)
+		}
+		for n := 0; n < behind+2; {
+			n += len(calls(t, <-p.sent))
+		}
 		if err := put(c, &long(maxCall).Call); !errors.Is(err, route.ErrOverloaded) {
 			t.Errorf("a call longer than any server takes: %v", err)
 		}

@@ -120,7 +120,7 @@ func (l *lean) encode(m *workerv1.Call) error {
 	m.Body = nil
 	size := m.SizeVT()
 	call := size + 1 + protowire.SizeBytes(len(body)) // Call.body
-	if call > maxCall || c.gathered > 0 && len(c.pending)+c.written+call > maxBatch {
+	if !c.fits(call) || l.backlog() > maxWaiting {
 		m.Body = body
 		return route.ErrOverloaded
 	}
@@ -133,17 +133,30 @@ func (l *lean) encode(m *workerv1.Call) error {
 		return err
 	}
 	l.head = protowire.AppendVarint(append(l.head, 11<<3|2), uint64(len(body)))
-	hc := l.client.Conn()
-	hc.Lock()
-	if hs := hc.Stream(l.id); hs != nil {
-		hs.SendParts(l.head, body)
-	}
-	hc.Unlock()
-	c.written += call
+	l.write(l.head, body)
+	c.waiting += call
 	if cap(l.head) > maxKept {
 		l.head = nil
 	}
 	return nil
+}
+
+// backlog is how many bytes wait for the worker to read them.
+func (l *lean) backlog() int {
+	hc := l.client.Conn()
+	hc.Lock()
+	defer hc.Unlock()
+	return hc.Backlog()
+}
+
+// write writes a batch to where the next flush sends it from: head and then tail.
+func (l *lean) write(head, tail []byte) {
+	hc := l.client.Conn()
+	hc.Lock()
+	defer hc.Unlock()
+	if hs := hc.Stream(l.id); hs != nil {
+		hs.SendParts(head, tail)
+	}
 }
 
 // flush sends what is pending.
@@ -155,23 +168,18 @@ func (l *lean) flush() {
 		c.mu.Unlock()
 		return
 	}
-	c.gathered, c.written = 0, 0
+	c.gathered, c.waiting = 0, 0
 	if len(batch) > 0 {
 		c.pending, c.spare = c.spare[:0], nil
 	}
 	c.mu.Unlock()
 	c.batches.sent(calls)
-	hc := l.client.Conn()
 	if len(batch) == 0 {
-		hc.Flush()
+		l.client.Conn().Flush()
 		return
 	}
-	hc.Lock()
-	if hs := hc.Stream(l.id); hs != nil {
-		hs.Send(batch)
-	}
-	hc.Unlock()
-	hc.Flush()
+	l.write(batch, nil)
+	l.client.Conn().Flush()
 	c.mu.Lock()
 	if cap(batch) <= maxKept {
 		c.spare = batch[:0]

@@ -48,7 +48,7 @@ func (r *result) measure(ctx context.Context, o options, u *upstream) error {
 	_, err = load(warm, rig.target, r.Direction, o.connections)
 	cancel()
 	if err != nil {
-		return err
+		return rig.explain(err)
 	}
 	before, err := rig.usage()
 	if err != nil {
@@ -59,7 +59,7 @@ func (r *result) measure(ctx context.Context, o options, u *upstream) error {
 	defer cancel()
 	n, err := load(measured, rig.target, r.Direction, o.connections)
 	if err != nil {
-		return err
+		return rig.explain(err)
 	}
 	elapsed := time.Since(began)
 	after, err := rig.usage()

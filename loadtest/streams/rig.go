@@ -63,9 +63,7 @@ func start(o options, s server, d direction, m mode, upstream string) (_ *rig, e
 	r := &rig{o: o, mode: m, dir: dir, upstream: upstream, port: map[string]int{}}
 	defer func() {
 		if err != nil {
-			for _, p := range r.started {
-				err = fmt.Errorf("%w\noutput of %s:\n%s", err, p.Name, process.Tail(p.Output(), 2000))
-			}
+			err = r.explain(err)
 			r.stop()
 		}
 	}()
@@ -79,6 +77,14 @@ func start(o options, s server, d direction, m mode, upstream string) (_ *rig, e
 		return r, errors.Join(r.startNoop(), r.startEnvoy(noopKernel, d))
 	}
 	return r, errors.Join(r.startEngine(s, d), r.startEnvoy(kernelConfig(s, d), ""))
+}
+
+// explain adds what the processes have said last.
+func (r *rig) explain(err error) error {
+	for _, p := range r.started {
+		err = fmt.Errorf("%w\noutput of %s:\n%s", err, p.Name, process.Tail(p.Output(), 2000))
+	}
+	return err
 }
 
 func address(port int) string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(port)) }
