@@ -55,7 +55,8 @@ func (t *trial) memory(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	r, err := startRig(ctx, c, dir+"/kernel-config.yaml", t.work)
+	// In full duplex it is the kernel that keeps a body until it is whole: Envoy would have long ones wait for their turn.
+	r, err := startRig(ctx, c, dir+"/kernel-config.yaml", t.work, "--full-duplex", "*")
 	if err != nil {
 		return err
 	}

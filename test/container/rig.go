@@ -84,8 +84,8 @@ type rig struct {
 	client    *http.Client
 }
 
-// startRig starts Envoy with what policyctl prints for the kernel's configuration.
-func startRig(ctx context.Context, c *container, kernelFile, dir string) (*rig, error) {
+// startRig starts Envoy with what policyctl prints for the kernel's configuration, and further arguments.
+func startRig(ctx context.Context, c *container, kernelFile, dir string, envoyArgs ...string) (*rig, error) {
 	up, err := startUpstream()
 	if err != nil {
 		return nil, err
@@ -96,8 +96,11 @@ func startRig(ctx context.Context, c *container, kernelFile, dir string) (*rig, 
 		return nil, err
 	}
 	r.address = "127.0.0.1:" + strconv.Itoa(port)
-	policyctl := exec.CommandContext(ctx, "bin/policyctl", "envoy", "--config", kernelFile, "--listen", r.address, "--admin", "",
-		"--engine", "127.0.0.1:"+strconv.Itoa(c.kernel), "--upstream", up.listener.Addr().String())
+	args := append([]string{
+		"envoy", "--config", kernelFile, "--listen", r.address, "--admin", "",
+		"--engine", "127.0.0.1:" + strconv.Itoa(c.kernel), "--upstream", up.listener.Addr().String(),
+	}, envoyArgs...)
+	policyctl := exec.CommandContext(ctx, "bin/policyctl", args...)
 	policyctl.Env = append(os.Environ(), "PORT_KERNEL="+strconv.Itoa(c.kernel), "PORT_ADMIN="+strconv.Itoa(c.admin))
 	policyctl.Stderr = os.Stderr
 	text, err := policyctl.Output()
