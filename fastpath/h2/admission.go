@@ -31,10 +31,10 @@ func (c *Conn) admits(n int) bool {
 	return c.reserved+c.occupied+c.unsent()+min(n, limit/2) <= limit
 }
 
-// quench opens the windows of streams that wait for it, as far as there is room.
-func (c *Conn) quench() {
-	for s := c.thirsty.first; s != nil && c.admits(s.unreserved()); s = c.thirsty.first {
-		c.thirsty.remove(s)
+// admitWaiting opens the windows of streams that wait for it, as far as there is room.
+func (c *Conn) admitWaiting() {
+	for s := c.unadmitted.first; s != nil && c.admits(s.unreserved()); s = c.unadmitted.first {
+		c.unadmitted.remove(s)
 		s.acknowledge()
 	}
 }

@@ -145,7 +145,7 @@ func TestAloneIsAdmitted(t *testing.T) {
 	eventually(t, "the message", func() bool { return h.count() == 1 })
 	c := only(t, srv)
 	c.Lock()
-	if checkInvariants(t, c); c.reserved != 0 || !c.thirsty.has(c.streams[5]) {
+	if checkInvariants(t, c); c.reserved != 0 || !c.unadmitted.has(c.streams[5]) {
 		t.Errorf("reserved %d while a message is in hand", c.reserved)
 	}
 	c.Unlock()
@@ -182,7 +182,7 @@ func TestDeafPeerIsNotAskedForMore(t *testing.T) {
 		defer c.Unlock()
 		clear(waiting)
 		for id, s := range c.streams {
-			if c.thirsty.has(s) {
+			if c.unadmitted.has(s) {
 				waiting[id] = true
 			}
 		}

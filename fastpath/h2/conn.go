@@ -41,7 +41,7 @@ type Conn struct {
 	recvWindow int64
 	unacked    uint32
 	waiting    waitList // streams that could send if the connection's window were open
-	thirsty    waitList // streams whose window would be opened if less were under way
+	unadmitted waitList // streams whose window would be opened if less were under way
 	finished   finished
 	resets     recentIDs // streams that we have reset
 	doomed     []uint32  // streams to reset at the next flush
@@ -117,7 +117,7 @@ func newConn(o owner, cfg *Config, nc net.Conn) *Conn {
 		peerMaxHeaderList: 1<<32 - 1,
 	}
 	c.writer.conn = c
-	c.thirsty.what = toReceive
+	c.unadmitted.what = toReceive
 	c.lastFrame.Store(o.now())
 	c.decoder = hpack.NewDecoder(headerTableSize, c.emit)
 	c.decoder.SetMaxStringLength(int(cfg.MaxHeaderListSize))

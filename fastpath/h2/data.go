@@ -68,7 +68,7 @@ func (s *Stream) acknowledge() {
 			s.notGRPC()
 		}
 		return
-	case s.paused || c.thirsty.has(s):
+	case s.paused || c.unadmitted.has(s):
 		return
 	}
 	window := int64(c.cfg.StreamWindow)
@@ -78,7 +78,7 @@ func (s *Stream) acknowledge() {
 		return
 	}
 	if !c.admits(need) {
-		c.thirsty.add(s)
+		c.unadmitted.add(s)
 		return
 	}
 	s.reserved += need

@@ -230,7 +230,7 @@ func only(t testing.TB, s *Server) *Conn {
 // checkInvariants checks the connection's sums. It is locked.
 func checkInvariants(t testing.TB, c *Conn) {
 	t.Helper()
-	active, held, pending, waits, reserved, thirsty := 0, 0, 0, 0, 0, 0
+	active, held, pending, waits, reserved, unadmitted := 0, 0, 0, 0, 0, 0
 	for id, s := range c.streams {
 		if s.id != id || s.conn != c || s.state == stateClosed {
 			t.Fatalf("stream %d: id %d, state %d", id, s.id, s.state)
@@ -244,8 +244,8 @@ func checkInvariants(t testing.TB, c *Conn) {
 		if c.waiting.has(s) {
 			waits++
 		}
-		if c.thirsty.has(s) {
-			thirsty++
+		if c.unadmitted.has(s) {
+			unadmitted++
 		}
 	}
 	for _, s := range c.free {
@@ -254,13 +254,13 @@ func checkInvariants(t testing.TB, c *Conn) {
 		}
 		held += cap(s.message)
 	}
-	for s := c.thirsty.first; s != nil; s = s.links[toReceive].after {
-		if thirsty--; !c.thirsty.has(s) || c.streams[s.id] != s || s.reserved != 0 {
-			t.Fatalf("stream %d waits for its window: %v, reserved %d", s.id, c.thirsty.has(s), s.reserved)
+	for s := c.unadmitted.first; s != nil; s = s.links[toReceive].after {
+		if unadmitted--; !c.unadmitted.has(s) || c.streams[s.id] != s || s.reserved != 0 {
+			t.Fatalf("stream %d waits for its window: %v, reserved %d", s.id, c.unadmitted.has(s), s.reserved)
 		}
 	}
-	if reserved != c.reserved || thirsty != 0 {
-		t.Fatalf("reserved %d, is %d; thirsty differs by %d", c.reserved, reserved, thirsty)
+	if reserved != c.reserved || unadmitted != 0 {
+		t.Fatalf("reserved %d, is %d; unadmitted differs by %d", c.reserved, reserved, unadmitted)
 	}
 	for s := c.waiting.first; s != nil; s = s.links[toSend].after {
 		if waits--; !c.waiting.has(s) || !s.hasPending() || c.streams[s.id] != s {

@@ -89,7 +89,7 @@ func (s *Stream) Resume() {
 func (s *Stream) reset() {
 	c := s.conn
 	c.waiting.remove(s)
-	c.thirsty.remove(s)
+	c.unadmitted.remove(s)
 	s.release()
 	c.pending -= len(s.pending) - s.sent
 	message, pending := s.message[:0], s.pending[:0]

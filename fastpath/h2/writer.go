@@ -25,7 +25,7 @@ type writer struct {
 // flush sends what waits. The connection is locked; the lock is released during the system call.
 func (c *Conn) flush() {
 	c.reap()
-	c.quench()
+	c.admitWaiting()
 	w := &c.writer
 	for c.unsent() > 0 && !w.busy && !w.broken && !w.shut {
 		b := w.next()
@@ -47,7 +47,7 @@ func (c *Conn) flush() {
 		default:
 			w.keep(b)
 			w.busy = false
-			c.quench()
+			c.admitWaiting()
 		}
 	}
 	if w.broken || w.shut {
@@ -130,20 +130,6 @@ func (w *writer) keep(b []byte) {
 	}
 }
 
-// sendBuffers has full buffers that were written, for all connections: *[]byte with a capacity above flushSize.
-var sendBuffers sync.Pool
-
-// getSendBuffer gives a buffer, or nil.
-func getSendBuffer() []byte {
-	b, ok := sendBuffers.Get().(*[]byte)
-	if !ok {
-		return nil
-	}
-	return *b
-}
-
-func putSendBuffer(b []byte) { sendBuffers.Put(&b) }
-
 // handOver leaves b, and all that follows, to a goroutine until nothing is left. busy is set.
 func (w *writer) handOver(b []byte) {
 	w.group.Add(1)
@@ -172,7 +158,7 @@ func (w *writer) writeBlocking(b []byte) {
 			return
 		}
 		w.keep(b)
-		c.quench()
+		c.admitWaiting()
 		if c.unsent() == 0 || w.broken {
 			w.busy = false
 			if w.ending {
