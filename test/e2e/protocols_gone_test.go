@@ -184,6 +184,8 @@ func TestLocalReplies(t *testing.T) {
 	e := harness.StartEngine(t, harness.Spec{
 		Kernel: goneRoutes + `    - route_name: told
       response_flow: {policy_chain: [{policy: witnessB, params: {name: back}}]}
+    - route_name: whole-from-the-start
+      request_flow: {processing_mode: buffered_body, policy_chain: [{policy: stallBodyA}]}
 `,
 		EnvoyArgs: []string{"--upstream", nobody},
 		Workers:   []harness.WorkerSpec{testWorker("a", "worker-a", "A"), testWorker("b", "worker-b", "B")},
@@ -195,9 +197,10 @@ func TestLocalReplies(t *testing.T) {
 			}
 		}
 	}
-	// More than Envoy holds for a policy, and not announced: Envoy's own 413, while the client still sends.
+	// More than Envoy holds for a policy, and not announced: Envoy's own 413, while the client still sends. Envoy knows from the start that the body is wanted as a whole,
+	// so it does not matter that the answer to the headers comes late.
 	c := dialHTTP1(t, e.Listen)
-	c.write("POST /whole HTTP/1.1", "Host: e2e.example", "Transfer-Encoding: chunked")
+	c.write("POST /whole-from-the-start HTTP/1.1", "Host: e2e.example", "Transfer-Encoding: chunked", "X-Stall-In: request-headers")
 	go c.body("200000\r\n" + strings.Repeat("x", 2<<20) + "\r\n0\r\n\r\n")
 	if r := c.response("POST"); r.StatusCode != 413 {
 		t.Errorf("a body of 2 MiB: %s", r.Status)

@@ -109,10 +109,19 @@ func TestWire(t *testing.T) {
 		t.Errorf("a connection made later: %v", err)
 	}
 	w.Refuse(true)
-	for _, c := range []net.Conn{first, third, dial()} {
-		if err := talk(c); !errors.Is(err, syscall.ECONNRESET) && !errors.Is(err, syscall.EPIPE) {
+	gone := func(err error) bool { return errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) }
+	for _, c := range []net.Conn{first, third} {
+		if err := talk(c); !gone(err) {
 			t.Errorf("a wire that refuses says %v", err)
 		}
+	}
+	refused, err := net.Dial("tcp", w.Address)
+	if err == nil { // The reset may be there before the connection is, for who has dialled.
+		err = talk(refused)
+		_ = refused.Close()
+	}
+	if !gone(err) {
+		t.Errorf("a wire that refuses says %v to a new connection", err)
 	}
 	w.Refuse(false)
 	fourth := dial()
@@ -120,7 +129,7 @@ func TestWire(t *testing.T) {
 		t.Error(err)
 	}
 	w.Reset()
-	if err := talk(fourth); !errors.Is(err, syscall.ECONNRESET) && !errors.Is(err, syscall.EPIPE) {
+	if err := talk(fourth); !gone(err) {
 		t.Errorf("a connection that was reset says %v", err)
 	}
 }
