@@ -114,9 +114,9 @@ profile: build-bench ## Take CPU, heap and contention profiles under load, and p
 	@ENVOY=$$(tools/fetch.sh envoy) && export ENVOY && exec build/bench/loadtest profile $(measured)
 
 .PHONY: compare
-compare: build-bench ## Measure the engine against what else Envoy can do, and bodies in chunks: ROWS=a,b ROUNDS=3 SECONDS_PER_ROW=4
+compare: build-bench ## Measure the engine against what else Envoy can do, and bodies in chunks: ROWS=a,b ROUNDS=3 SECONDS_PER_ROW=4 TURNS=100
 	@ENVOY=$$(tools/fetch.sh envoy) && export ENVOY && build/bench/loadtest compare \
-		-rows "$(ROWS)" $(if $(ROUNDS),-rounds $(ROUNDS)) $(if $(SECONDS_PER_ROW),-duration $(SECONDS_PER_ROW)s) $(if $(CONNECTIONS),-connections $(CONNECTIONS)) -connections-table=$(or $(TABLE),$(if $(ROWS),false,true))
+		-rows "$(ROWS)" $(if $(ROUNDS),-rounds $(ROUNDS)) $(if $(SECONDS_PER_ROW),-duration $(SECONDS_PER_ROW)s) $(if $(CONNECTIONS),-connections $(CONNECTIONS)) $(if $(TURNS),-turns $(TURNS)) -connections-table=$(or $(TABLE),$(if $(ROWS),false,true))
 	@$(if $(ROWS),,$(MAKE) --no-print-directory compare-streams CONNECTIONS=4)
 
 .PHONY: compare-streams

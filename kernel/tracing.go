@@ -2,7 +2,6 @@ package kernel
 
 import (
 	"bytes"
-	"context"
 	"time"
 
 	"go.opentelemetry.io/otel/attribute"
@@ -12,6 +11,7 @@ import (
 
 	workerv1 "github.com/policy-engine/policy-engine/api/worker/v1"
 	"github.com/policy-engine/policy-engine/config"
+	"github.com/policy-engine/policy-engine/fastpath/view"
 	"github.com/policy-engine/policy-engine/kernel/extproc"
 	"github.com/policy-engine/policy-engine/kernel/route"
 	"github.com/policy-engine/policy-engine/telemetry"
@@ -73,21 +73,18 @@ type spans struct{ tracer *trace.Tracer }
 
 // Begin implements extproc.Tracer.
 func (s spans) Begin(traceparent, tracestate []byte) extproc.Trace {
-	ctx, sampled := s.tracer.Sample(traceparent, tracestate)
+	parent, sampled := s.tracer.Sample(traceparent, tracestate)
 	if !sampled {
 		return nil
 	}
-	r := &requestSpans{tracer: s.tracer}
-	r.ctx, r.span = s.tracer.Start(ctx, "ext_proc", oteltrace.WithSpanKind(oteltrace.SpanKindServer))
-	return r
+	return &requestSpans{tracer: s.tracer, span: s.tracer.Begin(parent, "ext_proc", oteltrace.SpanKindServer)}
 }
 
 // requestSpans are the span of a request and, below it, those of its calls.
 type requestSpans struct {
 	tracer *trace.Tracer
-	ctx    context.Context
-	span   oteltrace.Span
-	call   oteltrace.Span // nil: none is under way, or it is not traced
+	span   *trace.Span
+	call   *trace.Span // nil: none is under way, or it is not traced
 	calls  int
 	wire   []byte
 	status int // that the client gets, as far as it is known
@@ -99,7 +96,10 @@ func (r *requestSpans) ID() string { return r.span.SpanContext().TraceID().Strin
 // Requested implements extproc.Trace. A query may hold secrets, and stays away.
 func (r *requestSpans) Requested(method, path, requestID []byte) {
 	path, _, _ = bytes.Cut(path, []byte{'?'})
-	r.span.SetAttributes(trace.Text("http.request.method", string(method)), trace.Text("url.path", string(path)), trace.Text("policy_engine.request_id", clip(string(requestID))))
+	r.span.SetAttributes(
+		attribute.String("http.request.method", view.String(method)), attribute.String("url.path", view.String(path)),
+		attribute.String("policy_engine.request_id", clip(view.String(requestID))),
+	)
 }
 
 // Calling implements extproc.Trace.
@@ -107,17 +107,21 @@ func (r *requestSpans) Calling(s *route.Segment, phase workerv1.Phase) []byte {
 	if r.calls++; r.calls > maxCallSpans {
 		return nil
 	}
-	policies := make([]string, len(s.Policies))
-	for i := range s.Policies {
-		policies[i] = s.Policies[i].Name
-	}
-	_, r.call = r.tracer.Start(r.ctx, "worker "+s.Worker.Name(), oteltrace.WithSpanKind(oteltrace.SpanKindClient), oteltrace.WithAttributes(
-		attribute.String("policy_engine.worker", s.Worker.Name()), attribute.String("policy_engine.phase", trace.Phase(phase.String())),
-		attribute.Int64("policy_engine.chain", int64(s.Chain)), attribute.StringSlice("policy_engine.policies", policies),
-	))
+	r.call = r.tracer.Begin(r.span.SpanContext(), "worker "+s.Worker.Name(), oteltrace.SpanKindClient,
+		attribute.String("policy_engine.worker", s.Worker.Name()), attribute.String("policy_engine.phase", phases.Of(int32(phase))),
+		attribute.Int64("policy_engine.chain", int64(s.Chain)),
+	)
+	r.call.SetTexts("policy_engine.policies", len(s.Policies), func(i int) string { return s.Policies[i].Name })
 	r.wire = trace.AppendWire(r.wire[:0], r.call.SpanContext())
 	return r.wire
 }
+
+// The words of calls and results.
+var (
+	phases   = trace.NewWords("PHASE_", workerv1.Phase_name)
+	outcomes = trace.NewWords("OUTCOME_", workerv1.Result_Outcome_name)
+	failures = trace.NewWords("FAILURE_", workerv1.Result_Failure_name)
+)
 
 // Called implements extproc.Trace.
 func (r *requestSpans) Called(c *route.Call, result *workerv1.Result, err error) {
@@ -130,15 +134,15 @@ func (r *requestSpans) Called(c *route.Call, result *workerv1.Result, err error)
 		r.call.SetAttributes(attribute.String("policy_engine.outcome", "none"))
 		r.call.SetStatus(codes.Error, err.Error())
 	default:
-		r.call.SetAttributes(attribute.String("policy_engine.outcome", trace.Word("OUTCOME_", result.Outcome.String())))
+		r.call.SetAttributes(attribute.String("policy_engine.outcome", outcomes.Of(int32(result.Outcome))))
 		if result.Policy != "" {
-			r.call.SetAttributes(trace.Text("policy_engine.policy", result.Policy))
+			r.call.SetAttributes(attribute.String("policy_engine.policy", result.Policy))
 		}
 		if result.Reason != "" {
-			r.call.SetAttributes(trace.Text("policy_engine.reason", result.Reason))
+			r.call.SetAttributes(attribute.String("policy_engine.reason", result.Reason))
 		}
 		if result.Outcome == workerv1.Result_OUTCOME_FAILED {
-			r.call.SetStatus(codes.Error, trace.Word("FAILURE_", result.Failure.String()))
+			r.call.SetStatus(codes.Error, failures.Of(int32(result.Failure)))
 		}
 	}
 	r.call.End()
@@ -158,7 +162,7 @@ func (r *requestSpans) Decided(d *extproc.Decision) {
 		name = d.Route.Name
 	}
 	r.span.SetName("ext_proc " + name)
-	r.span.SetAttributes(trace.Text("policy_engine.route", clip(d.RouteName)))
+	r.span.SetAttributes(attribute.String("policy_engine.route", clip(d.RouteName)))
 	verdict := "policy_engine.status"
 	if !d.OfRequest {
 		if d.Status == extproc.StatusAllowed && d.Tolerated == extproc.StatusNone {
@@ -168,10 +172,10 @@ func (r *requestSpans) Decided(d *extproc.Decision) {
 	}
 	r.span.SetAttributes(attribute.String(verdict, d.Status.String()))
 	if d.Policy != "" {
-		r.span.SetAttributes(trace.Text("policy_engine.policy", d.Policy))
+		r.span.SetAttributes(attribute.String("policy_engine.policy", d.Policy))
 	}
 	if d.Reason != "" {
-		r.span.SetAttributes(trace.Text("policy_engine.reason", d.Reason))
+		r.span.SetAttributes(attribute.String("policy_engine.reason", d.Reason))
 	}
 	if d.Tolerated != extproc.StatusNone {
 		r.span.SetAttributes(attribute.String("policy_engine.tolerated", d.Tolerated.String()))

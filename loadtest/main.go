@@ -78,6 +78,7 @@ func runCompare(ctx context.Context, args []string) error {
 	f.IntVar(&o.Connections, "connections", 32, "connections of the load")
 	f.IntVar(&o.Clients, "clients", 1024, "keys and tokens among which requests rotate")
 	f.StringVar(&rows, "rows", "", "names of rows, separated by commas (default: all)")
+	f.IntVar(&o.Turns, "turns", 100, "pairs of turns, of about a second, that measure what tracing costs, if its row is measured; 0 for none")
 	f.BoolVar(&o.Table, "connections-table", true, "measure some rows with 1, 4 and 512 connections too")
 	if err := f.Parse(args); err != nil {
 		return err

@@ -75,7 +75,7 @@ func readJSON(t *testing.T, v any, path ...string) {
 // TestCompare measures every row, shortly: each starts, does what it has to for each client, refuses what it has to, and is in the report.
 func TestCompare(t *testing.T) {
 	program, flags := tools(t)
-	out := runProgram(t, program, slices.Concat([]string{"compare"}, flags, []string{"-rounds", "1", "-duration", "200ms", "-connections", "4", "-connections-table=false"})...)
+	out := runProgram(t, program, slices.Concat([]string{"compare"}, flags, []string{"-rounds", "1", "-duration", "200ms", "-connections", "4", "-connections-table=false", "-turns", "1"})...)
 	var rows []struct {
 		Name   string
 		RPS    float64
@@ -118,7 +118,16 @@ func TestCompare(t *testing.T) {
 			}
 		}
 	}
-	for _, want := range []string{"engine-3-fast requests per second over noop-grpc's", "goal ≥ 1.15", "round 1/1"} {
+	var turns struct {
+		Pairs   int
+		Ratio   float64
+		Without float64 `json:"cpu_us_per_request"`
+	}
+	readJSON(t, &turns, filepath.Dir(program), "reports", "compare-tracing.json")
+	if turns.Pairs != 1 || turns.Ratio <= 0 || turns.Without <= 0 {
+		t.Errorf("%+v", turns)
+	}
+	for _, want := range []string{"engine-3-fast requests per second over noop-grpc's", "goal ≥ 1.15", "round 1/1", "by turns (1 pairs"} {
 		if !strings.Contains(out, want) {
 			t.Errorf("no %q in\n%s", want, out)
 		}

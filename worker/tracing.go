@@ -67,19 +67,26 @@ func (s spans) Join(wire []byte) chain.Trace {
 type policySpans struct {
 	tracer *trace.Tracer
 	call   oteltrace.SpanContext
-	span   oteltrace.Span // of the policy that runs; nil between two
+	span   *trace.Span // of the policy that runs; nil between two
 }
 
 // ID implements chain.Trace.
 func (p *policySpans) ID() string { return p.call.TraceID().String() }
 
-// Policy implements chain.Trace.
-func (p *policySpans) Policy(ctx context.Context, policy, route string, phase workerv1.Phase) context.Context {
-	if p.span == nil {
-		_, p.span = p.tracer.Start(oteltrace.ContextWithRemoteSpanContext(context.Background(), p.call), "policy "+policy, oteltrace.WithAttributes(
-			attribute.String("policy_engine.policy", policy), attribute.String("policy_engine.route", route), attribute.String("policy_engine.phase", trace.Phase(phase.String())),
-		))
+// Begin implements chain.Trace.
+func (p *policySpans) Begin(policy, route string, phase workerv1.Phase) {
+	if p.span != nil {
+		return
 	}
+	p.span = p.tracer.Begin(p.call, "policy "+policy, oteltrace.SpanKindInternal,
+		attribute.String("policy_engine.policy", policy), attribute.String("policy_engine.route", route), attribute.String("policy_engine.phase", phases.Of(int32(phase))),
+	)
+}
+
+var phases = trace.NewWords("PHASE_", workerv1.Phase_name)
+
+// Context implements chain.Trace.
+func (p *policySpans) Context(ctx context.Context) context.Context {
 	return oteltrace.ContextWithSpan(ctx, p.span)
 }
 
@@ -87,7 +94,7 @@ func (p *policySpans) Policy(ctx context.Context, policy, route string, phase wo
 func (p *policySpans) End(s chain.Status, reason string) {
 	p.span.SetAttributes(attribute.String("policy_engine.verdict", s.String()))
 	if reason != "" {
-		p.span.SetAttributes(trace.Text("policy_engine.reason", reason))
+		p.span.SetAttributes(attribute.String("policy_engine.reason", reason))
 	}
 	switch s {
 	case chain.StatusError, chain.StatusPanic, chain.StatusTimeout:

@@ -20,6 +20,7 @@ type Options struct {
 	Rows        []string // all if empty
 	Clients     int      // keys and tokens among which requests rotate
 	Table       bool     // the second table, of several numbers of connections
+	Turns       int      // pairs of turns that measure what tracing costs, if its row is measured
 
 	Programs    rig.Programs
 	Credentials string // folder where they are kept
@@ -80,8 +81,20 @@ func Run(ctx context.Context, o Options) error {
 			return err
 		}
 	}
+	var traced *Turns
+	if i := slices.IndexFunc(rows, func(r Row) bool { return r.Name == tracedRow }); i >= 0 && o.Turns > 0 {
+		if traced, err = turns(ctx, &o, rows[i], c); err != nil {
+			return fmt.Errorf("row %s, by turns: %w", tracedRow, err)
+		}
+		if err := writeJSON(o.Reports, "compare-tracing.json", traced); err != nil {
+			return err
+		}
+	}
 	printDisturbance(o.Out, results)
 	printGoals(o.Out, results, byConnections)
+	if traced != nil {
+		printTurns(o.Out, traced)
+	}
 	return write(o.Reports, "compare.html", page(&o, results, byConnections))
 }
 

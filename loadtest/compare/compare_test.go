@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"maps"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -145,6 +146,24 @@ func TestGoals(t *testing.T) {
 	out.Reset()
 	if printGoals(&out, results[1:], nil); strings.TrimSpace(out.String()) != "" {
 		t.Errorf("without noop-grpc: %s", out.String())
+	}
+}
+
+// TestTurns: a machine that is slower in one turn, or disturbs one pair, does not matter.
+func TestTurns(t *testing.T) {
+	turns := newTurns([]pair{
+		{turn{10, 100}, turn{10.2, 100}}, {turn{10, 100}, turn{20.4, 200}}, {turn{10, 100}, turn{30, 100}}, {turn{10, 100}, turn{10.1, 100}}, {turn{40, 400}, turn{10.3, 100}},
+	}, 0.05)
+	if math.Abs(turns.Ratio-1.025) > 1e-9 || turns.Without != 10 || turns.Pairs != 5 || turns.Error <= 0 || turns.Error > 0.02 {
+		t.Errorf("%+v", turns)
+	}
+	var out bytes.Buffer
+	printTurns(&out, turns)
+	if want := "(5 pairs; 10.0 µs; sending 0.05 µs)  1.025 ×"; !strings.Contains(out.String(), want) {
+		t.Errorf("no %q in %s", want, out.String())
+	}
+	if alone := newTurns([]pair{{turn{10, 1}, turn{11, 1}}}, 0); math.Abs(alone.Ratio-1.1) > 1e-9 || alone.Error != 0 {
+		t.Errorf("%+v", alone)
 	}
 }
 

@@ -92,14 +92,23 @@ func writeConfig(dir, name string, content object) (string, error) {
 	return path, nil
 }
 
-// startEngine starts kernel and workers, or the one process that has both.
-func (r *Rig) startEngine() error {
+// kernelFile is where the kernel's configuration is.
+const kernelFile = "kernel.yaml"
+
+// writeKernelConfig writes it. traced is the share of the requests that are traced, if tracing is on.
+func (r *Rig) writeKernelConfig(name string, traced float64) error {
 	config := r.spec.kernelConfig(r.ports.server, r.ports.admin, r.dir)
 	if r.spec.Traced > 0 {
-		config["policy_kernel"].(object)["observability"] = object{"tracing": object{"enabled": true, "endpoint": r.sink(), "sampling_rate": r.spec.Traced}}
+		config["policy_kernel"].(object)["observability"] = object{"tracing": object{"enabled": true, "endpoint": r.sink(), "sampling_rate": traced}}
 	}
-	kernel, err := writeConfig(r.dir, "kernel.yaml", config)
-	if err != nil {
+	_, err := writeConfig(r.dir, name, config)
+	return err
+}
+
+// startEngine starts kernel and workers, or the one process that has both.
+func (r *Rig) startEngine() error {
+	kernel := filepath.Join(r.dir, kernelFile)
+	if err := r.writeKernelConfig(kernelFile, r.spec.Traced); err != nil {
 		return err
 	}
 	parts := r.spec.divide()

@@ -35,7 +35,21 @@ func prepared(version int) string { return fmt.Sprintf("kernel-%d.yaml", version
 
 // Reload puts a prepared configuration in the place of the kernel's, asks for the reload, and returns when it is in use.
 func (r *Rig) Reload(version int) error {
-	if err := os.Rename(filepath.Join(r.dir, prepared(version)), filepath.Join(r.dir, "kernel.yaml")); err != nil {
+	return r.reload(prepared(version))
+}
+
+// SetSampling changes how many requests are traced, by a reload. The rig has tracing.
+func (r *Rig) SetSampling(rate float64) error {
+	const name = "kernel-sampling.yaml"
+	if err := r.writeKernelConfig(name, rate); err != nil {
+		return err
+	}
+	return r.reload(name)
+}
+
+// reload puts a file in the place of the kernel's configuration.
+func (r *Rig) reload(name string) error {
+	if err := os.Rename(filepath.Join(r.dir, name), filepath.Join(r.dir, kernelFile)); err != nil {
 		return fmt.Errorf("reload: %w", err)
 	}
 	client := &http.Client{Timeout: reloadTimeout}

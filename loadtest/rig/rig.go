@@ -242,6 +242,22 @@ func (r *Rig) Usage() (map[string]process.Usage, error) {
 	return all, nil
 }
 
+// RunTimes are how long the engine's processes, together, and Envoy have run so far.
+func (r *Rig) RunTimes() (engine, envoy time.Duration, err error) {
+	for _, p := range r.started {
+		t, err := process.RunTime(p.PID())
+		switch {
+		case err != nil:
+			return 0, 0, fmt.Errorf("%s: %w", p.Name, err)
+		case p.Name == "envoy":
+			envoy += t
+		case p.Name != SpanSink:
+			engine += t
+		}
+	}
+	return engine, envoy, nil
+}
+
 // metricsTimeout is for a scrape that has all: a worker that is too busy to answer the kernel in time is left out of one.
 const metricsTimeout = 10 * time.Second
 

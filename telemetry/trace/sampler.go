@@ -1,7 +1,6 @@
 package trace
 
 import (
-	"context"
 	"encoding/binary"
 	"math/rand/v2"
 	"sync/atomic"
@@ -60,14 +59,12 @@ func (s *sampler) admit(limit int64) bool {
 	return s.taken.Add(1) <= limit
 }
 
-// Sample decides whether a request with these headers, nil if absent, is traced, and gives the context to begin its span in. If it is not, Sample does not allocate.
-func (t *Tracer) Sample(traceparent, tracestate []byte) (ctx context.Context, sampled bool) {
+// Sample decides whether a request with these headers, nil if absent, is traced, and gives the parent of its span: none that is valid if it begins a trace. If the request is not
+// traced, Sample does not allocate.
+func (t *Tracer) Sample(traceparent, tracestate []byte) (remote trace.SpanContext, sampled bool) {
 	p, joined, sampled := t.sampler.sample(traceparent)
-	if !sampled {
-		return nil, false
+	if !sampled || !joined {
+		return trace.SpanContext{}, sampled
 	}
-	if !joined {
-		return context.Background(), true
-	}
-	return trace.ContextWithRemoteSpanContext(context.Background(), p.context(tracestate)), true
+	return p.context(tracestate), true
 }

@@ -3,16 +3,32 @@ package trace
 import (
 	"context"
 	"log/slog"
+	"maps"
+	"slices"
 	"strings"
 
 	"go.opentelemetry.io/otel/trace"
 )
 
-// Word is a name of the protocol as attributes have it: without its prefix, in lower case.
-func Word(prefix, name string) string { return strings.ToLower(strings.TrimPrefix(name, prefix)) }
+// Words are the names of an enumeration of the protocol as attributes have them: without their prefix, in lower case. They are looked up once: reflection has no place in a request.
+type Words struct{ all []string }
 
-// Phase is the word for a phase.
-func Phase(name string) string { return Word("PHASE_", name) }
+// NewWords takes the names from the enumeration (NAME_name).
+func NewWords(prefix string, names map[int32]string) Words {
+	w := Words{make([]string, 1+slices.Max(slices.Collect(maps.Keys(names))))}
+	for number, name := range names {
+		w.all[number] = strings.ToLower(strings.TrimPrefix(name, prefix))
+	}
+	return w
+}
+
+// Of is the word for a number; "unknown" for one that has none.
+func (w Words) Of(number int32) string {
+	if number < 0 || int(number) >= len(w.all) || w.all[number] == "" {
+		return "unknown"
+	}
+	return w.all[number]
+}
 
 // Logging gives the lines that are logged with the context of a traced request the trace's id.
 func Logging(h slog.Handler) slog.Handler { return handler{h} }

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -209,9 +210,12 @@ func TestTracingWithoutReceiver(t *testing.T) {
 				}
 				return nil
 			})
-			if !strings.Contains(e.Kernel.Output(), `"spans were lost"`) {
-				t.Error("no word of it in the log")
-			}
+			harness.Eventually(t, "a word of it in the log", func() error {
+				if out := e.Kernel.Output(); !strings.Contains(out, `"spans were lost"`) {
+					return errors.New(out)
+				}
+				return nil
+			})
 			began := time.Now()
 			e.Kernel.Signal(sigterm)
 			if status := e.Kernel.Wait(); status != 0 || time.Since(began) > 8*time.Second {

@@ -81,6 +81,16 @@ func TestUsage(t *testing.T) {
 	if err != nil {
 		t.Error(err)
 	}
+	// Both count the same, one of them in ticks.
+	u, err := UsageOf(p.PID())
+	ran, ranErr := RunTime(p.PID())
+	after, afterErr := UsageOf(p.PID())
+	if err != nil || ranErr != nil || afterErr != nil || ran < u.CPU-2*tick || ran > after.CPU+2*tick {
+		t.Errorf("it has run %v by one count, and %v to %v by the other; %v, %v, %v", ran, u.CPU, after.CPU, err, ranErr, afterErr)
+	}
+	if _, err := RunTime(1 << 30); err == nil {
+		t.Error("a process that is not there has run")
+	}
 	if err := p.Signal(syscall.SIGKILL); err != nil {
 		t.Error(err)
 	}

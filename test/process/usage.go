@@ -3,6 +3,7 @@ package process
 import (
 	"fmt"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
@@ -42,6 +43,32 @@ func parseStat(text string) (Usage, error) {
 		values[i] = v
 	}
 	return Usage{CPU: time.Duration(values[0]+values[1]) * tick, RSS: values[2] * int64(os.Getpagesize())}, nil
+}
+
+// RunTime is how long the threads of a process have run that are there now, to the nanosecond: for what is measured in parts of a second, where the ticks of UsageOf are too coarse.
+func RunTime(pid int) (time.Duration, error) {
+	files, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/schedstat", pid))
+	if err == nil && len(files) == 0 {
+		err = os.ErrProcessDone
+	}
+	if err != nil {
+		return 0, fmt.Errorf("read how long process %d has run: %w", pid, err)
+	}
+	var all time.Duration
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			continue // The thread has ended meanwhile.
+		}
+		// sched-stats of Linux: the time on a processor in nanoseconds, then the time of waiting, then a count.
+		ran, _, _ := strings.Cut(string(text), " ")
+		ns, err := strconv.ParseInt(ran, 10, 64)
+		if err != nil {
+			return 0, fmt.Errorf("read how long process %d has run: %w", pid, err)
+		}
+		all += time.Duration(ns)
+	}
+	return all, nil
 }
 
 // Machine is what all processors of the machine have done since it started.

@@ -17,9 +17,11 @@ type Tracer interface {
 type Trace interface {
 	// ID is the trace's id in 32 hex digits.
 	ID() string
-	// Policy gives ctx the span of the policy that runs, which it begins if it has not begun.
-	Policy(ctx context.Context, policy, route string, phase workerv1.Phase) context.Context
-	// End ends it.
+	// Begin begins the span of the policy that runs, if it has not begun. It may keep the names.
+	Begin(policy, route string, phase workerv1.Phase)
+	// Context gives ctx the span that has begun.
+	Context(ctx context.Context) context.Context
+	// End ends it. It keeps nothing of the reason.
 	End(s Status, reason string)
 }
 
@@ -37,7 +39,8 @@ func (r *Run) traced(ctx context.Context, s *step) context.Context {
 	if r.trace == nil {
 		return ctx
 	}
-	return r.trace.Policy(ctx, s.policy, r.chain.route, r.phase)
+	r.trace.Begin(s.policy, r.chain.route, r.phase)
+	return r.trace.Context(ctx)
 }
 
 // ran tells how a run of a step's policy ended.
@@ -46,7 +49,7 @@ func (r *Run) ran(s *step, status Status, elapsed time.Duration, reason string) 
 	if r.trace == nil {
 		return
 	}
-	r.trace.Policy(context.Background(), s.policy, r.chain.route, r.phase) // It may have had no time to begin.
+	r.trace.Begin(s.policy, r.chain.route, r.phase) // It may have had no time to.
 	r.trace.End(status, reason)
 }
 
