@@ -77,14 +77,17 @@ func (s spans) Begin(traceparent, tracestate []byte) extproc.Trace {
 	if !sampled {
 		return nil
 	}
-	return &requestSpans{tracer: s.tracer, span: s.tracer.Begin(parent, "ext_proc", oteltrace.SpanKindServer)}
+	r := &requestSpans{tracer: s.tracer}
+	s.tracer.BeginIn(&r.span, parent, "ext_proc ", "", oteltrace.SpanKindServer)
+	return r
 }
 
 // requestSpans are the span of a request and, below it, those of its calls.
 type requestSpans struct {
 	tracer *trace.Tracer
-	span   *trace.Span
-	call   *trace.Span // nil: none is under way, or it is not traced
+	span   trace.Span
+	call   trace.Span
+	called bool // A call is under way, and traced.
 	calls  int
 	wire   []byte
 	status int // that the client gets, as far as it is known
@@ -107,7 +110,8 @@ func (r *requestSpans) Calling(s *route.Segment, phase workerv1.Phase) []byte {
 	if r.calls++; r.calls > maxCallSpans {
 		return nil
 	}
-	r.call = r.tracer.Begin(r.span.SpanContext(), "worker "+s.Worker.Name(), oteltrace.SpanKindClient,
+	r.called = true
+	r.tracer.BeginIn(&r.call, r.span.SpanContext(), "worker ", s.Worker.Name(), oteltrace.SpanKindClient,
 		attribute.String("policy_engine.worker", s.Worker.Name()), attribute.String("policy_engine.phase", phases.Of(int32(phase))),
 		attribute.Int64("policy_engine.chain", int64(s.Chain)),
 	)
@@ -125,7 +129,7 @@ var (
 
 // Called implements extproc.Trace.
 func (r *requestSpans) Called(c *route.Call, result *workerv1.Result, err error) {
-	if r.call == nil {
+	if !r.called {
 		return
 	}
 	r.call.SetAttributes(attribute.Int("policy_engine.attempts", int(c.Progress.Attempts)))
@@ -146,7 +150,7 @@ func (r *requestSpans) Called(c *route.Call, result *workerv1.Result, err error)
 		}
 	}
 	r.call.End()
-	r.call = nil
+	r.called = false
 }
 
 // Answered implements extproc.Trace.
@@ -161,7 +165,7 @@ func (r *requestSpans) Decided(d *extproc.Decision) {
 	if d.Route != nil {
 		name = d.Route.Name
 	}
-	r.span.SetName("ext_proc " + name)
+	r.span.SetObject(name)
 	r.span.SetAttributes(attribute.String("policy_engine.route", clip(d.RouteName)))
 	verdict := "policy_engine.status"
 	if !d.OfRequest {

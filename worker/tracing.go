@@ -78,7 +78,7 @@ func (p *policySpans) Begin(policy, route string, phase workerv1.Phase) {
 	if p.span != nil {
 		return
 	}
-	p.span = p.tracer.Begin(p.call, "policy "+policy, oteltrace.SpanKindInternal,
+	p.span = p.tracer.Begin(p.call, "policy ", policy, oteltrace.SpanKindInternal,
 		attribute.String("policy_engine.policy", policy), attribute.String("policy_engine.route", route), attribute.String("policy_engine.phase", phases.Of(int32(phase))),
 	)
 }

@@ -39,10 +39,14 @@ func (m *Machine) startTrace() {
 		return
 	}
 	parent, many := onlyValue(m.fields, "traceparent")
-	if many {
+	var state []byte
+	switch {
+	case many:
 		parent = nil // W3C Trace Context, section 3.2: one that is there twice does not count.
+	case parent != nil:
+		state = firstValue(m.fields, "tracestate")
 	}
-	if m.trace = m.settings.Tracer.Begin(parent, firstValue(m.fields, "tracestate")); m.trace != nil {
+	if m.trace = m.settings.Tracer.Begin(parent, state); m.trace != nil {
 		m.trace.Requested(firstValue(m.fields, ":method"), firstValue(m.fields, ":path"), m.requestID)
 	}
 }

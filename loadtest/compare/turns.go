@@ -19,8 +19,8 @@ const (
 	turnLength = 400 * time.Millisecond
 	turnSettle = 100 * time.Millisecond
 	// sendings is how often the sending of spans is measured, at most, and sendingTime how long they wait for others, at most.
-	sendings    = 5
-	sendingTime = 2 * time.Second
+	sendings    = 3
+	sendingTime = 5 * time.Second
 )
 
 // Turns is what tracing costs. It is little, and a machine that others use too differs by more from one row to the next, and from one second to the next. So it is measured within

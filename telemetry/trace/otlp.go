@@ -131,7 +131,11 @@ func clean(s string) string {
 }
 
 func appendText(b []byte, field protowire.Number, s string) []byte {
-	return protowire.AppendString(protowire.AppendTag(b, field, protowire.BytesType), clean(s))
+	return appendCleaned(b, field, clean(s))
+}
+
+func appendCleaned(b []byte, field protowire.Number, s string) []byte {
+	return protowire.AppendString(protowire.AppendTag(b, field, protowire.BytesType), s)
 }
 
 func appendContext(b []byte, trace, span protowire.Number, c trace.SpanContext) []byte {
@@ -157,15 +161,16 @@ func appendSpan(b []byte, s *Span, end time.Time) []byte {
 	if s.parent.IsValid() {
 		b = appendBytes(b, spanParent, s.parent[:])
 	}
-	b = appendText(b, spanName, s.name)
+	b, name := enter(b, spanName)
+	b = leave(append(append(b, s.prefix...), clean(s.name)...), name)
 	b = appendUint(b, spanKind, uint64(s.kind)) // The numbers are the same.
 	b = appendTime(b, spanStart, s.start)
 	b = appendTime(b, spanEnd, end)
 	b = append(b, s.attributes...)
 	b = append(b, s.others...)
-	b = appendUint(b, spanAttributesLeft, s.attributesLeft)
-	b = appendUint(b, spanEventsLeft, s.eventsLeft)
-	b = appendUint(b, spanLinksLeft, s.linksLeft)
+	b = appendUint(b, spanAttributesLeft, uint64(s.attributesLeft))
+	b = appendUint(b, spanEventsLeft, uint64(s.eventsLeft))
+	b = appendUint(b, spanLinksLeft, uint64(s.linksLeft))
 	b = appendStatus(b, s.code, s.message)
 	b = appendFlags(b, spanFlags, s.context.TraceFlags(), s.remote)
 	return leave(b, span)
@@ -217,15 +222,20 @@ func appendAttributes(b []byte, field protowire.Number, list []attribute.KeyValu
 }
 
 func appendAttribute(b []byte, field protowire.Number, a attribute.KeyValue) []byte {
-	b, at := enterAttribute(b, field, string(a.Key))
-	b, value := enter(b, keyValueValue)
-	return leave(leave(appendValue(b, a.Value), value), at)
+	return appendKeyValue(b, field, clean(string(a.Key)), a.Value)
 }
 
-// enterAttribute begins an attribute (KeyValue), whose value is to follow.
-func enterAttribute(b []byte, field protowire.Number, key string) (within []byte, at int) {
+// appendKeyValue appends an attribute with a key that is clean.
+func appendKeyValue(b []byte, field protowire.Number, key string, v attribute.Value) []byte {
+	b, at, value := enterKeyValue(b, field, key)
+	return leave(leave(appendValue(b, v), value), at)
+}
+
+// enterKeyValue begins an attribute whose value is to follow; two messages are left after it.
+func enterKeyValue(b []byte, field protowire.Number, key string) (within []byte, at, value int) {
 	b, at = enter(b, field)
-	return appendText(b, keyValueKey, key), at
+	b, value = enter(appendCleaned(b, keyValueKey, key), keyValueValue)
+	return b, at, value
 }
 
 // without removes an attribute from those of a span, if it is there. attributes is nothing but attributes (KeyValue), as they are written here: a key, then a value.

@@ -28,7 +28,7 @@ type recorder struct {
 
 func newRecorder() recorder {
 	o := options("")
-	return recorder{&Tracer{queue: &queue{max: o.QueueSize, wake: make(chan struct{}, 1)}}, o}
+	return recorder{&Tracer{queue: &queue{max: o.QueueSize, batch: maxBatch, wake: make(chan struct{}, 1)}}, o}
 }
 
 // spans reads what has ended as a receiver does. Nothing is left of it.
@@ -179,7 +179,7 @@ func TestEncoding(t *testing.T) {
 		attributes := rapid.SliceOfN(keyValues(2), 0, 12).Draw(t, "attributes")
 		status := rapid.SampledFrom([]codes.Code{codes.Unset, codes.Error, codes.Ok}).Draw(t, "status")
 		before := time.Now()
-		s := r.Begin(parent, "to be named", kind)
+		s := r.Begin(parent, "", "to be named", kind)
 		for _, a := range attributes {
 			s.SetAttributes(a)
 		}

@@ -10,11 +10,11 @@ import (
 const (
 	// maxSpan is how long a span may be, in bytes. A longer one, which only a policy can make, is lost.
 	maxSpan = 64 << 10
-	// maxBatch is how many spans go to the receiver together, and maxBatchSize how many bytes at about which a batch is full: receivers take 4 MiB.
-	maxBatch     = 512
+	// maxBatch is how many spans go to the receiver together, at most, and maxBatchSize how many bytes at about which a batch is full: receivers take 4 MiB.
+	maxBatch     = 1024
 	maxBatchSize = 1 << 20
 	// batchDelay is how long a span waits for others, at most.
-	batchDelay = 2 * time.Second
+	batchDelay = 5 * time.Second
 )
 
 // batch is spans in a row, each as a field of ScopeSpans.
@@ -24,8 +24,6 @@ type batch struct {
 	// buffers has bytes back when they are sent.
 	buffers *buffers
 }
-
-func (b *batch) full() bool { return b.spans >= maxBatch || len(b.bytes) >= maxBatchSize }
 
 // buffers keeps one buffer that was sent for the next batch. It is gRPC's pool, which knows when nobody reads a message any more.
 type buffers struct{ spare atomic.Pointer[[]byte] }
@@ -53,6 +51,7 @@ type exporter interface {
 type queue struct {
 	exporter exporter
 	max      int
+	batch    int // spans of a full batch: fewer than maxBatch if few may wait
 	timeout  time.Duration
 	failed   func(int, error)
 
@@ -70,7 +69,7 @@ type queue struct {
 }
 
 func newQueue(e exporter, o Options) *queue {
-	q := &queue{exporter: e, max: o.QueueSize, timeout: o.Timeout, failed: o.Failed, wake: make(chan struct{}, 1), done: make(chan struct{})}
+	q := &queue{exporter: e, max: o.QueueSize, batch: min(maxBatch, max(1, o.QueueSize/2)), timeout: o.Timeout, failed: o.Failed, wake: make(chan struct{}, 1), done: make(chan struct{})}
 	if q.failed == nil {
 		q.failed = func(int, error) {}
 	}
@@ -96,15 +95,17 @@ func (q *queue) add(s *Span, end time.Time) {
 		return
 	}
 	q.waiting++
-	if b.spans++; b.full() {
+	if b.spans++; q.full(b) {
 		q.rouse()
 	}
 }
 
+func (q *queue) full(b *batch) bool { return b.spans >= q.batch || len(b.bytes) >= maxBatchSize }
+
 // last is the batch that grows. The caller holds the lock.
 func (q *queue) last() *batch {
 	n := len(q.batches)
-	if n > 0 && !q.batches[n-1].full() {
+	if n > 0 && !q.full(q.batches[n-1]) {
 		return q.batches[n-1]
 	}
 	b := &batch{bytes: *q.buffers.Get(0), buffers: &q.buffers}

@@ -114,7 +114,7 @@ func TestAnswers(t *testing.T) {
 			}
 			tracer := open(t, o)
 			for range 10 {
-				tracer.Begin(trace.SpanContext{}, "it", trace.SpanKindInternal).End()
+				tracer.Begin(trace.SpanContext{}, "", "it", trace.SpanKindInternal).End()
 			}
 			if err := tracer.Close(30 * time.Second); err != nil {
 				t.Error(err)
@@ -145,7 +145,7 @@ func TestReceiverComesLater(t *testing.T) {
 	o.Timeout = 30 * time.Second
 	tracer := open(t, o)
 	defer tracer.Close(0)
-	tracer.Begin(trace.SpanContext{}, "it", trace.SpanKindInternal).End()
+	tracer.Begin(trace.SpanContext{}, "", "it", trace.SpanKindInternal).End()
 	time.Sleep(batchDelay + 100*time.Millisecond) // The first attempt has failed by then.
 	a := &answering{answer: func(int) (*collectorv1.ExportTraceServiceResponse, error) { return taken(0, ""), nil }}
 	a.serve(t, listen(t, address))
@@ -173,7 +173,7 @@ func TestBatches(t *testing.T) {
 	tracer := open(t, o)
 	long := strings.Repeat("x", maxText)
 	for i := range 3000 {
-		s := tracer.Begin(trace.SpanContext{}, string(rune('a'+i%26)), trace.SpanKindInternal)
+		s := tracer.Begin(trace.SpanContext{}, "", string(rune('a'+i%26)), trace.SpanKindInternal)
 		if i >= 2000 {
 			for j := range maxAttributes {
 				s.SetAttributes(attribute.String(string(rune('a'+j)), long))
@@ -207,35 +207,35 @@ func TestQueueIsBounded(t *testing.T) {
 	tracer := &Tracer{queue: q}
 	make100 := func() {
 		for range 100 {
-			tracer.Begin(trace.SpanContext{}, "it", trace.SpanKindInternal).End()
+			tracer.Begin(trace.SpanContext{}, "", "it", trace.SpanKindInternal).End()
 		}
 	}
-	make100()
-	if n := <-e.batches; n != 100 || tracer.Lost() != 0 {
-		t.Errorf("a batch of %d, %d lost", n, tracer.Lost())
+	want := func(lost, made uint64) {
+		t.Helper()
+		if tracer.Lost() != lost || tracer.Spans() != made {
+			t.Errorf("%d lost of %d, want %d of %d", tracer.Lost(), tracer.Spans(), lost, made)
+		}
 	}
+	make100() // A batch is full with half of what may wait, and leaves at once.
+	if n := <-e.batches; n != 50 {
+		t.Errorf("a batch of %d", n)
+	}
+	want(0, 100)
 	make100() // The batch is on its way, and counts.
-	if tracer.Lost() != 100 {
-		t.Errorf("%d lost, want 100", tracer.Lost())
-	}
+	want(100, 200)
 	e.lose <- 40
-	for deadline := time.Now().Add(10 * time.Second); tracer.Lost() != 140; time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("%d lost, want 140", tracer.Lost())
-		}
+	if n := <-e.batches; n != 50 {
+		t.Errorf("a batch of %d", n)
 	}
+	want(140, 200)
 	make100()
-	if tracer.Lost() != 140 || tracer.Spans() != 300 {
-		t.Errorf("%d lost of %d", tracer.Lost(), tracer.Spans())
-	}
-	go func() { <-e.batches; e.lose <- 0 }()
+	want(190, 300)
+	go func() { e.lose <- 0; <-e.batches; e.lose <- 0 }()
 	if late := q.close(t.Context()); late {
 		t.Error("it was late")
 	}
 	make100()
-	if tracer.Lost() != 240 || tracer.Spans() != 400 {
-		t.Errorf("%d lost of %d", tracer.Lost(), tracer.Spans())
-	}
+	want(290, 400)
 }
 
 // held is an exporter that tells of a batch, and then waits for how much of it is to be lost.

@@ -34,17 +34,20 @@ type Span struct {
 
 	mu      sync.Mutex
 	ended   bool
+	prefix  string // before the name; a constant of the code
 	name    string
 	code    codes.Code
 	message string
 	// attributes are encoded, as are, in others, events and links.
 	attributes, others []byte
+	// lengths has a bit for the length of each attribute's key, modulo 64: most keys are seen to be new by that.
+	lengths uint64
 	// How many there are, and how many were left out.
-	attributeCount, eventCount, linkCount int
-	attributesLeft, eventsLeft, linksLeft uint64
+	attributeCount, eventCount, linkCount uint8
+	attributesLeft, eventsLeft, linksLeft uint32
 
 	// room is what attributes has without another allocation: enough for the engine's own spans with names that are not long.
-	room [336]byte
+	room [296]byte
 }
 
 var _ trace.Span = (*Span)(nil)
@@ -69,7 +72,10 @@ func (s *Span) record(f func()) {
 }
 
 // SetName implements trace.Span.
-func (s *Span) SetName(name string) { s.record(func() { s.name = name }) }
+func (s *Span) SetName(name string) { s.record(func() { s.prefix, s.name = "", name }) }
+
+// SetObject sets the name behind the prefix that Begin was given.
+func (s *Span) SetObject(name string) { s.record(func() { s.name = name }) }
 
 // SetStatus implements trace.Span.
 func (s *Span) SetStatus(code codes.Code, message string) {
@@ -96,8 +102,8 @@ func (s *Span) SetAttributes(attributes ...attribute.KeyValue) {
 // set sets attributes. The caller holds the lock, or has the span alone.
 func (s *Span) set(attributes []attribute.KeyValue) {
 	for _, a := range attributes {
-		if s.admit(string(a.Key)) {
-			s.attributes = appendAttribute(s.attributes, spanAttribute, a)
+		if key := clean(string(a.Key)); s.admit(key) {
+			s.attributes = appendKeyValue(s.attributes, spanAttribute, key, a.Value)
 		}
 	}
 }
@@ -105,11 +111,11 @@ func (s *Span) set(attributes []attribute.KeyValue) {
 // SetTexts sets an attribute that is an array of n strings, of which nothing is kept.
 func (s *Span) SetTexts(key string, n int, text func(int) string) {
 	s.record(func() {
+		key = clean(key)
 		if !s.admit(key) {
 			return
 		}
-		b, at := enterAttribute(s.attributes, spanAttribute, key)
-		b, value := enter(b, keyValueValue)
+		b, at, value := enterKeyValue(s.attributes, spanAttribute, key)
 		b = appendArray(b, n, func(i int) attribute.Value { return attribute.StringValue(text(i)) })
 		s.attributes = leave(leave(b, value), at)
 	})
@@ -117,12 +123,13 @@ func (s *Span) SetTexts(key string, n int, text func(int) string) {
 
 // admit reports whether there is room for an attribute, which replaces one with the same key.
 func (s *Span) admit(key string) bool {
-	rest, found := without(s.attributes, clean(key))
-	switch {
-	case found:
+	if length := uint64(1) << (len(key) % 64); s.lengths&length == 0 {
+		s.lengths |= length
+	} else if rest, found := without(s.attributes, key); found {
 		s.attributes = rest
 		return true
-	case s.attributeCount == maxAttributes || key == "":
+	}
+	if s.attributeCount == maxAttributes || key == "" {
 		s.attributesLeft++
 		return false
 	}
@@ -134,7 +141,7 @@ func (s *Span) admit(key string) bool {
 func (s *Span) AddEvent(name string, options ...trace.EventOption) {
 	c := trace.NewEventConfig(options...)
 	s.record(func() {
-		if s.eventCount == maxEvents {
+		if s.eventCount == maxEvents || len(s.others) > maxSpan { // A span that is too long is lost anyway.
 			s.eventsLeft++
 			return
 		}
@@ -221,7 +228,7 @@ func (l library) Start(ctx context.Context, name string, options ...trace.SpanSt
 	if !c.NewRoot() {
 		parent = trace.SpanContextFromContext(ctx)
 	}
-	s := l.tracer.Begin(parent, name, trace.ValidateSpanKind(c.SpanKind()), l.about...)
+	s := l.tracer.Begin(parent, "", name, trace.ValidateSpanKind(c.SpanKind()), l.about...)
 	if !c.Timestamp().IsZero() {
 		s.start = c.Timestamp()
 	}

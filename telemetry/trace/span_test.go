@@ -17,7 +17,7 @@ import (
 // TestSpanLimits: what a policy has too much of is left out, counted, and costs no other span.
 func TestSpanLimits(t *testing.T) {
 	r := newRecorder()
-	s := r.Begin(trace.SpanContext{}, "it", trace.SpanKindInternal)
+	s := r.Begin(trace.SpanContext{}, "", "it", trace.SpanKindInternal)
 	for i := range 100 {
 		s.SetAttributes(attribute.Int(fmt.Sprint("key-", i), i))
 		s.AddEvent("event")
@@ -40,14 +40,14 @@ func TestSpanLimits(t *testing.T) {
 		}
 	}
 
-	long := r.Begin(trace.SpanContext{}, "too long", trace.SpanKindInternal)
+	long := r.Begin(trace.SpanContext{}, "", "too long", trace.SpanKindInternal)
 	for range maxEvents {
 		long.AddEvent("event", trace.WithAttributes(attribute.StringSlice("list", make([]string, maxElements)), attribute.String("text", strings.Repeat("x", maxText)),
 			attribute.StringSlice("texts", []string{strings.Repeat("y", maxText), strings.Repeat("z", maxText), strings.Repeat("y", maxText), strings.Repeat("z", maxText)}),
 			attribute.StringSlice("more", []string{strings.Repeat("y", maxText), strings.Repeat("z", maxText), strings.Repeat("y", maxText), strings.Repeat("z", maxText)})))
 	}
 	long.End()
-	r.Begin(trace.SpanContext{}, "another", trace.SpanKindInternal).End()
+	r.Begin(trace.SpanContext{}, "", "another", trace.SpanKindInternal).End()
 	if got := r.spans(t); len(got) != 1 || got[0].Name != "another" || r.Lost() != 1 || r.Spans() != 3 {
 		t.Errorf("%d spans, %d made, %d lost", len(got), r.Spans(), r.Lost())
 	}
@@ -56,7 +56,7 @@ func TestSpanLimits(t *testing.T) {
 // TestEndedSpan: it is as it was.
 func TestEndedSpan(t *testing.T) {
 	r := newRecorder()
-	s := r.Begin(trace.SpanContext{}, "it", trace.SpanKindInternal)
+	s := r.Begin(trace.SpanContext{}, "", "it", trace.SpanKindInternal)
 	if !s.IsRecording() {
 		t.Error("it does not record")
 	}
@@ -83,7 +83,7 @@ func TestEndedSpan(t *testing.T) {
 // TestPolicysOwnSpans: what a policy makes below its span, by the interfaces of OpenTelemetry alone.
 func TestPolicysOwnSpans(t *testing.T) {
 	r := newRecorder()
-	above := r.Begin(trace.SpanContext{}, "above", trace.SpanKindInternal)
+	above := r.Begin(trace.SpanContext{}, "", "above", trace.SpanKindInternal)
 	var span trace.Span = above
 	tracer := span.TracerProvider().Tracer("library", trace.WithInstrumentationVersion("2"))
 	ctx, below := tracer.Start(trace.ContextWithSpan(context.Background(), span), "below", trace.WithSpanKind(trace.SpanKindClient), trace.WithAttributes(attribute.Int("n", 1)),
@@ -123,7 +123,7 @@ func TestPolicysOwnSpans(t *testing.T) {
 // TestSpanIsShared: a policy's goroutines may use it, also after its end.
 func TestSpanIsShared(t *testing.T) {
 	r := newRecorder()
-	s := r.Begin(trace.SpanContext{}, "it", trace.SpanKindInternal)
+	s := r.Begin(trace.SpanContext{}, "", "it", trace.SpanKindInternal)
 	var group sync.WaitGroup
 	for i := range 8 {
 		group.Go(func() {
@@ -151,7 +151,7 @@ func TestSpanIsOneObject(t *testing.T) {
 	policies := []string{"apiKeyAuth", "jwtValidation"}
 	r.queue.buffers.Put(new(make([]byte, 0, 64<<10)))
 	n := testing.AllocsPerRun(50, func() {
-		s := r.Begin(parent, "worker one", trace.SpanKindClient, attribute.String("policy_engine.worker", "one"), attribute.String("policy_engine.phase", "request_headers"))
+		s := r.Begin(parent, "worker ", "one", trace.SpanKindClient, attribute.String("policy_engine.worker", "one"), attribute.String("policy_engine.phase", "request_headers"))
 		s.SetAttributes(attribute.Int("http.response.status_code", 200))
 		s.SetTexts("policy_engine.policies", 2, func(i int) string { return policies[i] })
 		s.SetStatus(codes.Error, "timeout")

@@ -231,7 +231,7 @@ func TestSpansArrive(t *testing.T) {
 	if !ok {
 		t.Fatal("not sampled")
 	}
-	span := tracer.Begin(parent, "it", trace.SpanKindServer, attribute.String("bad", "a\xffb"))
+	span := tracer.Begin(parent, "", "it", trace.SpanKindServer, attribute.String("bad", "a\xffb"))
 	span.End()
 	if err := tracer.Close(10 * time.Second); err != nil {
 		t.Fatal(err)
@@ -271,7 +271,7 @@ func TestReceivers(t *testing.T) {
 			const n = 5000
 			began := time.Now()
 			for range n {
-				tracer.Begin(trace.SpanContext{}, "it", trace.SpanKindInternal).End()
+				tracer.Begin(trace.SpanContext{}, "", "it", trace.SpanKindInternal).End()
 			}
 			if took := time.Since(began); took > 5*time.Second {
 				t.Errorf("%d spans took %v", n, took)
@@ -292,7 +292,7 @@ func TestReceivers(t *testing.T) {
 			if tracer.Lost() != n || tracer.Spans() != n {
 				t.Errorf("%d lost of %d, want all of %d", tracer.Lost(), tracer.Spans(), n)
 			}
-			tracer.Begin(trace.SpanContext{}, "late", trace.SpanKindInternal).End() // Nobody minds.
+			tracer.Begin(trace.SpanContext{}, "", "late", trace.SpanKindInternal).End() // Nobody minds.
 		})
 	}
 }

@@ -38,7 +38,7 @@ func BenchmarkSpan(b *testing.B) {
 
 // policySpan makes a span as a worker does for a policy.
 func policySpan(tracer *Tracer) {
-	span := tracer.Begin(oteltrace.SpanContext{}, "policy apiKeyAuth", oteltrace.SpanKindInternal,
+	span := tracer.Begin(oteltrace.SpanContext{}, "policy ", "apiKeyAuth", oteltrace.SpanKindInternal,
 		attribute.String("policy_engine.policy", "apiKeyAuth"), attribute.String("policy_engine.route", "orders"), attribute.String("policy_engine.phase", "request_headers"),
 	)
 	span.SetAttributes(attribute.String("policy_engine.verdict", "continue"))

@@ -58,20 +58,27 @@ func New(o Options) (*Tracer, error) {
 	return t, nil
 }
 
-// Begin begins a span below the parent; without one that is valid it begins a trace. Whether there is to be one is the caller's decision (Sample).
-func (t *Tracer) Begin(parent trace.SpanContext, name string, kind trace.SpanKind, attributes ...attribute.KeyValue) *Span {
-	s := &Span{tracer: t, parent: parent.SpanID(), remote: parent.IsRemote(), kind: kind, name: name, start: time.Now()}
+// Begin begins a span below the parent; without one that is valid it begins a trace. Whether there is to be one is the caller's decision (Sample). The name is what the span is of, and
+// which one: prefix is a constant of the code. Names and attributes may be borrowed, the names until the span ends.
+func (t *Tracer) Begin(parent trace.SpanContext, prefix, name string, kind trace.SpanKind, attributes ...attribute.KeyValue) *Span {
+	s := new(Span)
+	t.BeginIn(s, parent, prefix, name, kind, attributes...)
+	return s
+}
+
+// BeginIn is Begin in a span that is the caller's. It may have been another one, which has ended and which nobody else knows.
+func (t *Tracer) BeginIn(s *Span, parent trace.SpanContext, prefix, name string, kind trace.SpanKind, attributes ...attribute.KeyValue) {
 	c := trace.SpanContextConfig{TraceID: parent.TraceID(), TraceFlags: trace.FlagsSampled, TraceState: parent.TraceState()}
+	above := parent.SpanID()
 	if !parent.IsValid() {
 		binary.NativeEndian.PutUint64(c.TraceID[:8], rand.Uint64())
 		binary.NativeEndian.PutUint64(c.TraceID[8:], rand.Uint64()|1) // An id of zeros is none.
-		s.parent, c.TraceState = trace.SpanID{}, trace.TraceState{}
+		above, c.TraceState = trace.SpanID{}, trace.TraceState{}
 	}
 	binary.NativeEndian.PutUint64(c.SpanID[:], max(1, rand.Uint64()))
-	s.context = trace.NewSpanContext(c)
+	*s = Span{tracer: t, context: trace.NewSpanContext(c), parent: above, remote: parent.IsRemote(), kind: kind, prefix: prefix, name: name, start: time.Now()}
 	s.attributes = s.room[:0]
 	s.set(attributes)
-	return s
 }
 
 // Spans counts those that were made.
