@@ -49,7 +49,7 @@ func (p pair) ratio() float64 {
 	return (p.with.engine / p.with.envoy) / (p.without.engine / p.without.envoy)
 }
 
-// turns measures the row with and without sampling, in pairs whose order alternates.
+// turns measures the row with and without sampling. Each turn begins with a change, so that what a reload leaves behind is in all of them.
 func turns(ctx context.Context, o *Options, row Row, c *credentials.Set) (*Turns, error) {
 	b, err := open(ctx, row, o.Programs, c)
 	if err != nil {
@@ -62,18 +62,15 @@ func turns(ctx context.Context, o *Options, row Row, c *credentials.Set) (*Turns
 	}
 	var pairs []pair
 	for n := range o.Turns {
-		var p pair
-		for i := range 2 {
-			if (n+i)%2 == 0 {
-				p.without, err = b.turn(ctx, load, 0)
-			} else {
-				p.with, err = b.turn(ctx, load, row.Spec.Traced)
-			}
-			if err != nil {
-				return nil, err
-			}
+		without, err := b.turn(ctx, load, 0)
+		if err != nil {
+			return nil, err
 		}
-		if pairs = append(pairs, p); (n+1)%10 == 0 || n+1 == o.Turns {
+		with, err := b.turn(ctx, load, row.Spec.Traced)
+		if err != nil {
+			return nil, err
+		}
+		if pairs = append(pairs, pair{without, with}); (n+1)%10 == 0 || n+1 == o.Turns {
 			fmt.Fprintf(o.Out, "turns %d/%d  %s: %.3f × so far\n", n+1, o.Turns, row.Name, newTurns(pairs, 0).Ratio)
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"net"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -52,9 +53,9 @@ func (a *answering) serve(t *testing.T, l net.Listener) {
 	t.Cleanup(server.Stop)
 }
 
-func listen(t *testing.T, address string) net.Listener {
+func listen(t *testing.T) net.Listener {
 	t.Helper()
-	l, err := net.Listen("tcp", address)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -101,7 +102,7 @@ func TestAnswers(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			a := &answering{answer: tt.answer}
-			l := listen(t, "127.0.0.1:0")
+			l := listen(t)
 			a.serve(t, l)
 			o := options(l.Addr().String())
 			o.Timeout = 20 * time.Second
@@ -138,17 +139,19 @@ func TestAnswers(t *testing.T) {
 // TestReceiverComesLater: what was made while it was down arrives, without being asked for at the end.
 func TestReceiverComesLater(t *testing.T) {
 	t.Parallel()
-	l := listen(t, "127.0.0.1:0")
-	address := l.Addr().String()
-	_ = l.Close()
-	o := options(address)
+	door := &door{Listener: listen(t)}
+	a := &answering{answer: func(int) (*collectorv1.ExportTraceServiceResponse, error) { return taken(0, ""), nil }}
+	a.serve(t, door)
+	o := options(door.Addr().String())
 	o.Timeout = 30 * time.Second
 	tracer := open(t, o)
 	defer tracer.Close(0)
 	tracer.Begin(trace.SpanContext{}, "", "it", trace.SpanKindInternal).End()
-	time.Sleep(batchDelay + 100*time.Millisecond) // The first attempt has failed by then.
-	a := &answering{answer: func(int) (*collectorv1.ExportTraceServiceResponse, error) { return taken(0, ""), nil }}
-	a.serve(t, listen(t, address))
+	time.Sleep(batchDelay + 100*time.Millisecond) // It has been tried by then.
+	if door.refused.Load() == 0 {
+		t.Error("it was not tried")
+	}
+	door.open.Store(true)
 	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
 		a.mu.Lock()
 		n := len(a.names)
@@ -162,11 +165,31 @@ func TestReceiverComesLater(t *testing.T) {
 	}
 }
 
+// door is a listener that ends every connection until it is open: so the port stays the test's.
+type door struct {
+	net.Listener
+
+	open    atomic.Bool
+	refused atomic.Int64
+}
+
+// Accept implements net.Listener.
+func (d *door) Accept() (net.Conn, error) {
+	for {
+		c, err := d.Listener.Accept()
+		if err != nil || d.open.Load() {
+			return c, err
+		}
+		_ = c.Close()
+		d.refused.Add(1)
+	}
+}
+
 // TestBatches: many spans go in batches that every receiver takes, in their order, and full ones at once.
 func TestBatches(t *testing.T) {
 	t.Parallel()
 	a := &answering{answer: func(int) (*collectorv1.ExportTraceServiceResponse, error) { return taken(0, ""), nil }}
-	l := listen(t, "127.0.0.1:0")
+	l := listen(t)
 	a.serve(t, l)
 	o := options(l.Addr().String())
 	o.QueueSize, o.Timeout = 10_000, 20*time.Second
