@@ -84,13 +84,13 @@ func (s spans) Begin(traceparent, tracestate []byte) extproc.Trace {
 
 // requestSpans are the span of a request and, below it, those of its calls.
 type requestSpans struct {
-	tracer *trace.Tracer
-	span   trace.Span
-	call   trace.Span
-	called bool // A call is under way, and traced.
-	calls  int
-	wire   []byte
-	status int // that the client gets, as far as it is known
+	tracer  *trace.Tracer
+	span    trace.Span
+	call    trace.Span // of the call that is under way, if it is traced (calling), or of one before
+	calling bool
+	calls   int
+	wire    []byte
+	status  int // that the client gets, as far as it is known
 }
 
 // ID implements extproc.Trace.
@@ -110,7 +110,7 @@ func (r *requestSpans) Calling(s *route.Segment, phase workerv1.Phase) []byte {
 	if r.calls++; r.calls > maxCallSpans {
 		return nil
 	}
-	r.called = true
+	r.calling = true
 	r.tracer.BeginIn(&r.call, r.span.SpanContext(), "worker ", s.Worker.Name(), oteltrace.SpanKindClient,
 		attribute.String("policy_engine.worker", s.Worker.Name()), attribute.String("policy_engine.phase", phases.Of(int32(phase))),
 		attribute.Int64("policy_engine.chain", int64(s.Chain)),
@@ -129,7 +129,7 @@ var (
 
 // Called implements extproc.Trace.
 func (r *requestSpans) Called(c *route.Call, result *workerv1.Result, err error) {
-	if !r.called {
+	if !r.calling {
 		return
 	}
 	r.call.SetAttributes(attribute.Int("policy_engine.attempts", int(c.Progress.Attempts)))
@@ -150,7 +150,7 @@ func (r *requestSpans) Called(c *route.Call, result *workerv1.Result, err error)
 		}
 	}
 	r.call.End()
-	r.called = false
+	r.calling = false
 }
 
 // Answered implements extproc.Trace.

@@ -5,9 +5,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
-	"maps"
 	"os"
-	"slices"
 
 	collectorv1 "go.opentelemetry.io/proto/otlp/collector/trace/v1"
 	"google.golang.org/grpc"
@@ -53,11 +51,7 @@ func newReceiver(o Options) (*receiver, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make the client of the receiver of spans: %w", err)
 	}
-	headers := metadata.MD{}
-	for _, name := range slices.Sorted(maps.Keys(o.Headers)) {
-		headers.Append(name, o.Headers[name])
-	}
-	return &receiver{conn, newFrame(o), headers}, nil
+	return &receiver{conn, newFrame(o), metadata.New(o.Headers)}, nil
 }
 
 // readAuthorities reads a file of certificates (PEM); nil stands for the system's.

@@ -4,7 +4,8 @@
 // does not take in time, are lost and counted.
 //
 // Of OpenTelemetry's libraries it is the interfaces that are used, and not the SDK with its exporter: these make some forty objects of a span, and wake a goroutine for it,
-// which at 1 % of the requests was a twentieth of what the engine needs for all of them (docs/performance.md). Here a span is one object, and becomes bytes when it ends.
+// which at 1 % of the requests was a twentieth of what the engine needs for all of them (docs/performance.md). Here a span is one object, which encodes what it is told
+// at once, and adds its bytes to a batch when it ends.
 package trace
 
 import (
