@@ -25,8 +25,6 @@ import (
 
 const (
 	engineCluster = "policy_engine"
-	// minCapacity is the least of the limits on what is under way to the engine: Envoy's 1024 end in 500 under load.
-	minCapacity = 4096
 	// metadataNamespace is where the engine's dynamic metadata is.
 	metadataNamespace = "policy_engine"
 )
@@ -135,14 +133,15 @@ func newCluster(name string, requests uint32, to ...endpoint) *clusterv3.Cluster
 }
 
 func (b *bootstrap) engineCluster() *clusterv3.Cluster {
-	streams := b.kernel.Server.MaxConcurrentStreams
-	// One connection per thread of Envoy carries up to that many streams; the breaker counts them all.
-	c := newCluster(engineCluster, max(minCapacity, 16*streams), b.engines...)
+	limits := printedBurst(b.kernel)
+	c := newCluster(engineCluster, limits.requests, b.engines...)
 	if len(b.engines) > 1 {
 		c.HealthChecks = []*corev3.HealthCheck{engineHealth()}
 	}
 	c.TypedExtensionProtocolOptions = http2To(&corev3.Http2ProtocolOptions{
-		MaxConcurrentStreams: wrapperspb.UInt32(max(minCapacity, streams)),
+		MaxConcurrentStreams:     wrapperspb.UInt32(limits.streams),
+		MaxOutboundControlFrames: wrapperspb.UInt32(limits.controlFrames),
+		MaxOutboundFrames:        wrapperspb.UInt32(limits.frames),
 		// A connection on which nobody is left to answer refuses all requests until Envoy finds out: after 10 s at most.
 		ConnectionKeepalive: &corev3.KeepaliveSettings{
 			Interval: durationpb.New(5 * time.Second), Timeout: durationpb.New(5 * time.Second),

@@ -19,8 +19,9 @@ const (
 // envoyCheck looks for what makes Envoy pass requests by the engine in silence. `envoy --mode validate` finds none of it.
 type envoyCheck struct {
 	*validation
-	clusters map[string]bool
-	dynamic  bool // clusters come from elsewhere too
+	clusters map[string]place
+	checked  map[string]bool // clusters of the engine
+	dynamic  bool            // clusters come from elsewhere too
 	notes    []string
 	filters  int             // ext_proc filters found
 	named    map[string]bool // routes of the kernel that an Envoy route names
@@ -35,9 +36,9 @@ func (v *validation) checkEnvoy(file string) (notes []string, err error) {
 	} else if err != nil {
 		return nil, err
 	}
-	c := &envoyCheck{validation: v, clusters: map[string]bool{}, named: map[string]bool{}}
+	c := &envoyCheck{validation: v, clusters: map[string]place{}, checked: map[string]bool{}, named: map[string]bool{}}
 	for cluster := range root.get("static_resources", "clusters").items() {
-		c.clusters[cluster.get("name").text()] = true
+		c.clusters[cluster.get("name").text()] = cluster
 	}
 	c.dynamic = root.get("dynamic_resources").there()
 	for listener := range root.get("static_resources", "listeners").items() {
@@ -169,7 +170,7 @@ func (c *envoyCheck) timeout(cfg place) {
 	}
 }
 
-// service checks that the cluster exists: without it, Envoy passes every request unprocessed.
+// service checks that the cluster exists, and its limits: without the cluster, Envoy passes every request unprocessed.
 func (c *envoyCheck) service(service place) {
 	name := service.get("envoy_grpc", "cluster_name")
 	switch {
@@ -177,14 +178,17 @@ func (c *envoyCheck) service(service place) {
 		c.note(service, "google_grpc is not checked")
 	case !name.there():
 		c.fail(service.pos, "envoy_grpc.cluster_name is missing")
-	case !c.clusters[name.text()] && c.dynamic:
+	case !c.clusters[name.text()].there() && c.dynamic:
 		c.note(name, "the cluster %q is not a static one; while Envoy does not have it, requests pass unprocessed", name.text())
-	case !c.clusters[name.text()]:
+	case !c.clusters[name.text()].there():
 		var names []string
 		for cluster := range c.clusters {
 			names = append(names, cluster)
 		}
 		slices.Sort(names)
 		c.fail(name.pos, "there is no cluster %q, so Envoy passes every request unprocessed; legal are %s", name.text(), strings.Join(names, ", "))
+	case !c.checked[name.text()]:
+		c.checked[name.text()] = true
+		c.engineCluster(c.clusters[name.text()])
 	}
 }

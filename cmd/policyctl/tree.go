@@ -78,6 +78,20 @@ func (p place) member(key string) place {
 	return place{}
 }
 
+// exact returns the value at a key that is no field name: it has one spelling.
+func (p place) exact(key string) place {
+	n := p.follow()
+	if n == nil || n.Kind != yaml.MappingNode {
+		return place{}
+	}
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		if n.Content[i].Value == key {
+			return p.below(n.Content[i+1], n.Content[i].Line, "."+key)
+		}
+	}
+	return place{}
+}
+
 func (p place) below(n *yaml.Node, line int, path string) place {
 	return place{n, config.Pos{File: p.pos.File, Line: line, Path: strings.TrimPrefix(p.pos.Path+path, ".")}}
 }
