@@ -3,6 +3,8 @@ package policies
 import (
 	"errors"
 	"fmt"
+
+	"github.com/policy-engine/policy-engine/fastpath/httpsyntax"
 )
 
 // Change is one recorded change of a request or response, in the order in which policies made them.
@@ -67,38 +69,28 @@ func (x *Exchange) lay(c *Change) {
 		}
 	case RemoveHeader:
 		c.Name = lowerName(c.Name)
-		if c.Name == "host" || c.Name == "" || c.Name[0] == ':' || envoyOwns(c.Name) {
-			x.fail(fmt.Errorf("remove header %q: Envoy forbids it", c.Name))
-			return
-		}
-		if framesBody(c.Name) {
-			x.fail(fmt.Errorf("remove header %q: it tells how the body goes, and follows by itself", c.Name))
+		if err := httpsyntax.Name(c.Name); err != nil {
+			x.fail(fmt.Errorf("remove header %q: %w", c.Name, err))
 			return
 		}
 		if !h.remove(c.Name) {
 			return // Nothing to tell Envoy.
 		}
 	case SetPath, SetPathAndRoute:
-		if err := checkPath(c.Value); err != nil {
-			x.fail(err)
+		if err := httpsyntax.Path(c.Value); err != nil {
+			x.fail(fmt.Errorf("set path %q: %w", c.Value, err))
 			return
 		}
 		h.set(":path", c.Value)
 	case SetMethod:
-		if len(c.Value) == 0 {
-			x.fail(errors.New("set method: it is empty"))
+		if err := httpsyntax.Method(c.Value); err != nil {
+			x.fail(fmt.Errorf("set method %q: %w", c.Value, err))
 			return
-		}
-		for _, b := range c.Value {
-			if !tokenChar(b) {
-				x.fail(fmt.Errorf("set method %q: not a token (RFC 9110 section 9.1)", c.Value))
-				return
-			}
 		}
 		h.set(":method", c.Value)
 	case SetStatus:
-		if len(c.Value) != 3 || c.Value[0] < '2' || c.Value[0] > '5' || !digit(c.Value[1]) || !digit(c.Value[2]) {
-			x.fail(fmt.Errorf("set status %q: legal are 200 to 599", c.Value))
+		if err := httpsyntax.StatusText(c.Value); err != nil {
+			x.fail(fmt.Errorf("set status %q: %w", c.Value, err))
 			return
 		}
 		h.set(":status", c.Value)
@@ -110,19 +102,6 @@ func (x *Exchange) lay(c *Change) {
 	if c.Stays && x.stayed != nil {
 		x.stayed.add(*c)
 	}
-}
-
-// checkPath takes an origin-form or asterisk-form target (RFC 9112 section 3.2) of visible ASCII characters.
-func checkPath(path []byte) error {
-	if len(path) == 0 || path[0] != '/' && string(path) != "*" {
-		return fmt.Errorf("set path %q: it must begin with '/'", path)
-	}
-	for _, c := range path {
-		if c <= ' ' || c >= 0x7f || c == '#' {
-			return fmt.Errorf("set path %q: a character that must be percent-encoded (RFC 3986)", path)
-		}
-	}
-	return nil
 }
 
 func digit(c byte) bool { return '0' <= c && c <= '9' }

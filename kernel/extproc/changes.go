@@ -2,12 +2,13 @@ package extproc
 
 import (
 	workerv1 "github.com/policy-engine/policy-engine/api/worker/v1"
+	"github.com/policy-engine/policy-engine/fastpath/httpsyntax"
 )
 
 // Envoy's limits of one header mutation, with the defaults of its HTTP connection manager (mutation_utils.cc, responseHeaderSizeCheck).
 const (
-	maxChanges     = 100
-	maxChangeBytes = 60 * 1024
+	maxChanges     = httpsyntax.MaxFields
+	maxChangeBytes = httpsyntax.MaxFieldBytes
 )
 
 // changes are what the calls of one phase changed, in chain order. The bytes are its own.

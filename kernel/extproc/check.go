@@ -2,20 +2,18 @@ package extproc
 
 import (
 	"errors"
-	"strings"
 	"unicode/utf8"
 
 	workerv1 "github.com/policy-engine/policy-engine/api/worker/v1"
+	"github.com/policy-engine/policy-engine/fastpath/httpsyntax"
 	"github.com/policy-engine/policy-engine/fastpath/view"
 	"github.com/policy-engine/policy-engine/kernel/route"
 )
 
 // Limits of a worker's result beyond those of header mutations. In bytes.
 const (
-	maxContext       = 256 * 1024
-	maxImmediateBody = 1024 * 1024
-	maxReason        = 64
-	maxSubject       = 1024
+	maxContext = 256 * 1024
+	maxSubject = 1024
 )
 
 // Why a result is illegal. Errors, not text: they are compared in tests and never shown to clients.
@@ -26,19 +24,13 @@ var (
 	errFailure       = errors.New("failure unknown or unspecified")
 	errContext       = errors.New("context too large")
 	errPolicy        = errors.New("policy is not of this call")
-	errReason        = errors.New("reason is not one word of lower-case letters, digits and '_'")
 	errSubject       = errors.New("subject is not UTF-8 or too long")
 	errMutationKind  = errors.New("mutation not legal in this phase")
 	errMutationCount = errors.New("more mutations than Envoy takes")
-	errHeaderName    = errors.New("header name not legal in a mutation")
-	errHeaderValue   = errors.New("header value has a control character")
-	errMutationPath  = errors.New("path does not begin with '/' or has an illegal character")
-	errMethod        = errors.New("method is not a token")
+	errHeaderCase    = errors.New("header name is not in lower case")
+	errNoHeader      = errors.New("header without a name")
 	errMethodMode    = errors.New("method can't be changed while Envoy streams the body ahead of the answer")
-	errStatus        = errors.New("status is not from 200 to 599")
 	errImmediate     = errors.New("immediate response missing, or out of place")
-	errImmediateBody = errors.New("body of an immediate response too large")
-	errGRPCStatus    = errors.New("gRPC status is not from 0 to 16")
 	errPosition      = errors.New("position is not that of the policy")
 	errBody          = errors.New("body out of place, or too large")
 	errContextLost   = errors.New("context is empty, but was not before")
@@ -57,10 +49,11 @@ func checkResult(phase workerv1.Phase, segment *route.Segment, r *workerv1.Resul
 		return errPolicy
 	case r.Position != 0 && !at(segment, r.Position-1, r.Policy):
 		return errPosition
-	case !legalReason(r.Reason):
-		return errReason
 	case len(r.Subject) > maxSubject || !utf8.ValidString(r.Subject):
 		return errSubject
+	}
+	if err := httpsyntax.Reason(r.Reason); err != nil {
+		return err
 	}
 	switch r.Outcome {
 	case workerv1.Result_OUTCOME_CONTINUE, workerv1.Result_OUTCOME_SKIP_REMAINING:
@@ -103,18 +96,6 @@ func at(segment *route.Segment, index uint32, name string) bool {
 	return false
 }
 
-func legalReason(reason string) bool {
-	if len(reason) > maxReason {
-		return false
-	}
-	for i := range len(reason) {
-		if c := reason[i]; (c < 'a' || c > 'z') && (c < '0' || c > '9') && c != '_' {
-			return false
-		}
-	}
-	return true
-}
-
 func checkMutations(phase workerv1.Phase, mutations []*workerv1.Mutation) error {
 	if len(mutations) > maxChanges {
 		return errMutationCount
@@ -141,71 +122,30 @@ func checkMutation(phase workerv1.Phase, m *workerv1.Mutation) error {
 		if isTrailers(phase) || response || m.Name != "" {
 			return errMutationKind
 		}
-		return checkPath(m.Value)
+		return httpsyntax.Path(m.Value)
 	case workerv1.Mutation_KIND_SET_METHOD:
 		if isTrailers(phase) || response || m.Name != "" {
 			return errMutationKind
 		}
-		return checkMethod(m.Value)
+		return httpsyntax.Method(m.Value)
 	case workerv1.Mutation_KIND_SET_STATUS:
 		if isTrailers(phase) || !response || m.Name != "" {
 			return errMutationKind
 		}
-		return checkStatus(m.Value)
+		return httpsyntax.StatusText(m.Value)
 	default:
 		return errMutationKind
 	}
 }
 
-// checkHeader takes what Envoy lets a processor change by default (mutation_rules.cc): no pseudo-header (a ':' is no token character), no host, nothing of
-// Envoy's own; and values of RFC 9110 section 5.5, bytes above 0x7f among them.
+// checkHeader applies the rules of headers that policies may set to a name in lower case, which is how workers send it.
 func checkHeader(name, value string) error {
-	if name == "" || name == "host" || strings.HasPrefix(name, "x-envoy-") {
-		return errHeaderName
-	}
 	for i := range len(name) {
-		if c := name[i]; !tokenChar(c) || 'A' <= c && c <= 'Z' {
-			return errHeaderName
+		if c := name[i]; 'A' <= c && c <= 'Z' {
+			return errHeaderCase
 		}
 	}
-	for i := range len(value) {
-		if c := value[i]; c < ' ' && c != '\t' || c == 0x7f {
-			return errHeaderValue
-		}
-	}
-	return nil
-}
-
-// checkPath takes an origin-form or asterisk-form target (RFC 9112 section 3.2) of visible ASCII characters.
-func checkPath(path []byte) error {
-	if len(path) == 0 || path[0] != '/' && string(path) != "*" {
-		return errMutationPath
-	}
-	for _, c := range path {
-		if c <= ' ' || c >= 0x7f || c == '#' {
-			return errMutationPath
-		}
-	}
-	return nil
-}
-
-func checkMethod(method []byte) error {
-	if len(method) == 0 {
-		return errMethod
-	}
-	for _, c := range method {
-		if !tokenChar(c) {
-			return errMethod
-		}
-	}
-	return nil
-}
-
-func checkStatus(status []byte) error {
-	if len(status) != 3 || status[0] < '2' || status[0] > '5' || status[1] < '0' || status[1] > '9' || status[2] < '0' || status[2] > '9' {
-		return errStatus
-	}
-	return nil
+	return httpsyntax.Field(name, value)
 }
 
 // checkImmediate refuses above all a status below 200, of which Envoy makes 200 (ext_proc.cc, sendImmediateResponse).
@@ -213,36 +153,33 @@ func checkImmediate(r *workerv1.ImmediateResponse) error {
 	switch {
 	case r == nil:
 		return errImmediate
-	case r.Status < 200 || r.Status > 599:
-		return errStatus
-	case r.GrpcStatus != nil && *r.GrpcStatus > 16:
-		return errGRPCStatus
-	case len(r.Body) > maxImmediateBody:
-		return errImmediateBody
-	case len(r.Headers) > maxChanges:
-		return errMutationCount
+	case r.Status > 599: // It must not wrap.
+		return httpsyntax.ErrStatus
+	case len(r.Body) > httpsyntax.MaxBody:
+		return httpsyntax.ErrBody
+	case len(r.Headers) > httpsyntax.MaxFields:
+		return httpsyntax.ErrTooMany
+	}
+	if err := httpsyntax.Status(int(r.Status)); err != nil {
+		return err
+	}
+	if r.GrpcStatus != nil {
+		if err := httpsyntax.GRPCStatus(int(r.Status), *r.GrpcStatus); err != nil {
+			return err
+		}
 	}
 	size := 0
 	for _, h := range r.Headers {
 		if h == nil {
-			return errHeaderName
+			return errNoHeader
 		}
 		if err := checkHeader(h.Name, view.String(h.Value)); err != nil {
 			return err
 		}
 		size += len(h.Name) + len(h.Value)
 	}
-	if size > maxChangeBytes {
-		return errMutationCount
+	if size > httpsyntax.MaxFieldBytes {
+		return httpsyntax.ErrTooMany
 	}
 	return nil
-}
-
-// tokenChar tells the characters of a token (RFC 9110 section 5.6.2).
-func tokenChar(c byte) bool {
-	switch {
-	case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9':
-		return true
-	}
-	return strings.IndexByte("!#$%&'*+-.^_`|~", c) >= 0
 }

@@ -44,11 +44,30 @@ func (m *Machine) startTrace() {
 	case many:
 		parent = nil // W3C Trace Context, section 3.2: one that is there twice does not count.
 	case parent != nil:
-		state = firstValue(m.fields, "tracestate")
+		state = m.combined("tracestate")
 	}
 	if m.trace = m.settings.Tracer.Begin(parent, state); m.trace != nil {
 		m.trace.Requested(firstValue(m.fields, ":method"), firstValue(m.fields, ":path"), m.requestID)
 	}
+}
+
+// combined is the value of a list header: of several lines, all, in their order with a comma between them (RFC 9110 section 5.3). It is valid until m.out is used.
+func (m *Machine) combined(name string) []byte {
+	first, many := onlyValue(m.fields, name)
+	// Fast path: one line, or none.
+	if !many {
+		return first
+	}
+	m.out = m.out[:0]
+	for i := range m.fields {
+		if f := &m.fields[i]; string(f.Name) == name && len(f.Value) > 0 {
+			if len(m.out) > 0 {
+				m.out = append(m.out, ',')
+			}
+			m.out = append(m.out, f.Value...)
+		}
+	}
+	return m.out
 }
 
 // onlyValue is the value of a header, and whether there is another one.
@@ -56,7 +75,7 @@ func onlyValue(fields []headermap.Field, name string) (value []byte, many bool) 
 	found := false
 	for i := range fields {
 		if string(fields[i].Name) == name {
-			many = found
+			many = many || found
 			value, found = fields[i].Value, true
 		}
 	}

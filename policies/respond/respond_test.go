@@ -31,7 +31,7 @@ func TestParameters(t *testing.T) {
 		`{"headers": {"transfer-encoding": "a"}}`:        `headers: "transfer-encoding" is Envoy's`,
 		`{"headers": {"Connection": "close"}}`:           `headers: "Connection" is Envoy's`,
 		`{"headers": {"grpc-status": "0"}}`:              `headers: "grpc-status" is Envoy's`,
-		`{"headers": {":status": "200"}}`:                "not legal in a header name",
+		`{"headers": {":status": "200"}}`:                "not allowed in a header name",
 		`{"headers": {"x-envoy-a": ""}}`:                 "x-envoy-",
 		`{"headers": {"x": "a\r\nb: c"}}`:                "CR or LF",
 		`{"headers": {"x": "1", "X": "2"}}`:              `headers: "x" is there twice, in two spellings`,

@@ -115,6 +115,10 @@ var ImportRules = []Rule{
 	},
 	{Room: "test/process", Reason: "it starts any program, so it knows none"},
 	{
+		Room: "test/mutations", MayInTests: []string{"api/...", "config", "kernel/extproc", "kernel/route", "policies", "worker/chain"},
+		Reason: "it compares what the kernel and the worker refuse, which neither may import of the other",
+	},
+	{
 		Room: "test/...", May: []string{"test/...", "config", "api/...", "fastpath/..."},
 		Reason: "whole-system tests start the programs as processes; what they link in, they can't prove",
 	},

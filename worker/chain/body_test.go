@@ -326,7 +326,7 @@ func TestPhases(t *testing.T) {
 
 // TestFraming: how the body goes is nobody's to say but Envoy's and the worker's.
 func TestFraming(t *testing.T) {
-	for _, name := range []string{"content-length", "Transfer-Encoding", "content-ENCODING"} {
+	for _, name := range []string{"content-length", "Transfer-Encoding", "content-ENCODING", "Connection", "upgrade", "te", "trailer", "expect"} {
 		for how, f := range map[string]func(*policies.Request){
 			"set":              func(r *policies.Request) { r.SetHeader(name, "1") },
 			"append":           func(r *policies.Request) { r.AppendHeader(name, "1") },
@@ -338,11 +338,12 @@ func TestFraming(t *testing.T) {
 				f(r)
 				return policies.Continue(), nil
 			})})
-			call := bodyCall([]byte("x"), "content-length", "5", "transfer-encoding", "chunked", "content-encoding", "gzip")
+			call := bodyCall([]byte("x"), "content-length", "5", "transfer-encoding", "chunked", "content-encoding", "gzip",
+				"connection", "upgrade", "upgrade", "h2c", "te", "trailers", "trailer", "x-a", "expect", "100-continue")
 			if got := show(execute(t, NewRun(testSettings()), c, call)); got != "FAILED POLICY_ERROR p0/illegal_change" {
 				t.Errorf("%s %s: %s", how, name, got)
 			}
-			if len(l.failures) != 1 || !strings.Contains(l.failures[0], "it tells how the body goes") {
+			if len(l.failures) != 1 || !strings.Contains(l.failures[0], "only Envoy and the engine set it") {
 				t.Errorf("%s %s: %q", how, name, l.failures)
 			}
 		}

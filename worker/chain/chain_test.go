@@ -251,14 +251,14 @@ func TestChain(t *testing.T) {
 		{"nil error that is not nil", []Policy{before, {Instance: requestFunc(func(context.Context, *policies.Request) (policies.Verdict, error) {
 			return policies.Verdict{}, (*badError)(nil)
 		})}}, "FAILED POLICY_ERROR p1/error subject=alice", "error", "error: <nil>"},
-		{"deny status 200", []Policy{before, {Instance: give(policies.Deny(200, "x"))}}, "FAILED POLICY_ERROR p1/illegal_verdict subject=alice", "error", "illegal_verdict: deny with status 200: legal are 400 to 599"},
-		{"deny status 600", []Policy{before, {Instance: give(policies.Deny(600, "x"))}}, "FAILED POLICY_ERROR p1/illegal_verdict subject=alice", "error", "illegal_verdict: deny with status 600: legal are 400 to 599"},
-		{"gRPC status 17", []Policy{before, {Instance: give(policies.Respond(200, "x", "", nil).WithGRPCStatus(17))}}, "FAILED POLICY_ERROR p1/illegal_verdict subject=alice", "error", "illegal_verdict: gRPC status 17: legal are 0 to 16, and 1 to 16 for a refusal"},
-		{"deny with gRPC status 0", []Policy{before, {Instance: give(policies.Deny(403, "x").WithGRPCStatus(0))}}, "FAILED POLICY_ERROR p1/illegal_verdict subject=alice", "error", "illegal_verdict: gRPC status 0: legal are 0 to 16, and 1 to 16 for a refusal"},
+		{"deny status 200", []Policy{before, {Instance: give(policies.Deny(200, "x"))}}, "FAILED POLICY_ERROR p1/illegal_verdict subject=alice", "error", "illegal_verdict: deny with status 200: must be between 400 and 599"},
+		{"deny status 600", []Policy{before, {Instance: give(policies.Deny(600, "x"))}}, "FAILED POLICY_ERROR p1/illegal_verdict subject=alice", "error", "illegal_verdict: answer with status 600: must be between 200 and 599"},
+		{"gRPC status 17", []Policy{before, {Instance: give(policies.Respond(200, "x", "", nil).WithGRPCStatus(17))}}, "FAILED POLICY_ERROR p1/illegal_verdict subject=alice", "error", "illegal_verdict: answer with status 200 and gRPC status 17: gRPC status must be between 0 and 16, and not 0 with an HTTP status of 400 or above"},
+		{"deny with gRPC status 0", []Policy{before, {Instance: give(policies.Deny(403, "x").WithGRPCStatus(0))}}, "FAILED POLICY_ERROR p1/illegal_verdict subject=alice", "error", "illegal_verdict: answer with status 403 and gRPC status 0: gRPC status must be between 0 and 16, and not 0 with an HTTP status of 400 or above"},
 		{"respond with a gRPC status", []Policy{before, {Instance: give(policies.Respond(204, "gone", "", nil).WithGRPCStatus(5))}}, "IMMEDIATE p1/gone 204 grpc=5  subject=alice", "respond", ""},
-		{"respond status 101", []Policy{before, {Instance: give(policies.Respond(101, "x", "", nil))}}, "FAILED POLICY_ERROR p1/illegal_verdict subject=alice", "error", "illegal_verdict: respond with status 101: legal are 200 to 599"},
-		{"reason", []Policy{before, {Instance: give(policies.Deny(403, "No\xff"))}}, "FAILED POLICY_ERROR p1/illegal_verdict subject=alice", "error", `illegal_verdict: reason "No\xff": legal are lower-case letters, digits and '_'`},
-		{"long reason", []Policy{before, {Instance: give(policies.SkipRemaining(strings.Repeat("x", 65)))}}, "FAILED POLICY_ERROR p1/illegal_verdict subject=alice", "error", "illegal_verdict: reason of 65 bytes: legal are 64"},
+		{"respond status 101", []Policy{before, {Instance: give(policies.Respond(101, "x", "", nil))}}, "FAILED POLICY_ERROR p1/illegal_verdict subject=alice", "error", "illegal_verdict: answer with status 101: must be between 200 and 599"},
+		{"reason", []Policy{before, {Instance: give(policies.Deny(403, "No\xff"))}}, "FAILED POLICY_ERROR p1/illegal_verdict subject=alice", "error", `illegal_verdict: reason "No\xff": not a reason; expected up to 64 lower-case letters, digits and '_'`},
+		{"long reason", []Policy{before, {Instance: give(policies.SkipRemaining(strings.Repeat("x", 65)))}}, "FAILED POLICY_ERROR p1/illegal_verdict subject=alice", "error", "illegal_verdict: reason \"" + strings.Repeat("x", 65) + "\": not a reason; expected up to 64 lower-case letters, digits and '_'"},
 		{"header of an answer", []Policy{before, {Instance: give(policies.Deny(403, "x").WithHeader("x", "a\r\nb"))}}, "FAILED POLICY_ERROR p1/illegal_verdict subject=alice", "error", `illegal_verdict: set header "x": the value has a NUL, CR or LF`},
 		{"illegal change beats deny", []Policy{before, {Instance: requestFunc(func(_ context.Context, r *policies.Request) (policies.Verdict, error) {
 			r.SetHeader("x", "a\nb")
@@ -272,7 +272,7 @@ func TestChain(t *testing.T) {
 		{"illegal change, continue", []Policy{before, {OnFailure: cont, Instance: mess(func(_ context.Context, r *policies.Request) (policies.Verdict, error) {
 			r.RemoveHeader(":path")
 			return policies.Continue(), nil
-		})}, {Instance: requestFunc(look)}}, seen, "error", `illegal_change: remove header ":path": Envoy forbids it`},
+		})}, {Instance: requestFunc(look)}}, seen, "error", `illegal_change: remove header ":path": the name has a character that is not allowed in a header name (RFC 9110 section 5.6.2)`},
 		{"metadata that is not text", []Policy{before, {Instance: requestFunc(func(_ context.Context, r *policies.Request) (policies.Verdict, error) {
 			r.SetMetadata("k", "\xff")
 			return policies.Continue(), nil

@@ -2,6 +2,7 @@ package chain
 
 import (
 	workerv1 "github.com/policy-engine/policy-engine/api/worker/v1"
+	"github.com/policy-engine/policy-engine/fastpath/httpsyntax"
 	"github.com/policy-engine/policy-engine/policies"
 )
 
@@ -82,7 +83,7 @@ func (r *Run) encodeImmediate() bool {
 		answer.Headers = append(answer.Headers, &workerv1.Header{Name: "content-type", Value: contentTypeJSON})
 	}
 	r.out.result.Immediate = answer
-	return len(answer.Body) <= r.settings.Limits.MaxBodySize && size <= r.settings.Limits.MaxStateSize
+	return len(answer.Body) <= min(r.settings.Limits.MaxBodySize, httpsyntax.MaxBody) && r.fieldsFit(len(answer.Headers), size)
 }
 
 var contentTypeJSON = []byte("application/json")
@@ -94,7 +95,12 @@ func (r *Run) encodeChanges() bool {
 		r.out.result.Mutations = appendMutation(r.out.result.Mutations, c)
 		size += len(c.Name) + len(c.Value)
 	}
-	return size <= r.settings.Limits.MaxStateSize
+	return r.fieldsFit(len(r.out.result.Mutations), size)
+}
+
+// fieldsFit reports whether header fields are within the worker's limits and the kernel's.
+func (r *Run) fieldsFit(n, size int) bool {
+	return n <= httpsyntax.MaxFields && size <= min(r.settings.Limits.MaxStateSize, httpsyntax.MaxFieldBytes)
 }
 
 // encodeBody fills in what takes the place of the body, and tells whether it is within the limits.

@@ -4,11 +4,9 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/policy-engine/policy-engine/fastpath/httpsyntax"
 	"github.com/policy-engine/policy-engine/policies"
 )
-
-// maxReason is the longest reason, in bytes: it becomes a metric's label.
-const maxReason = 64
 
 // checkVerdict reports why a verdict can't be carried out.
 func checkVerdict(v policies.Verdict) error {
@@ -23,13 +21,16 @@ func checkVerdict(v policies.Verdict) error {
 		return nil
 	case !v.IsImmediate():
 		return errors.New("verdict without a meaning")
-	case v.IsDeny() && (v.Status() < 400 || v.Status() > 599):
-		return fmt.Errorf("deny with status %d: legal are 400 to 599", v.Status())
-	case v.Status() < 200 || v.Status() > 599:
-		return fmt.Errorf("respond with status %d: legal are 200 to 599", v.Status())
+	case v.IsDeny() && v.Status() < 400:
+		return fmt.Errorf("deny with status %d: must be between 400 and 599", v.Status())
 	}
-	if status, ok := v.GRPCStatus(); ok && (status > 16 || status == 0 && v.IsDeny()) {
-		return fmt.Errorf("gRPC status %d: legal are 0 to 16, and 1 to 16 for a refusal", status)
+	if err := httpsyntax.Status(v.Status()); err != nil {
+		return fmt.Errorf("answer with status %d: %w", v.Status(), err)
+	}
+	if status, ok := v.GRPCStatus(); ok {
+		if err := httpsyntax.GRPCStatus(v.Status(), status); err != nil {
+			return fmt.Errorf("answer with status %d and gRPC status %d: %w", v.Status(), status, err)
+		}
 	}
 	for _, h := range v.Headers() {
 		if err := policies.CheckHeader(h.Name, h.Value); err != nil {
@@ -39,15 +40,9 @@ func checkVerdict(v policies.Verdict) error {
 	return nil
 }
 
-// checkReason takes one word of lower-case letters, digits and '_', or nothing.
 func checkReason(reason string) error {
-	if len(reason) > maxReason {
-		return fmt.Errorf("reason of %d bytes: legal are %d", len(reason), maxReason)
-	}
-	for i := range len(reason) {
-		if c := reason[i]; (c < 'a' || c > 'z') && (c < '0' || c > '9') && c != '_' {
-			return fmt.Errorf("reason %q: legal are lower-case letters, digits and '_'", reason)
-		}
+	if err := httpsyntax.Reason(reason); err != nil {
+		return fmt.Errorf("reason %.80q: %w", reason, err)
 	}
 	return nil
 }

@@ -153,7 +153,7 @@ func (h *HeaderName) UnmarshalText(text []byte) error {
 		return fmt.Errorf("%q is not a header name; legal are up to 128 letters, digits and any of !#$%%&'*+-.^_`|~", text)
 	}
 	switch name {
-	case "host", "connection", "content-length", "transfer-encoding", "keep-alive", "proxy-connection", "te", "trailer", "upgrade":
+	case "host", "connection", "content-length", "content-encoding", "transfer-encoding", "expect", "http2-settings", "keep-alive", "proxy-connection", "te", "trailer", "upgrade":
 		return fmt.Errorf("%q belongs to the connection, and Envoy sets it; leave it out", name)
 	}
 	*h = HeaderName(name)
