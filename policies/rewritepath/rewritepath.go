@@ -26,6 +26,7 @@ type Policy struct {
 	rule      rule
 	reroute   bool
 	unmatched policies.Verdict // Continue where the path may stay
+	lenient   *lenient         // finds paths that may not stay, where others may
 
 	ambiguous policies.Verdict
 	unsafe    policies.Verdict
@@ -50,6 +51,10 @@ func build(env policies.Env, params Params) (*Policy, error) {
 	}
 	if params.Unmatched == unmatchedDeny {
 		p.unmatched = policies.Deny(http.StatusNotFound, "path_unmatched").WithMessage("there is nothing under this path")
+		return p, nil
+	}
+	if p.lenient, err = newLenient(&p.rule, params.Regex); err != nil {
+		return nil, policies.BadParam("regex", "%v", err)
 	}
 	return p, nil
 }
@@ -69,8 +74,11 @@ func (p *Policy) OnRequestHeaders(_ context.Context, r *policies.Request) (polic
 	}
 	var found spans
 	if !p.rule.match(path, &found) {
-		if p.unmatched.IsDeny() {
-			p.refused.Inc()
+		switch {
+		case p.unmatched.IsDeny():
+			return p.refuse(p.unmatched)
+		case p.lenient.match(path):
+			return p.refuse(p.ambiguous)
 		}
 		return p.unmatched, nil
 	}
