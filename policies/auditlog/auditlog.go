@@ -50,7 +50,7 @@ func build(env policies.Env, params Params) (*Policy, error) {
 			responseHeaders: lowered(params.ResponseHeaders),
 			claims:          params.Claims,
 			metadata:        params.Metadata,
-			redact:          newNames(params.Redact),
+			redact:          newNames(credentials, params.Redact),
 		},
 		queue:    shared.(*queue),
 		log:      env.Logger(),

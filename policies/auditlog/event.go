@@ -2,7 +2,6 @@ package auditlog
 
 import (
 	"bytes"
-	"net/url"
 	"strconv"
 	"time"
 	"unicode/utf8"
@@ -61,12 +60,18 @@ func (e *event) begin(dst []byte, phase string, r *policies.Request) []byte {
 		dst = append(dst, `null`...)
 	}
 	dst = member(dst, "method", view.String(r.Method()))
-	dst = member(dst, "host", view.String(r.Authority()))
+	host := r.Authority()
+	dst = append(dst, `,"host":"`...)
+	if i := bytes.LastIndexByte(host, '@'); i >= 0 {
+		dst, host = append(dst, redacted...), host[i:]
+	}
+	dst = append(escape(dst, view.String(host)), '"')
 	path, query, _ := bytes.Cut(r.Path(), []byte{'?'})
-	dst = member(dst, "path", view.String(path))
+	dst = append(dst, `,"path":"`...)
+	dst = append(e.text(dst, path, true), '"')
 	if e.query {
-		dst = append(dst, `,"query":`...)
-		dst = e.appendQuery(dst, query)
+		dst = append(dst, `,"query":"`...)
+		dst = append(e.text(dst, query, false), '"')
 	}
 	dst = e.identity(dst, r.Identity())
 	if len(e.requestHeaders) > 0 {
@@ -128,46 +133,69 @@ func (e *event) value(dst []byte, name, value string) []byte {
 	if dst[len(dst)-1] != '{' {
 		dst = append(dst, ',')
 	}
-	dst = append(quote(dst, name), ':')
+	dst = append(quote(dst, name), `:"`...)
 	if e.redact.has(name) {
-		value = redacted
+		return append(append(dst, redacted...), '"')
 	}
-	return quote(dst, value)
+	return append(e.text(dst, view.Bytes(value), false), '"')
 }
 
-// appendQuery appends the query as it came, but for values that are not to be written. ';' separates too: some servers take it so.
-func (e *event) appendQuery(dst, query []byte) []byte {
-	dst = append(dst, '"')
-	for begin := len(dst); len(query) > 0; {
+// text appends a path, a query or a value as JSON has it within quotation marks, without the credentials that are in it:
+// values of parameters, and user information of URLs.
+func (e *event) text(dst, text []byte, path bool) []byte {
+	// Fast path: there are neither parameters nor URLs.
+	if bytes.IndexAny(text, "=%@{") < 0 {
+		return escape(dst, view.String(text))
+	}
+	separators, ends := "&;?#", "&"
+	if path {
+		separators, ends = "/&;?#", "/&"
+	}
+	for begin := len(dst); len(text) > 0; {
 		if len(dst)-begin > maxValue {
-			dst = append(dst, "…"...)
-			break
+			return append(dst, "…"...)
 		}
-		pair := query
-		if i := bytes.IndexAny(query, "&;"); i >= 0 {
-			pair = query[:i]
+		end := indexAny(text, separators)
+		name, value, given := bytes.Cut(text[:end], []byte{'='})
+		from, to, url := 0, 0, false
+		if bytes.Contains(text[:min(end+2, len(text))], []byte("//")) {
+			from, to, url = userinfo(text)
 		}
-		key, value, given := bytes.Cut(pair, []byte{'='})
-		dst = escape(dst, view.String(key))
-		if given {
-			dst = append(dst, '=')
-			if e.secret(key) {
-				value = view.Bytes(redacted)
-			}
-			dst = escape(dst, view.String(value))
+		switch {
+		case given && e.redact.secret(name):
+			// A server may not take ';' for a separator, so what follows is a part of the value.
+			end = len(name) + indexAny(text[len(name):], ends)
+			dst = append(append(e.part(dst, name), '='), redacted...)
+		case url && from <= end+2:
+			dst = append(e.part(dst, text[:from]), redacted...)
+			end = to
+		case given:
+			dst = e.part(append(e.part(dst, name), '='), value)
+		default:
+			dst = e.part(dst, name)
 		}
-		if query = query[len(pair):]; len(query) > 0 {
-			dst = append(dst, query[0])
-			query = query[1:]
+		if text = text[end:]; len(text) > 0 && text[0] != '@' {
+			dst = escape(dst, view.String(text[:1]))
+			text = text[1:]
 		}
 	}
-	return append(dst, '"')
+	return dst
 }
 
-// secret reports whether a parameter's value is not to be written, however its name is encoded. Of a name that can't be decoded nobody knows what an upstream makes.
-func (e *event) secret(key []byte) bool {
-	name, err := url.QueryUnescape(view.String(key)) // itself, where there is nothing to decode
-	return err != nil || e.redact.has(name)
+// part appends a name or a value, if no credential is in it.
+func (e *event) part(dst, text []byte) []byte {
+	if bytes.IndexAny(text, "%={") >= 0 && e.redact.leaks(text) {
+		return append(dst, redacted...)
+	}
+	return escape(dst, view.String(text))
+}
+
+// indexAny returns where the first of the characters is in text; its length if none is.
+func indexAny(text []byte, characters string) int {
+	if i := bytes.IndexAny(text, characters); i >= 0 {
+		return i
+	}
+	return len(text)
 }
 
 func member(dst []byte, name, value string) []byte {
