@@ -84,8 +84,8 @@ func (v Verdict) WithBody(contentType string, body []byte) Verdict {
 	return v.WithHeader("content-type", contentType)
 }
 
-// WithGRPCStatus returns v with the status that a client of gRPC gets, from 0 to 16 (https://grpc.io/docs/guides/status-codes). Without it, and for all others, the HTTP
-// status counts: Envoy makes a gRPC status of it.
+// WithGRPCStatus returns v with the status that a client of gRPC gets, from 0 to 16 (https://grpc.io/docs/guides/status-codes); 0 is for an HTTP status below 400 only. Without it,
+// the kernel makes a gRPC status of an HTTP status of 400 or above: 429 becomes RESOURCE_EXHAUSTED (docs/operations.md has the table). Other clients get the HTTP status.
 func (v Verdict) WithGRPCStatus(status uint32) Verdict {
 	v.grpc = &status
 	return v

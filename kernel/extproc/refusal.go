@@ -143,6 +143,15 @@ func (m *Machine) openImmediate(status int) ([]byte, int) {
 
 // shutImmediate ends what openImmediate began, adds the dynamic metadata, and leaves the answer in m.out.
 func (m *Machine) shutImmediate(dst []byte, start, status int, body []byte, grpcStatus *uint32, reason string) {
+	if status >= 400 && m.isGRPC() {
+		if grpcStatus == nil {
+			code := uint32(grpcCode(status))
+			grpcStatus = &code
+		}
+		if message, _, ok := messageOf(body); ok {
+			body = view.Bytes(message)
+		}
+	}
 	if len(body) > 0 {
 		dst = appendBytes(dst, 3, body)
 	}

@@ -23,7 +23,7 @@ type Params struct {
 	ContentType string            `json:"content_type,omitempty" jsonschema:"description=The content-type. Default: text/plain; charset=utf-8 if there is a body."`
 	Headers     map[string]string `json:"headers,omitempty" jsonschema:"description=Further headers of the answer."`
 	Body        string            `json:"body,omitempty" jsonschema:"description=The body of the answer; at most 64 KiB."`
-	GRPCStatus  *uint32           `json:"grpc_status,omitempty" jsonschema:"minimum=0,maximum=16,description=The status that gRPC clients get. Default: Envoy makes one of the HTTP status."`
+	GRPCStatus  *uint32           `json:"grpc_status,omitempty" jsonschema:"minimum=0,maximum=16,description=The status that gRPC clients get. Default: that of the HTTP status."`
 	Reason      string            `json:"reason,omitempty" jsonschema:"default=responded,description=What operators see in metrics and in Envoy's access log; a word of lower-case letters and digits and '_'."`
 }
 
@@ -64,6 +64,9 @@ func build(_ policies.Env, params Params) (*Policy, error) {
 	}
 	if params.GRPCStatus != nil && *params.GRPCStatus > maxGRPCStatus {
 		bad("grpc_status", "%d is not legal; legal are 0 to %d", *params.GRPCStatus, maxGRPCStatus)
+	}
+	if params.GRPCStatus != nil && *params.GRPCStatus == 0 && params.Status >= 400 {
+		bad("grpc_status", "0 is OK, which a status of %d is not; expected 1 to %d", params.Status, maxGRPCStatus)
 	}
 	checkBody(params, bad)
 	headers := checkHeaders(params.Headers, bad)

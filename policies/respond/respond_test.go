@@ -36,6 +36,7 @@ func TestParameters(t *testing.T) {
 		`{"headers": {"x": "a\r\nb: c"}}`:                "CR or LF",
 		`{"headers": {"x": "1", "X": "2"}}`:              `headers: "x" is there twice, in two spellings`,
 		`{"headers": {"set-cookie": ["a"]}}`:             "headers: array is not legal here; want a string",
+		`{"status": 404, "grpc_status": 0}`:              "grpc_status: 0 is OK, which a status of 404 is not",
 		`{"grpc_status": 17}`:                            "grpc_status: 17 is not legal",
 		`{"grpc_status": -1}`:                            "grpc_status: ",
 		`{"grpc_status": null}`:                          "grpc_status: null is not legal here",
