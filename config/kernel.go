@@ -17,9 +17,12 @@ func (c *checker) kernel(d *document.Kernel) *Kernel {
 		PolicyNotSupported: c.immediateResponse(&d.PolicyNotSupportedResponse),
 		WorkerUnavailable:  c.immediateResponse(&d.WorkerUnavailableResponse),
 		Drain:              Drain{Delay: time.Duration(d.Drain.Delay), Deadline: time.Duration(d.Drain.Deadline)},
-		Limits:             Limits{MaxBodySize: int(d.Limits.MaxBodySize), MaxTotalBodySize: int(d.Limits.MaxTotalBodySize)},
-		Observability:      Observability{LogLevel: string(d.Observability.LogLevel), Tracing: c.kernelTracing(&d.Observability.Tracing)},
-		Fixed:              fixed(d),
+		Limits: Limits{
+			MaxBodySize: int(d.Limits.MaxBodySize), MaxTotalBodySize: int(d.Limits.MaxTotalBodySize),
+			MaxHeaderCount: d.Limits.MaxHeaderCount, MaxHeaderSize: int(d.Limits.MaxHeaderSize),
+		},
+		Observability: Observability{LogLevel: string(d.Observability.LogLevel), Tracing: c.kernelTracing(&d.Observability.Tracing)},
+		Fixed:         fixed(d),
 	}
 	if d.Admin.Has("token") && d.Admin.Has("token_file") {
 		c.fail(d.Admin.At("token_file"), "stands beside token; legal is one of them")

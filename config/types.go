@@ -48,6 +48,8 @@ type Limits struct {
 	MaxBodySize int
 	// MaxTotalBodySize is what all bodies and chunks that are held at the same time may take.
 	MaxTotalBodySize int
+	// MaxHeaderCount and MaxHeaderSize are what Envoy takes of header fields in one message.
+	MaxHeaderCount, MaxHeaderSize int
 }
 
 // Server is where Envoy connects.

@@ -258,6 +258,9 @@ func (m *Machine) loseSegment() bool {
 // passBody lets a body message pass.
 func (m *Machine) passBody(status Status, now Instant) Effect {
 	d := m.direction(m.phase)
+	if !m.bodyHeadersFit() {
+		return m.refuse(m.tooManyHeaders(), now)
+	}
 	if m.body.last {
 		d.bodyDone = true
 		m.answered.add(m.phase)
@@ -281,6 +284,9 @@ func (m *Machine) passBody(status Status, now Instant) Effect {
 
 // passTrailers lets a trailers message pass.
 func (m *Machine) passTrailers(status Status, now Instant) Effect {
+	if !m.headersFit(m.fields, len(m.trailerMap), &m.changes) {
+		return m.refuse(m.tooManyHeaders(), now)
+	}
 	m.direction(m.phase).bodyDone = true
 	m.answered.add(m.phase)
 	m.answered.add(m.bodyPhase())

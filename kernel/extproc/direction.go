@@ -17,6 +17,7 @@ type direction struct {
 	// hasLength, coded, upgrade: of the headers.
 	hasLength, coded, upgrade bool
 	length                    int64 // -1 if there is none that can be read
+	fields                    int   // how many header fields came
 	// digests are the headers that tell the body by its bytes: the bits of their indices in digestNames.
 	digests uint8
 	// duplex: Envoy sends its body in full duplex. withheld: the answer to the headers waits for the end of the body. endSeen: the last chunk has come; endRepeated: and once more.
@@ -36,7 +37,7 @@ var digestNames = [...]string{"etag", "content-digest", "repr-digest", "digest",
 
 // headersSeen notes what the body's phases need of the headers.
 func (d *direction) headersSeen(fields []headermap.Field) {
-	d.length = -1
+	d.length, d.fields = -1, len(fields)
 	upgrade, connection := false, false
 	for i := range fields {
 		switch f := &fields[i]; string(f.Name) {

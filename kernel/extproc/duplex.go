@@ -3,6 +3,7 @@ package extproc
 import (
 	extprocv1 "github.com/policy-engine/policy-engine/api/extproc/v1"
 	workerv1 "github.com/policy-engine/policy-engine/api/worker/v1"
+	"github.com/policy-engine/policy-engine/fastpath/headermap"
 	"github.com/policy-engine/policy-engine/kernel/route"
 )
 
@@ -103,6 +104,9 @@ func (m *Machine) echo() Effect {
 // passDuplex lets a body message, or trailers after what was left of the body, pass.
 func (m *Machine) passDuplex(status Status, now Instant) Effect {
 	d, trailers := m.direction(m.phase), isTrailers(m.phase)
+	if !m.duplexFits(d, trailers) {
+		return m.refuse(m.tooManyHeaders(), now)
+	}
 	bytes := m.body.bytes
 	if !m.body.replaced {
 		bytes = m.body.message
@@ -127,6 +131,23 @@ func (m *Machine) passDuplex(status Status, now Instant) Effect {
 		m.decide(status, now)
 	}
 	return m.emit()
+}
+
+// duplexFits reports whether Envoy takes the changes of headers that were withheld, and those of trailers.
+func (m *Machine) duplexFits(d *direction, trailers bool) bool {
+	headers := &m.changes
+	if trailers {
+		if !m.headersFit(m.fields, len(m.trailerMap), &m.changes) {
+			return false
+		}
+		headers = &m.held
+	}
+	if !d.withheld || len(headers.list) == 0 {
+		return true
+	}
+	encoded := m.encodedHeaders()
+	fields, err := headermap.Parse(nil, encoded)
+	return err == nil && m.headersFit(fields, len(encoded), headers)
 }
 
 // outlet is what Envoy has still to be given of what became of a message, in this order: the headers that were withheld, the body in pieces, the trailers.

@@ -67,8 +67,7 @@ func appendEmptyAnswer(dst []byte, phase workerv1.Phase) []byte {
 func (m *Machine) appendHeadersAnswer(dst []byte, p workerv1.Phase, c *changes) []byte {
 	dst, answer := open(dst, fieldOfPhase[p])
 	d := m.direction(p)
-	// A streamed body may change its length, and Envoy drops the header itself only where its own configuration says STREAMED.
-	mayReplace := d.mode == route.BodyStreamed && (d.hasLength || d.digests != 0) && m.planOf(p).ReplacesBody
+	mayReplace := m.mayReplace(p)
 	if len(c.list) > 0 || mayReplace {
 		var common, mutation int
 		dst, common = open(dst, 1) // HeadersResponse.response
@@ -86,15 +85,19 @@ func (m *Machine) appendHeadersAnswer(dst []byte, p workerv1.Phase, c *changes) 
 
 // appendStale appends the removals of what tells a body that policies may change on its way.
 func (d *direction) appendStale(dst []byte) []byte {
+	d.eachStale(func(name string) { dst = appendBytes(dst, 2, name) }) // HeaderMutation.remove_headers
+	return dst
+}
+
+func (d *direction) eachStale(do func(name string)) {
 	if d.hasLength {
-		dst = appendBytes(dst, 2, "content-length") // HeaderMutation.remove_headers
+		do("content-length")
 	}
 	for i, name := range digestNames {
 		if d.digests&(1<<i) != 0 {
-			dst = appendBytes(dst, 2, name)
+			do(name)
 		}
 	}
-	return dst
 }
 
 // appendReplace appends the CommonResponse.status that :method needs. Envoy lets it be set only by an answer of status CONTINUE_AND_REPLACE (mutation_utils.cc); without a
@@ -121,8 +124,7 @@ func (m *Machine) appendBodyAnswer(dst, tail []byte) []byte {
 		var common int
 		dst, common = open(dst, 1) // BodyResponse.response
 		dst = appendReplace(dst, &m.changes)
-		// Of a buffered body, Envoy keeps the content-length, and refuses a body of another length (processor_state.cc, validateContentLength).
-		setLength := m.body.replaced && m.body.whole && m.direction(m.phase).hasLength
+		setLength := m.setsLength()
 		if len(m.changes.list) > 0 || setLength {
 			var mutation int
 			dst, mutation = open(dst, 2)

@@ -206,7 +206,14 @@ func (m *Machine) pass(status Status, now Instant) Effect {
 	if d.duplex && d.mode == route.BodyBuffered {
 		return m.withhold(status, now)
 	}
+	if !m.headersFit(m.fields, len(m.encodedHeaders()), &m.changes) {
+		return m.refuse(m.tooManyHeaders(), now)
+	}
 	m.out = m.appendHeadersAnswer(m.out[:0], m.phase, &m.changes)
+	if d.mode == route.BodyBuffered {
+		m.applied, m.changes = m.changes, m.applied // The body may bring more.
+		m.changes.reset()
+	}
 	if m.phase != requestHeaders || d.mode == route.BodyNone {
 		m.decide(status, now)
 	} else {

@@ -68,7 +68,9 @@ type Machine struct {
 	fields   []headermap.Field
 
 	// Of full duplex: the changes of headers that are withheld, and what has come of their body, which costs the budget gatheredCost; what is left to be sent.
-	held         changes
+	held changes
+	// applied are the changes of the headers of a body that Envoy buffers, which may bring more.
+	applied      changes
 	gathered     []byte
 	gatheredCost int
 	outlet       outlet
@@ -280,12 +282,13 @@ func (m *Machine) Close() {
 	m.table, m.route, m.segment, m.routeName = nil, nil, nil, ""
 	m.requestID = nil
 	clear(m.fields)
-	for _, b := range []*[]byte{&m.name, &m.requestMap, &m.responseMap, &m.trailerMap, &m.chunk, &m.made, &m.edited, &m.context, &m.subject, &m.out, &m.changes.arena} {
+	for _, b := range []*[]byte{&m.name, &m.requestMap, &m.responseMap, &m.trailerMap, &m.chunk, &m.made, &m.edited, &m.context, &m.subject, &m.out, &m.changes.arena, &m.applied.arena} {
 		if cap(*b) > maxKept {
 			*b = nil
 		}
 	}
 	m.changes.reset()
+	m.applied.reset()
 	if m.body.last || m.body.message != nil {
 		m.body = body{}
 	}

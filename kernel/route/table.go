@@ -1,6 +1,7 @@
 package route
 
 import (
+	"cmp"
 	"sync/atomic"
 	"time"
 
@@ -33,12 +34,15 @@ type Terms struct {
 	WorkerUnavailable  config.ImmediateResponse
 	// MaxBodySize is the longest whole body that is taken, in bytes.
 	MaxBodySize int
+	// MaxHeaderCount and MaxHeaderSize, in bytes, are what Envoy takes of header fields in one message.
+	MaxHeaderCount, MaxHeaderSize int
 }
 
 // TermsOf are the terms of a configuration.
 func TermsOf(cfg *config.Kernel) Terms {
 	return Terms{
 		UnknownRoute: cfg.UnknownRoute, PolicyNotSupported: cfg.PolicyNotSupported, WorkerUnavailable: cfg.WorkerUnavailable, MaxBodySize: cfg.Limits.MaxBodySize,
+		MaxHeaderCount: cmp.Or(cfg.Limits.MaxHeaderCount, 100), MaxHeaderSize: cmp.Or(cfg.Limits.MaxHeaderSize, 60*1024),
 	}
 }
 

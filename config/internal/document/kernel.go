@@ -56,6 +56,10 @@ type Limits struct {
 	MaxBodySize strict.Size `yaml:"max_body_size" min:"1KiB" max:"3MiB"`
 	// What all bodies and chunks that are held at the same time may take.
 	MaxTotalBodySize strict.Size `yaml:"max_total_body_size" min:"1KiB" max:"64GiB"`
+	// How many header fields Envoy takes (max_headers_count). A message that would have more after policies changed its headers is refused: 431, or 502 for a response.
+	MaxHeaderCount int `yaml:"max_header_count" min:"10" max:"10000"`
+	// The bytes of names and values of header fields that Envoy takes (max_request_headers_kb), refused likewise. Of a response, 80KiB at least.
+	MaxHeaderSize strict.Size `yaml:"max_header_size" min:"1KiB" max:"8MiB"`
 }
 
 // Server is where Envoy connects.
@@ -226,7 +230,7 @@ func (f *KernelFile) Defaults() {
 			Body:       `{"error":"the policies of this route can't be checked now","code":"WORKER_UNAVAILABLE"}`,
 		},
 		Drain:  Drain{Delay: strict.Duration(time.Second), Deadline: strict.Duration(10 * time.Second)},
-		Limits: Limits{MaxBodySize: 1 << 20, MaxTotalBodySize: 256 << 20},
+		Limits: Limits{MaxBodySize: 1 << 20, MaxTotalBodySize: 256 << 20, MaxHeaderCount: 100, MaxHeaderSize: 60 << 10},
 		Observability: Observability{LogLevel: "info", Tracing: KernelTracing{
 			Endpoint: defaultReceiver, Insecure: true, Timeout: defaultExportTimeout, QueueSize: defaultSpanQueue, SamplingRate: 0.01, ParentLimit: 100,
 		}},
