@@ -1,6 +1,7 @@
 package config
 
 import (
+	"fmt"
 	"time"
 
 	"github.com/policy-engine/policy-engine/config/internal/document"
@@ -14,6 +15,7 @@ func (c *checker) kernel(d *document.Kernel) *Kernel {
 		Workers:            c.workers(d),
 		UnknownRoute:       UnknownRoute(d.UnknownRoute),
 		Routes:             c.routes(d.RoutePolicies),
+		IdentityHeaders:    c.identityHeaders(d),
 		PolicyNotSupported: c.immediateResponse(&d.PolicyNotSupportedResponse),
 		WorkerUnavailable:  c.immediateResponse(&d.WorkerUnavailableResponse),
 		Drain:              Drain{Delay: time.Duration(d.Drain.Delay), Deadline: time.Duration(d.Drain.Deadline)},
@@ -72,6 +74,24 @@ func (c *checker) workers(d *document.Kernel) []WorkerRef {
 		out = append(out, ref)
 	}
 	return out
+}
+
+func (c *checker) identityHeaders(d *document.Kernel) (h IdentityHeaders) {
+	configured := make(map[string]bool, len(d.RoutePolicies))
+	for i := range d.RoutePolicies {
+		configured[string(d.RoutePolicies[i].RouteName)] = true
+	}
+	kept := names{}
+	for i, route := range d.IdentityHeaders.KeepOn {
+		name, pos := string(route), d.IdentityHeaders.At("keep_on")
+		pos.Path += fmt.Sprintf("[%d]", i)
+		if name != "" && !configured[name] {
+			c.fail(pos, "unknown route %q, expected the name of a route of route_policies", name)
+		}
+		kept.add(c, name, pos, "each route stands in the list once")
+		h.KeepOn = append(h.KeepOn, name)
+	}
+	return h
 }
 
 func (c *checker) routes(d []document.Route) []Route {

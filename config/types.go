@@ -21,6 +21,7 @@ type Kernel struct {
 	Admin              Admin
 	Workers            []WorkerRef
 	UnknownRoute       UnknownRoute
+	IdentityHeaders    IdentityHeaders
 	Routes             []Route
 	PolicyNotSupported ImmediateResponse
 	WorkerUnavailable  ImmediateResponse
@@ -179,6 +180,12 @@ const (
 	// TransportGRPC is grpc-go, the reference.
 	TransportGRPC Transport = "grpc"
 )
+
+// IdentityHeaders are the headers that policies own.
+type IdentityHeaders struct {
+	// KeepOn are the names of routes on which clients can send the headers that no policy of the route owns.
+	KeepOn []string
+}
 
 // UnknownRoute is what happens to requests of a route that is not configured.
 type UnknownRoute string

@@ -55,9 +55,9 @@ type distributor struct {
 	problem string
 	// offers counts the changes of the workers' offers, distributed those of them that the last attempt took into account.
 	offers, distributed uint64
-	// pushing is the table that is being distributed; nil if none is. book has what policies claimed before.
+	// pushing is the table that is being distributed; nil if none is. book has the owned headers that policies had before.
 	pushing *pushed
-	book    claimBook
+	book    ownedBook
 	// live are the tables that streams use, by generation.
 	live map[uint64]*route.Table
 }
@@ -226,13 +226,13 @@ func (d *distributor) bring(ctx context.Context, cfg *config.Kernel, offers []ro
 	if err != nil {
 		return err
 	}
-	p := &pushed{table: table, chains: chains, told: make(map[string][]*workerv1.Claims)}
+	p := &pushed{table: table, chains: chains, reports: make(map[string][]*workerv1.OwnedHeaders)}
 	d.setPushing(p)
 	defer d.setPushing(nil)
 	if err := push(ctx, d.generation, chains); err != nil {
 		return err
 	}
-	d.recall(p)
+	d.carryOver(p)
 	d.use(cfg, table)
 	discovered := 0
 	for _, o := range offers {

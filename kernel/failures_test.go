@@ -17,7 +17,7 @@ import (
 	"github.com/policy-engine/policy-engine/config"
 )
 
-// faultyWorker is a worker of one policy, which claims x-user-id; what it does with calls is its fault.
+// faultyWorker is a worker of one policy, which owns x-user-id; what it does with calls is its fault.
 type faultyWorker struct {
 	fakeWorker
 	fault atomic.Pointer[fault]
@@ -31,8 +31,8 @@ func (f *faultyWorker) PushConfig(ctx context.Context, req *workerv1.PushConfigR
 	resp, err := f.fakeWorker.PushConfig(ctx, req)
 	for _, c := range req.Chains {
 		for i, p := range c.Policies {
-			if p.TellClaims {
-				resp.Claims = append(resp.Claims, &workerv1.Claims{Chain: c.Id, Policy: uint32(i), Names: []string{"x-user-id"}})
+			if p.ReportOwnedHeaders {
+				resp.OwnedHeaders = append(resp.OwnedHeaders, &workerv1.OwnedHeaders{Chain: c.Id, Policy: uint32(i), Names: []string{"x-user-id"}})
 			}
 		}
 	}
@@ -201,7 +201,7 @@ func judge(t *testing.T, onFailure string, deny int, resp *extprocv3.ProcessingR
 	}
 	removed := resp.GetRequestHeaders().GetResponse().GetHeaderMutation().GetRemoveHeaders()
 	if !slices.Contains(removed, "x-user-id") || !slices.Contains(removed, "x_user-id") {
-		t.Errorf("%s: a client's claims go on: removed are %v", onFailure, removed)
+		t.Errorf("%s: a client's owned headers go on: removed are %v", onFailure, removed)
 	}
 	if want := map[string]int64{"continue": 1, "skip_remaining": 0}[onFailure]; ran != want {
 		t.Errorf("%s: the next policy ran %d times, want %d", onFailure, ran, want)

@@ -89,8 +89,8 @@ func build(cfg *config.Kernel, o Options) (*kernel, error) {
 	k.registry = workers.New(cfg.Workers, workers.Options{
 		KernelID: newKernelID(), Logger: log, Metrics: k.set, Local: o.Local,
 		Lean: cfg.Server.Transport == config.TransportFast,
-		Acknowledged: func(generation uint64, worker string, claims []*workerv1.Claims) {
-			k.distributor.acknowledged(generation, worker, claims)
+		Acknowledged: func(generation uint64, worker string, owned []*workerv1.OwnedHeaders) {
+			k.distributor.acknowledged(generation, worker, owned)
 		},
 		AfterBatch: func() { k.transport.AfterBatch() },      // Set below, before anything is connected.
 		Changed:    func() { k.distributor.offersChanged() }, // Nothing is connected before both are made.

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"unicode/utf8"
+
+	"github.com/policy-engine/policy-engine/fastpath/headermap"
 )
 
 // Exchange is one HTTP request and its response on their way through the policies of one call. It belongs to the worker core and to
@@ -28,6 +30,8 @@ type Exchange struct {
 	content     content
 	state       []byte // of the policy that runs
 	trailerMap  []byte // what the trailers were made from
+	clientMap   []byte // what the request's headers were made from
+	client      []headermap.Field
 	poisoned    bool
 	stayed      *stayed // of the last Snapshot, nil without one
 }
@@ -51,7 +55,9 @@ func (x *Exchange) Reset() {
 	x.err = nil
 	x.responding, x.poisoned = false, false
 	x.stage, x.content, x.state, x.trailerMap = stageHeaders, content{}, nil, nil
-	x.stayed = nil
+	x.stayed, x.clientMap = nil, nil
+	clear(x.client)
+	x.client = x.client[:0]
 }
 
 // BeginRequest fills in the request: the HeaderMap that Envoy sent, and whether no body follows. It aliases headerMap.
@@ -59,7 +65,27 @@ func (x *Exchange) BeginRequest(route string, headerMap []byte, endOfStream bool
 	x.route = route
 	x.request.x, x.response.x = x, x
 	x.request.endOfStream = endOfStream
+	x.clientMap = headerMap
 	return x.request.headers.parse(headerMap)
+}
+
+// clientHeader implements Request.ClientHeader.
+func (x *Exchange) clientHeader(name string) (value []byte, n int) {
+	var err error
+	if x.client, err = headermap.Parse(x.client[:0], x.clientMap); err != nil {
+		return nil, 0 // BeginRequest has parsed it.
+	}
+	for i := range x.client {
+		f := &x.client[i]
+		if !equalSpelling(f.Name, name) {
+			continue
+		}
+		n++
+		if value == nil && equalFold(f.Name, name) {
+			value = f.Value
+		}
+	}
+	return value, n
 }
 
 // BeginResponse fills in the response, after BeginRequest. It aliases headerMap.

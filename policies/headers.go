@@ -5,6 +5,7 @@ import (
 	"iter"
 
 	"github.com/policy-engine/policy-engine/fastpath/headermap"
+	"github.com/policy-engine/policy-engine/fastpath/headername"
 	"github.com/policy-engine/policy-engine/fastpath/httpsyntax"
 	"github.com/policy-engine/policy-engine/fastpath/view"
 )
@@ -90,29 +91,12 @@ func equalFold(a []byte, b string) bool {
 	return true
 }
 
-// equalSpelling is equalFold that takes '-' and '_' for the same: many servers do (CGI, WSGI, PHP).
-func equalSpelling(a []byte, b string) bool {
-	if len(a) != len(b) || a == nil {
-		return false
-	}
-	for i := range a {
-		if x, y := dash(lower(a[i])), dash(lower(b[i])); x != y {
-			return false
-		}
-	}
-	return true
-}
+// equalSpelling is equalFold that takes all characters but letters and digits for the same: many servers do (CGI, WSGI, PHP).
+func equalSpelling(a []byte, b string) bool { return a != nil && headername.Equal(a, b) }
 
 func lower(c byte) byte {
 	if 'A' <= c && c <= 'Z' {
 		return c + 'a' - 'A'
-	}
-	return c
-}
-
-func dash(c byte) byte {
-	if c == '_' {
-		return '-'
 	}
 	return c
 }
@@ -127,6 +111,21 @@ func checkHeader(name string, value []byte) error {
 
 // CheckHeader reports why a policy may not set the header; nil if it may. For parameters that name headers.
 func CheckHeader(name, value string) error { return checkHeader(name, view.Bytes(value)) }
+
+// CheckOwnedHeader reports why a policy may not own the header (see Owner); nil if it may. For parameters that name headers.
+func CheckOwnedHeader(name string) error {
+	if err := CheckHeader(name, ""); err != nil {
+		return err
+	}
+	if headername.Reserved(name) {
+		return fmt.Errorf("%q is a header that clients and proxies send; the engine would remove it on every route", name)
+	}
+	return nil
+}
+
+// SameHeader reports whether a server may read one name as the other: they differ only in case, and in characters that are neither
+// letters nor digits. For parameters that name headers.
+func SameHeader(a, b string) bool { return headername.Equal(a, b) }
 
 // lowerName returns name in lower case, itself when it is already.
 func lowerName(name string) string {

@@ -69,11 +69,23 @@ type ReadOnlyBodies interface {
 	ReadsBodiesOnly()
 }
 
-// Claimant is implemented by policies that tell the upstream something in headers of the request which a client must not say of itself: who it is, say. When the
-// policy fails, or can't run because its worker is gone, and the operator lets the request go on, these headers are taken away in every spelling (see
-// Request.RemoveSpellings), where that is in the phase of the request's headers. The names are in lower case; those of a policy with given parameters never change.
-type Claimant interface {
-	ClaimedHeaders() []string
+// Owner is implemented by policies that set headers of the request on which the upstream relies, such as the one that names the client.
+//
+// No client can send an owned header: the kernel removes it in every spelling (see Request.RemoveSpellings) before the first policy
+// runs, from headers and trailers, on every route, whether the policy is on the route or not. So the upstream and all policies see it
+// only if a policy has set it. Request.ClientHeader returns what the client sent.
+//
+// The names are in lower case, and pass CheckOwnedHeader; those of a policy with given parameters never change.
+type Owner interface {
+	OwnedHeaders() []string
+}
+
+// CredentialReader is implemented by policies that read a credential from headers of the request. The kernel removes these headers, in
+// every spelling, from the request's trailers, where no policy reads them, but an upstream may.
+//
+// The names are in lower case; those of a policy with given parameters never change.
+type CredentialReader interface {
+	CredentialHeaders() []string
 }
 
 // Blocking is implemented by policies whose phase methods may wait (network, disk, locks held long): each of

@@ -161,7 +161,7 @@ func (r *Request) RemoveHeader(name string) {
 	r.x.change(Change{Kind: RemoveHeader, Name: name})
 }
 
-// Spellings returns how many fields there are whose name a server may take for name: those that RemoveSpellings removes.
+// Spellings returns how many fields there are whose name a server may read as name: those that RemoveSpellings removes.
 // Where it differs from what Header counts, the upstream may see a field that the policy does not.
 func (r *Request) Spellings(name string) (n int) {
 	r.x.check()
@@ -173,9 +173,17 @@ func (r *Request) Spellings(name string) (n int) {
 	return n
 }
 
-// RemoveSpellings takes the header away in every spelling that a server may take for it: any case, '_' for '-' and the other way round.
-// A policy that tells the upstream something in a header (an identity, say) calls it first, also when it then sets nothing. The removal
-// stays when the policy fails afterwards and the operator lets the request go on: what a client claims of itself never takes the policy's place.
+// ClientHeader returns the header as the client sent it, before any removal or other change: the value of the first field of exactly
+// that name, nil if there is none, and how many fields there are in all spellings (see Spellings). It is for a policy that reads what a
+// client names in a header that the policy itself owns, and checks it: nothing else vouches for it.
+func (r *Request) ClientHeader(name string) (value []byte, n int) {
+	r.x.check()
+	return r.x.clientHeader(name)
+}
+
+// RemoveSpellings removes the header in every spelling that a server may read as the same name: any case, and any character that is
+// neither a letter nor a digit for any other such. A policy that owns the header calls it first, also when it then sets nothing. The
+// removal stays when the policy fails afterwards and the operator lets the request go on.
 func (r *Request) RemoveSpellings(name string) {
 	r.x.check()
 	for i := range r.headers.fields {

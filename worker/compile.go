@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"unicode/utf8"
 
@@ -93,22 +94,24 @@ func (c *compiler) policy(ch *workerv1.Chain, p *workerv1.PolicyInstance, index 
 		// Not the index in the chain: what a policy keeps has to survive a change of its neighbours. The route's name may have any character, so it is first.
 		instance: fmt.Sprintf("%s/%s/%s/%d", at.route, flow, name, ordinal),
 	}
-	instance, claims, problems := build(definition, e, p.GetParams())
+	instance, reported, problems := build(definition, e, p.GetParams())
 	for _, problem := range problems {
 		c.fail(ch, p.GetPath()+problem.at, problem.text)
 	}
 	if len(problems) > 0 {
 		return chain.Policy{}, false
 	}
-	if p.GetTellClaims() && len(claims) > 0 {
-		c.generation.claims = append(c.generation.claims, &workerv1.Claims{Chain: ch.GetId(), Policy: uint32(index), Names: claims})
+	if p.GetReportOwnedHeaders() && (len(reported.owned) > 0 || len(reported.credentials) > 0) {
+		c.generation.owned = append(c.generation.owned, &workerv1.OwnedHeaders{
+			Chain: ch.GetId(), Policy: uint32(index), Names: reported.owned, Credentials: reported.credentials,
+		})
 	}
 	if instance, ok := instance.(io.Closer); ok {
 		c.generation.closers = append(c.generation.closers, closer{name, instance})
 	}
 	return chain.Policy{
 		Name: name, Instance: instance, OnFailure: p.GetOnFailure(), Timeout: chain.Microseconds(p.GetTimeoutUs()),
-		Observer: c.observers.of(name, at.route), Claims: claims,
+		Observer: c.observers.of(name, at.route), Owned: reported.owned,
 	}, true
 }
 
@@ -131,27 +134,34 @@ type problem struct {
 	text string
 }
 
-// build makes an instance and asks what it claims, or tells all that is wrong with its parameters. All code of the policy is called under a guard.
-func build(d policies.Definition, e policies.Env, params []byte) (instance any, claims []string, problems []problem) {
+// report is what an instance says of the headers of requests.
+type report struct{ owned, credentials []string }
+
+// build makes an instance and asks for its owned headers, or returns all that is wrong with its parameters. All code of the policy is
+// called under a guard.
+func build(d policies.Definition, e policies.Env, params []byte) (instance any, reported report, problems []problem) {
 	defer func() {
 		if p := recover(); p != nil {
 			e.Logger().Error("build of a policy panicked", "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
-			instance, claims, problems = nil, nil, []problem{{"", fmt.Sprintf("the policy can't be built: it panicked: %v", p)}}
+			instance, reported, problems = nil, report{}, []problem{{"", fmt.Sprintf("the policy can't be built: it panicked: %v", p)}}
 		}
 	}()
 	instance, err := d.Build(e, params)
 	if err != nil {
-		return nil, nil, problemsOf(err)
+		return nil, report{}, problemsOf(err)
 	}
-	if claimant, ok := instance.(policies.Claimant); ok {
-		for _, name := range claimant.ClaimedHeaders() {
-			if err := policies.CheckHeader(name, ""); err != nil || name != strings.ToLower(name) {
-				return nil, nil, []problem{{"", fmt.Sprintf("the policy claims the header %q; legal are names of headers that policies may set, in lower case", name)}}
+	if owner, ok := instance.(policies.Owner); ok {
+		for _, name := range owner.OwnedHeaders() {
+			if err := policies.CheckOwnedHeader(name); err != nil || name != strings.ToLower(name) {
+				return nil, report{}, []problem{{"", fmt.Sprintf("the policy owns the header %q, expected a header that policies may own, in lower case", name)}}
 			}
-			claims = append(claims, name)
+			reported.owned = append(reported.owned, name)
 		}
 	}
-	return instance, claims, nil
+	if reader, ok := instance.(policies.CredentialReader); ok {
+		reported.credentials = slices.Clone(reader.CredentialHeaders())
+	}
+	return instance, reported, nil
 }
 
 // problemsOf takes errors apart that errors.Join put together.

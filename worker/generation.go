@@ -22,8 +22,8 @@ type generation struct {
 	id     uint64
 	kernel *kernel
 	chains map[uint32]*chain.Chain
-	// claims are told to the kernel with each answer to a push of the generation.
-	claims []*workerv1.Claims
+	// owned headers are reported to the kernel with each answer to a push of the generation.
+	owned []*workerv1.OwnedHeaders
 
 	log     *slog.Logger
 	shared  *sharedValues

@@ -66,7 +66,7 @@ func (s *service) PushConfig(ctx context.Context, req *workerv1.PushConfigReques
 			return nil, status.Errorf(codes.AlreadyExists, "generation %d is another kernel's", req.GetGeneration())
 		}
 		s.core.generations.renew(req.GetKernelId())
-		return &workerv1.PushConfigResponse{Claims: held.claims}, nil
+		return &workerv1.PushConfigResponse{OwnedHeaders: held.owned}, nil
 	}
 	if s.core.leaving.Load() || s.core.draining.Load() {
 		return nil, errDraining
@@ -83,7 +83,7 @@ func (s *service) PushConfig(ctx context.Context, req *workerv1.PushConfigReques
 	}
 	context.AfterFunc(ctx, limits.Trim) // When the call has ended: then what was pushed is garbage.
 	s.env.log.Info("generation added", "generation", g.id, "kernel", req.GetKernelId(), "chains", len(g.chains))
-	return &workerv1.PushConfigResponse{Claims: g.claims}, nil
+	return &workerv1.PushConfigResponse{OwnedHeaders: g.owned}, nil
 }
 
 // compile leaves the processors to the requests of the kernel, if it has a generation for them. Until then they wait for this one.

@@ -180,7 +180,7 @@ func (m *Machine) trailersMessage(now Instant) Effect {
 	d := m.direction(m.phase)
 	var err error
 	m.trailerMap = append(m.trailerMap[:0], m.decoder.trailers.Trailers...)
-	if m.fields, err = headermap.Parse(m.fields[:0], m.trailerMap); err != nil {
+	if m.fields, err = headermap.Parse(m.fields[:0], m.trailerMap); err != nil || m.phase == requestTrailers && !m.removeOwnedTrailers() {
 		return m.refuse(m.malformed(), now)
 	}
 	m.endOfStream = true
@@ -194,6 +194,17 @@ func (m *Machine) trailersMessage(now Instant) Effect {
 		m.body = body{whole: d.mode == route.BodyBuffered || !d.bodySeen, none: !d.bodySeen, last: true}
 	}
 	return m.advance(now)
+}
+
+// unwantedTrailers lets the request's trailers pass, of which no policy wants to know.
+func (m *Machine) unwantedTrailers(now Instant) Effect {
+	var err error
+	m.trailerMap = append(m.trailerMap[:0], m.decoder.trailers.Trailers...)
+	if m.fields, err = headermap.Parse(m.fields[:0], m.trailerMap); err != nil || !m.removeOwnedTrailers() {
+		return m.refuse(&malformedRequest, now)
+	}
+	m.out = m.appendTrailersAnswer(m.out[:0], m.phase)
+	return m.answer(nil)
 }
 
 // takeBody takes over what a result makes of the body. It reports whether there is room for it.

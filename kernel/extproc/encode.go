@@ -166,10 +166,13 @@ func appendStreamedAnswer(dst []byte, phase workerv1.Phase, tail []byte, end boo
 // appendTrailersAnswer appends the ProcessingResponse that answers the trailers phase p.
 func (m *Machine) appendTrailersAnswer(dst []byte, p workerv1.Phase) []byte {
 	dst, answer := open(dst, fieldOfPhase[p])
-	if len(m.changes.list) > 0 {
+	if len(m.changes.list) > 0 || len(m.removedTrailers) > 0 {
 		var mutation int
 		dst, mutation = open(dst, 1) // TrailersResponse.header_mutation
 		dst = m.changes.append(dst)
+		for _, name := range m.removedTrailers {
+			dst = appendBytes(dst, 2, name) // HeaderMutation.remove_headers
+		}
 		dst = shut(dst, mutation)
 	}
 	return shut(dst, answer)

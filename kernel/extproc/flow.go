@@ -44,6 +44,9 @@ func (m *Machine) requestHeaders(now Instant) Effect {
 	m.route = m.table.Lookup(m.routeName)
 	switch {
 	case m.route == nil && m.table.Terms().UnknownRoute == config.UnknownRouteContinue:
+		if refused := m.removeOwned(); refused != nil {
+			return m.refuse(refused, now)
+		}
 		return m.pass(StatusUnknownRoute, now)
 	case m.route == nil:
 		return m.refuse(&unknownRoute, now)
@@ -59,6 +62,9 @@ func (m *Machine) requestHeaders(now Instant) Effect {
 	}
 	if m.streamedAhead && m.route.Bodies || m.duplex && m.duplexLacks() {
 		return m.refuse(&unsupportedMode, now) // Envoy ignores mode_override in these modes.
+	}
+	if refused := m.removeOwned(); refused != nil {
+		return m.refuse(refused, now)
 	}
 	if !m.route.Response.Empty() {
 		m.wanted.add(responseHeaders)
@@ -265,9 +271,6 @@ func (m *Machine) Complete(c *route.Call, r *workerv1.Result, err error, now Ins
 		m.context = append(m.context[:0], r.Context...)
 		m.holding = r.Holding
 	}
-	if r.Outcome == workerv1.Result_OUTCOME_SKIP_REMAINING && r.Failure != workerv1.Result_FAILURE_UNSPECIFIED && !m.disclaimFrom(m.segment, int(r.Position)) {
-		return m.refuse(&workerUnavailable, now) // A policy has failed, and the ones after it do not run.
-	}
 	return m.advance(now)
 }
 
@@ -308,16 +311,9 @@ func (m *Machine) failed(f *refusal, now Instant) Effect {
 		p := &m.segment.Policies[i]
 		switch p.OnFailure {
 		case workerv1.OnFailure_ON_FAILURE_CONTINUE:
-			if !m.disclaim(m.segment, p.Index, p.Index) {
-				m.policy = p.Name
-				return m.refuse(f, now)
-			}
 			m.tolerated = f.decision
 		case workerv1.OnFailure_ON_FAILURE_SKIP_REMAINING:
 			m.policy = p.Name
-			if !m.disclaimFrom(m.segment, p.Index) {
-				return m.refuse(f, now)
-			}
 			m.tolerated = f.decision
 			m.skipAfter(m.segment, p.Index)
 			return m.advance(now)

@@ -25,6 +25,8 @@ type Machine struct {
 	table     *route.Table
 	route     *route.Route
 	routeName string
+	// owned are the headers that only policies may set; nil while they are not known.
+	owned *route.OwnedHeaders
 
 	// wanted are the phases that must be answered before the stream may end with OK. seen had a message, answered an answer.
 	wanted, seen, answered phaseSet
@@ -80,10 +82,11 @@ type Machine struct {
 	requestMap      []byte
 	responseMap     []byte
 	trailerMap      []byte
-	chunk           []byte // of a body, or all of it
-	made            []byte // what the policies called last made of a body or of a piece
-	edited          []byte // what has become of the pieces before
-	requestID       []byte // of requestMap
+	removedTrailers []string // owned headers and credentials that the client sent in trailers
+	chunk           []byte   // of a body, or all of it
+	made            []byte   // what the policies called last made of a body or of a piece
+	edited          []byte   // what has become of the pieces before
+	requestID       []byte   // of requestMap
 	context         []byte
 	subject         []byte
 	out             []byte // the answer
@@ -107,7 +110,7 @@ func (m *Machine) Open(routeName string, _ Instant) {
 	}
 	m.opened, m.ended = true, false
 	m.table = m.settings.Routes.Acquire()
-	m.route, m.routeName = nil, routeName
+	m.route, m.routeName, m.owned = nil, routeName, nil
 	m.wanted, m.seen, m.answered = 0, 0, 0
 	m.wanted.add(requestHeaders)
 	m.requestDone, m.responseDone, m.streamedAhead, m.methodFixed = false, false, false, false
@@ -123,6 +126,7 @@ func (m *Machine) begin(p workerv1.Phase, now Instant) {
 	m.next, m.segment, m.tolerated = 0, nil, StatusNone
 	m.policy, m.reason = "", ""
 	m.changes.reset()
+	m.removedTrailers = m.removedTrailers[:0]
 }
 
 // Message takes one ProcessingRequest. The machine copies what it keeps of msg.
@@ -182,6 +186,9 @@ func (m *Machine) message(phase workerv1.Phase, err error, now Instant) Effect {
 		// No policy wants it, but Envoy waits for an answer. The request was allowed already, or this message would have been out of order.
 		if m.duplex && isTrailers(phase) {
 			m.answered.add(m.bodyPhase()) // They are its end.
+		}
+		if phase == requestTrailers {
+			return m.unwantedTrailers(now)
 		}
 		m.out = appendEmptyAnswer(m.out[:0], phase)
 		return m.answer(nil)
@@ -279,7 +286,7 @@ func (m *Machine) Close() {
 	}
 	m.table.Release()
 	m.opened, m.ended = false, true
-	m.table, m.route, m.segment, m.routeName = nil, nil, nil, ""
+	m.table, m.route, m.owned, m.segment, m.routeName = nil, nil, nil, nil, ""
 	m.requestID = nil
 	clear(m.fields)
 	for _, b := range []*[]byte{&m.name, &m.requestMap, &m.responseMap, &m.trailerMap, &m.chunk, &m.made, &m.edited, &m.context, &m.subject, &m.out, &m.changes.arena, &m.applied.arena} {

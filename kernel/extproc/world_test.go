@@ -27,25 +27,25 @@ func (w *worker) Evaluate(*route.Call) { panic("the machine does no I/O") }
 
 // world is what surrounds a machine: settings, routes, an observer, a clock.
 type world struct {
-	kernel    config.Kernel
-	workers   []*worker
-	noTable   bool
-	claims    map[string][]*workerv1.Claims // by worker; untold is one that has not told them
-	untold    string
-	bodies    *Budget
-	store     *route.Store
-	retired   int
-	now       Instant
-	call      *route.Call
-	decisions []string
-	seen      []Decision
-	closed    bool
-	kinds     []Kind
-	answers   []*extprocv3.ProcessingResponse
+	kernel     config.Kernel
+	workers    []*worker
+	noTable    bool
+	owned      map[string][]*workerv1.OwnedHeaders // by worker; unreported is one that has not reported them
+	unreported string
+	bodies     *Budget
+	store      *route.Store
+	retired    int
+	now        Instant
+	call       *route.Call
+	decisions  []string
+	seen       []Decision
+	closed     bool
+	kinds      []Kind
+	answers    []*extprocv3.ProcessingResponse
 }
 
 func newWorld() *world {
-	return &world{kernel: config.Kernel{UnknownRoute: config.UnknownRouteDeny}, bodies: NewBudget(2 * maxTestBody), claims: make(map[string][]*workerv1.Claims)}
+	return &world{kernel: config.Kernel{UnknownRoute: config.UnknownRouteDeny}, bodies: NewBudget(2 * maxTestBody), owned: make(map[string][]*workerv1.OwnedHeaders)}
 }
 
 func (w *world) setUp(line []string) error {
@@ -81,12 +81,16 @@ func (w *world) setUp(line []string) error {
 			}
 		}
 		w.kernel.Routes = append(w.kernel.Routes, r)
-	case "untold":
-		w.untold = line[1]
-	case "claims": // WORKER CHAIN POLICY NAMES
+	case "unreported":
+		w.unreported = line[1]
+	case "keep_on":
+		w.kernel.IdentityHeaders.KeepOn = line[1:]
+	case "credentials": // WORKER NAMES
+		w.owned[line[1]] = append(w.owned[line[1]], &workerv1.OwnedHeaders{Credentials: line[2:]})
+	case "owned": // WORKER CHAIN POLICY NAMES
 		chain, _ := strconv.ParseUint(line[2], 10, 32)
 		policy, _ := strconv.ParseUint(line[3], 10, 32)
-		w.claims[line[1]] = append(w.claims[line[1]], &workerv1.Claims{Chain: uint32(chain), Policy: uint32(policy), Names: line[4:]})
+		w.owned[line[1]] = append(w.owned[line[1]], &workerv1.OwnedHeaders{Chain: uint32(chain), Policy: uint32(policy), Names: line[4:]})
 	case "unknown_route":
 		w.kernel.UnknownRoute = config.UnknownRoute(line[1])
 	case "no_table":
@@ -145,8 +149,8 @@ func (w *world) settings(t interface{ Fatal(...any) }) *Settings {
 			t.Fatal(err)
 		}
 		for _, wk := range w.workers {
-			if wk.name != w.untold {
-				table.Tell(wk.name, w.claims[wk.name])
+			if wk.name != w.unreported {
+				table.Report(wk.name, w.owned[wk.name])
 			}
 		}
 		w.store.Swap(table)

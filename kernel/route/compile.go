@@ -57,7 +57,7 @@ func (e Errors) Unwrap() []error {
 // A policy that nobody offers is no error: the route says so (Unsupported, Undiscovered). What such a route has of other policies is pushed all the same, because
 // that checks their parameters, but its plans are empty: no part of a route is enforced without the rest.
 func Compile(generation uint64, cfg *config.Kernel, offers []Offer) (*Table, map[string][]*workerv1.Chain, error) {
-	c := compiler{chains: make(map[string][]*workerv1.Chain), claims: make(map[string]*Claims)}
+	c := compiler{chains: make(map[string][]*workerv1.Chain)}
 	c.collectOwners(cfg, offers)
 	routes := make([]Route, 0, len(cfg.Routes))
 	names := make(map[string]config.Pos, len(cfg.Routes))
@@ -74,7 +74,7 @@ func Compile(generation uint64, cfg *config.Kernel, offers []Offer) (*Table, map
 		return nil, nil, c.errs
 	}
 	t := newTable(generation, routes)
-	t.budget, t.terms, t.claims = cfg.MessageBudget(), TermsOf(cfg), c.claims
+	t.budget, t.terms, t.owned = cfg.MessageBudget(), TermsOf(cfg), c.newOwnership(cfg, routes)
 	return t, c.chains, nil
 }
 
@@ -89,7 +89,6 @@ type compiler struct {
 	// undiscovered: a configured worker has not told its policies.
 	undiscovered bool
 	chains       map[string][]*workerv1.Chain
-	claims       map[string]*Claims
 	lastChain    uint32
 	errs         Errors
 }
@@ -150,7 +149,7 @@ func (c *compiler) flow(in *config.Route, flow *config.Flow, response bool, miss
 	var last *workerv1.Chain
 	var lastOffer *Offer
 	position := -1
-	known, skips := true, false
+	known := true
 	for i := range flow.Chain {
 		p := &flow.Chain[i]
 		owner, ok := c.owners[p.Name]
@@ -170,10 +169,9 @@ func (c *compiler) flow(in *config.Route, flow *config.Flow, response bool, miss
 		onFailure := onFailure(p.OnFailure)
 		last.Policies = append(last.Policies, &workerv1.PolicyInstance{
 			Name: p.Name, Params: p.Params, OnFailure: onFailure, TimeoutUs: microseconds(p.Timeout), Path: p.Pos.Path,
-			TellClaims: !response && (skips || onFailure != workerv1.OnFailure_ON_FAILURE_DENY),
+			ReportOwnedHeaders: true,
 		})
-		skips = skips || onFailure == workerv1.OnFailure_ON_FAILURE_SKIP_REMAINING
-		s := Segment{Worker: owner.offer.Worker, Chain: last.Id, Position: position, Timeout: owner.offer.Timeout, Claims: c.claimsOf(owner.offer.Worker.Name())}
+		s := Segment{Worker: owner.offer.Worker, Chain: last.Id, Position: position, Timeout: owner.offer.Timeout}
 		plan.add(s, PolicyRef{Name: p.Name, Index: len(last.Policies) - 1, OnFailure: onFailure}, owner.descriptor, response)
 		c.checkMode(flow.Mode, p, owner.descriptor, response)
 	}
@@ -181,16 +179,6 @@ func (c *compiler) flow(in *config.Route, flow *config.Flow, response bool, miss
 		c.applyMode(flow, &plan, response, in)
 	}
 	return plan
-}
-
-// claimsOf is where the worker's policies tell what they claim.
-func (c *compiler) claimsOf(worker string) *Claims {
-	claims := c.claims[worker]
-	if claims == nil {
-		claims = new(Claims)
-		c.claims[worker] = claims
-	}
-	return claims
 }
 
 func (c *compiler) newChain(worker, route string, response bool) *workerv1.Chain {

@@ -132,13 +132,13 @@ func TestCompileChains(t *testing.T) {
 			{Id: 1, RouteName: "a", Policies: []*workerv1.PolicyInstance{
 				{
 					Name: "auth", Params: []byte(`{"key_store":"partners"}`), OnFailure: workerv1.OnFailure_ON_FAILURE_CONTINUE, TimeoutUs: 50_000,
-					TellClaims: true, Path: "routes[0].request_flow.policy_chain[0]",
+					ReportOwnedHeaders: true, Path: "routes[0].request_flow.policy_chain[0]",
 				},
-				{Name: "limit", TimeoutUs: 1, Path: "routes[0].request_flow.policy_chain[1]"},
+				{Name: "limit", TimeoutUs: 1, ReportOwnedHeaders: true, Path: "routes[0].request_flow.policy_chain[1]"},
 			}},
-			{Id: 3, RouteName: "b", Policies: []*workerv1.PolicyInstance{{Name: "auth", Path: "routes[1].request_flow.policy_chain[0]"}}},
+			{Id: 3, RouteName: "b", Policies: []*workerv1.PolicyInstance{{Name: "auth", ReportOwnedHeaders: true, Path: "routes[1].request_flow.policy_chain[0]"}}},
 		},
-		"w2": {{Id: 2, RouteName: "a", ResponseFlow: true, Policies: []*workerv1.PolicyInstance{{Name: "custom", Path: "routes[0].response_flow.policy_chain[0]"}}}},
+		"w2": {{Id: 2, RouteName: "a", ResponseFlow: true, Policies: []*workerv1.PolicyInstance{{Name: "custom", ReportOwnedHeaders: true, Path: "routes[0].response_flow.policy_chain[0]"}}}},
 	}
 	if !reflect.DeepEqual(chains, want) {
 		t.Errorf("chains %v\nwant %v", chains, want)
@@ -323,41 +323,4 @@ func TestSegmenting(t *testing.T) {
 			t.Fatalf("chains without a segment: %v", pushed)
 		}
 	})
-}
-
-func TestTellClaims(t *testing.T) {
-	cfg := kernelOf([]string{"w1", "w2"},
-		config.Route{Name: "a", Request: chainOf("p", "first", "second:continue", "other:skip_remaining", "first"), Response: chainOf("q", "second:continue")})
-	table, chains, err := Compile(1, cfg, []Offer{offerOf("w1", "first", "second"), offerOf("w2", "other")})
-	if err != nil {
-		t.Fatal(err)
-	}
-	got := ""
-	for _, worker := range []string{"w1", "w2"} {
-		for _, c := range chains[worker] {
-			for _, p := range c.Policies {
-				got += fmt.Sprintf(" %s:%t", p.Name, p.TellClaims)
-			}
-		}
-	}
-	// What a request may go on without: by its own on_failure, or because one before it may end the chain. Responses have nothing that a client claims.
-	if want := " first:false second:true first:true second:false other:true"; got != want {
-		t.Errorf("got%s, want%s", got, want)
-	}
-
-	segment := table.Lookup("a").Request.Headers[0]
-	if _, known := segment.Claims.Of(segment.Chain, 1); known || table.Told("w1") {
-		t.Error("known before the worker has told")
-	}
-	table.Tell("w1", []*workerv1.Claims{{Chain: segment.Chain, Policy: 1, Names: []string{"x-a"}}})
-	table.Tell("w1", []*workerv1.Claims{{Chain: segment.Chain, Policy: 1, Names: []string{"x-b", "x-a"}}}) // A replica of another version.
-	if names, known := segment.Claims.Of(segment.Chain, 1); !known || fmt.Sprint(names) != "[x-a x-b]" {
-		t.Errorf("got %v, %t", names, known)
-	}
-	if names, known := segment.Claims.Of(segment.Chain, 0); !known || names != nil {
-		t.Errorf("of another policy: %v, %t", names, known)
-	}
-	if table.Told("w2") || !table.Told("w1") {
-		t.Error("which workers have told")
-	}
 }

@@ -60,8 +60,6 @@ type Segment struct {
 	Position int
 	// Policies are those that take part in the phase.
 	Policies []PolicyRef
-	// Claims are those of the worker's policies.
-	Claims *Claims
 	// HoldsUp is true if a request must not start while the worker is unavailable: one of the policies has on_failure deny.
 	HoldsUp bool
 	// Timeout is how long the call may take.

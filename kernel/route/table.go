@@ -15,8 +15,8 @@ type Table struct {
 	budget     time.Duration
 	terms      Terms
 	byName     index
-	claims     map[string]*Claims // of each worker
-	all        []Route            // one after the other, so that no pointer has to be read to find one
+	owned      *ownership
+	all        []Route // one after the other, so that no pointer has to be read to find one
 	routes     []*Route
 
 	// users is the number of streams that hold the table, plus one while it is the store's current one.
@@ -48,7 +48,7 @@ func TermsOf(cfg *config.Kernel) Terms {
 
 // newTable makes a table of routes with different names, which it numbers.
 func newTable(generation uint64, all []Route) *Table {
-	t := &Table{generation: generation, ready: true, all: all, routes: make([]*Route, len(all))}
+	t := &Table{generation: generation, ready: true, owned: new(ownership), all: all, routes: make([]*Route, len(all))}
 	names := make([]string, len(all))
 	for i := range all {
 		all[i].Index = i
@@ -109,7 +109,7 @@ type Store struct {
 // has released it, on the goroutine of whoever was last. It must not block; nil is legal.
 func NewStore(terms Terms, retired func(generation uint64)) *Store {
 	s := &Store{retired: retired}
-	t := &Table{byName: newIndex(nil), terms: terms}
+	t := &Table{byName: newIndex(nil), terms: terms, owned: new(ownership)}
 	t.users.Store(1)
 	t.swapped.Store(true)
 	s.current.Store(t)

@@ -31,8 +31,8 @@ type Options struct {
 	Local map[string]Local
 	// AfterBatch is called when calls were completed together. It may be nil.
 	AfterBatch func()
-	// Acknowledged is called with what the policies of a worker claim, before a replica's acknowledgement of a generation counts. It may be nil.
-	Acknowledged func(generation uint64, worker string, claims []*workerv1.Claims)
+	// Acknowledged is called with the owned headers that a replica reports, before its acknowledgement of a generation counts. It may be nil.
+	Acknowledged func(generation uint64, worker string, owned []*workerv1.OwnedHeaders)
 	// Changed is called when Offers has changed. It must not block.
 	Changed func()
 }
@@ -43,7 +43,7 @@ type Registry struct {
 	log      *zap.Logger
 	changed  func()
 	// acknowledged is never nil.
-	acknowledged func(generation uint64, worker string, claims []*workerv1.Claims)
+	acknowledged func(generation uint64, worker string, owned []*workerv1.OwnedHeaders)
 	lean         bool
 	// afterBatch is never nil.
 	afterBatch func()
@@ -75,7 +75,7 @@ func New(refs []config.WorkerRef, o Options) *Registry {
 		live: make(map[uint64]*distribution), news: make(chan struct{}),
 	}
 	if reg.acknowledged = o.Acknowledged; reg.acknowledged == nil {
-		reg.acknowledged = func(uint64, string, []*workerv1.Claims) {}
+		reg.acknowledged = func(uint64, string, []*workerv1.OwnedHeaders) {}
 	}
 	if reg.afterBatch == nil {
 		reg.afterBatch = func() {}

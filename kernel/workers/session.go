@@ -265,7 +265,7 @@ func (s *session) catchUp(ctx context.Context, reg *Registry) error {
 				return fmt.Errorf("push the configuration to %q: %w", s.replica.path, err)
 			}
 			if len(resp.Errors) == 0 {
-				reg.acknowledged(push.Generation, s.replica.worker.name, resp.Claims)
+				reg.acknowledged(push.Generation, s.replica.worker.name, resp.OwnedHeaders)
 			}
 			reg.pushed(s, push.Generation, resp.Errors)
 		case retire != 0:

@@ -103,12 +103,20 @@ func build(env policies.Env, params Params) (*Policy, error) {
 	}, nil
 }
 
-// ClaimedHeaders implements policies.Claimant.
-func (p *Policy) ClaimedHeaders() []string {
+// OwnedHeaders implements policies.Owner.
+func (p *Policy) OwnedHeaders() []string {
 	if p.identityHeader == "" {
 		return nil
 	}
 	return []string{p.identityHeader}
+}
+
+// CredentialHeaders implements policies.CredentialReader.
+func (p *Policy) CredentialHeaders() []string {
+	if p.sources.header == "" {
+		return nil
+	}
+	return []string{p.sources.header}
 }
 
 // OnRequestHeaders finds the key and says who the client is.

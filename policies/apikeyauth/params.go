@@ -24,10 +24,10 @@ func (p *Params) check() error {
 		}
 	}
 	if p.IdentityHeader != "" {
-		if err := headerName(p.IdentityHeader); err != nil {
+		if err := ownedHeader(p.IdentityHeader); err != nil {
 			errs = append(errs, policies.BadParam("identity_header", "%v", err))
 		}
-		if sameSpelling(p.IdentityHeader, p.HeaderName) {
+		if policies.SameHeader(p.IdentityHeader, p.HeaderName) {
 			errs = append(errs, policies.BadParam("identity_header", "the same as header_name; legal is another header"))
 		}
 	}
@@ -59,6 +59,9 @@ func headerName(header string) error {
 	return nil
 }
 
-func sameSpelling(a, b string) bool {
-	return strings.EqualFold(strings.ReplaceAll(a, "_", "-"), strings.ReplaceAll(b, "_", "-"))
+func ownedHeader(header string) error {
+	if err := headerName(header); err != nil {
+		return err
+	}
+	return policies.CheckOwnedHeader(header)
 }

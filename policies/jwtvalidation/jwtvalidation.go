@@ -134,8 +134,11 @@ func resolve(env policies.Env, names []string) ([]policies.Issuer, error) {
 	return issuers, errors.Join(errs...)
 }
 
-// ClaimedHeaders implements policies.Claimant.
-func (p *Policy) ClaimedHeaders() []string { return p.targets }
+// OwnedHeaders implements policies.Owner.
+func (p *Policy) OwnedHeaders() []string { return p.targets }
+
+// CredentialHeaders implements policies.CredentialReader.
+func (p *Policy) CredentialHeaders() []string { return []string{p.header} }
 
 // OnRequestHeaders finds the token and says who the client is.
 func (p *Policy) OnRequestHeaders(_ context.Context, r *policies.Request) (policies.Verdict, error) {

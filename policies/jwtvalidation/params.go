@@ -12,6 +12,7 @@ import (
 
 	"github.com/invopop/jsonschema"
 
+	"github.com/policy-engine/policy-engine/fastpath/headername"
 	"github.com/policy-engine/policy-engine/policies"
 )
 
@@ -119,18 +120,18 @@ func (p *Params) check() error {
 }
 
 func (p *Params) checkTargets() (errs []error) {
-	seen := map[string]string{spelling(p.HeaderName): ""}
+	seen := map[string]string{headername.Fold(p.HeaderName): ""}
 	for _, claim := range slices.Sorted(maps.Keys(p.ClaimsToHeaders)) {
 		header, param := p.ClaimsToHeaders[claim], "claims_to_headers."+claim
-		if err := headerName(header, "X-User-ID"); err != nil {
+		if err := ownedHeader(header); err != nil {
 			errs = append(errs, policies.BadParam(param, "%v", err))
 		}
-		if other, taken := seen[spelling(header)]; taken && other == "" {
+		if other, taken := seen[headername.Fold(header)]; taken && other == "" {
 			errs = append(errs, policies.BadParam(param, "%q carries the token; legal is another header", header))
 		} else if taken {
 			errs = append(errs, policies.BadParam(param, "%q carries %q already; legal is a header of its own for each claim", header, other))
 		}
-		seen[spelling(header)] = claim
+		seen[headername.Fold(header)] = claim
 	}
 	return errs
 }
@@ -188,9 +189,11 @@ func headerName(header, example string) error {
 	return nil
 }
 
-// spelling is the same for all spellings of a header name that a server may take for one.
-func spelling(header string) string {
-	return strings.ReplaceAll(strings.ToLower(header), "_", "-")
+func ownedHeader(header string) error {
+	if err := headerName(header, "X-User-ID"); err != nil {
+		return err
+	}
+	return policies.CheckOwnedHeader(header)
 }
 
 func algorithmNames() string {

@@ -10,6 +10,7 @@ import (
 type source struct {
 	prefix string // of the path
 	header string // in lower case
+	owned  bool   // header is the one that the policy sets, in some spelling
 }
 
 type found uint8
@@ -31,11 +32,16 @@ func (s source) find(r *policies.Request) ([]byte, found) {
 }
 
 func (s source) inHeader(r *policies.Request) ([]byte, found) {
-	value, n := r.Header(s.header)
+	value, _ := r.Header(s.header)
+	n := r.Spellings(s.header)
+	if n == 0 && s.owned {
+		// The kernel has removed it, because the policy sets it for the upstream.
+		value, n = r.ClientHeader(s.header)
+	}
 	switch {
-	case r.Spellings(s.header) == 0:
+	case n == 0:
 		return nil, foundNone
-	case n != 1 || r.Spellings(s.header) != 1 || !legal(value):
+	case n != 1 || !legal(value):
 		return nil, foundAmbiguous
 	}
 	return value, foundOne

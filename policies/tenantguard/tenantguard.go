@@ -46,6 +46,8 @@ func (p *Params) check() error {
 	for param, header := range map[string]string{"header_name": p.HeaderName, "tenant_header": p.TenantHeader} {
 		if err := policies.CheckHeader(header, ""); header != "" && err != nil {
 			bad(param, "%v", err)
+		} else if err := policies.CheckOwnedHeader(header); param == "tenant_header" && header != "" && err != nil {
+			bad(param, "%v", err)
 		}
 	}
 	return errors.Join(problems...)
@@ -74,7 +76,10 @@ func build(env policies.Env, params Params) (*Policy, error) {
 		return nil, err
 	}
 	return &Policy{
-		source:       source{prefix: params.PathPrefix, header: strings.ToLower(params.HeaderName)},
+		source: source{
+			prefix: params.PathPrefix, header: strings.ToLower(params.HeaderName),
+			owned: params.HeaderName != "" && policies.SameHeader(params.HeaderName, params.TenantHeader),
+		},
 		scopePrefix:  params.ScopePrefix,
 		claim:        params.Claim,
 		tenantHeader: strings.ToLower(params.TenantHeader),
@@ -88,8 +93,8 @@ func build(env policies.Env, params Params) (*Policy, error) {
 	}, nil
 }
 
-// ClaimedHeaders implements policies.Claimant.
-func (p *Policy) ClaimedHeaders() []string {
+// OwnedHeaders implements policies.Owner.
+func (p *Policy) OwnedHeaders() []string {
 	if p.tenantHeader == "" {
 		return nil
 	}
@@ -99,7 +104,7 @@ func (p *Policy) ClaimedHeaders() []string {
 // OnRequestHeaders compares the request's tenant with those of the identity.
 func (p *Policy) OnRequestHeaders(_ context.Context, r *policies.Request) (policies.Verdict, error) {
 	tenant, refusal := p.decide(r)
-	// Whatever follows, only this engine tells the upstream the tenant. It comes after decide, which may read the same header.
+	// Whatever follows, only the policy tells the upstream the tenant. It comes after decide, which may read the same header.
 	if p.tenantHeader != "" {
 		r.RemoveSpellings(p.tenantHeader)
 	}

@@ -5,12 +5,14 @@ import (
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/pem"
+	"fmt"
 	"net/http"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/policy-engine/policy-engine/fastpath/headername"
 	"github.com/policy-engine/policy-engine/test/harness"
 )
 
@@ -245,15 +247,20 @@ func rateLimit(t *testing.T, e *harness.Engine) {
 	wantCode(t, get(t, e, 500, "/limit-without-identity", mustNotArrive+"nobody to limit"), "POLICY_FAILED")
 }
 
-// spellings are all ways to write x-user-id that some server takes for the same.
+// tokenCharacters are the characters of header names that are neither letters nor digits (RFC 9110 section 5.6.2).
+const tokenCharacters = "!#$%&'*+-.^_`|~"
+
+// spellings are ways to write x-user-id that some server reads as the same name: in each case, with each character.
 func spellings() []string {
-	return []string{"x-user-id", "X-User-ID", "X-USER-ID", "x-User-Id", "x_user_id", "X_USER_ID", "x-user_id", "x_user-id", "X-USER_ID", "X_User-Id"}
+	all := []string{"X-User-ID", "X-USER-ID", "x-User-Id", "X_USER_ID", "x-user_id", "x_user-id", "X-USER_ID", "X_User-Id", "x.user+id"}
+	for _, c := range tokenCharacters {
+		all = append(all, fmt.Sprintf("x%cuser%cid", c, c))
+	}
+	return all
 }
 
-// isIdentity reports whether a server could take a header for x-user-id.
-func isIdentity(name string) bool {
-	return strings.ReplaceAll(strings.ToLower(name), "_", "-") == "x-user-id"
-}
+// isIdentity reports whether a server could read a header as x-user-id.
+func isIdentity(name string) bool { return headername.Equal(name, "x-user-id") }
 
 func spoofThroughEnvoy(t *testing.T, e *standard) {
 	routes := []struct {
@@ -292,10 +299,10 @@ func spoofThroughEnvoy(t *testing.T, e *standard) {
 
 // spoofAtKernel sends what Envoy would refuse: the kernel does not rely on it.
 func spoofAtKernel(t *testing.T, e *standard) {
-	c := dialKernel(t, e.ExtProc)
+	kernel := dialKernel(t, e.ExtProc)
 	for _, name := range spellings() {
 		for route, credential := range map[string]string{"key": "x-api-key: " + keyAlice, "token": "authorization: Bearer " + e.issuer.token(nil), "key-optional": "x-nothing: 1"} {
-			r, err := c.exchange(route, credential, name+": admin", "x-user-id: root", name+": operator")
+			r, err := kernel.exchange(route, credential, name+": admin", "x-user-id: root", name+": operator")
 			if outcome(r, err) != "pass" {
 				t.Errorf("%s on %s: answer %v, error %v", name, route, r, err)
 				continue
@@ -313,14 +320,23 @@ func spoofAtKernel(t *testing.T, e *standard) {
 				t.Errorf("%s on %s: removed %v, x-user-id is set to %q, want %q; answer %v", name, route, removed, value, want, r)
 			}
 		}
-		if got := outcome(c.exchange("key", name+": admin")); got != "401" {
+		if got := outcome(kernel.exchange("key", name+": admin")); got != "401" {
 			t.Errorf("%s without a key: %s", name, got)
+		}
+	}
+	for _, c := range tokenCharacters {
+		other := fmt.Sprintf("x%capi%ckey: %s", c, c, keyBob)
+		if got := outcome(kernel.exchange("key", "x-api-key: "+keyAlice, other)); got != "401" {
+			t.Errorf("a key in %q beside another one: %s, want 401", other, got)
+		}
+		if got := outcome(kernel.exchange("key", other)); c != '-' && got != "401" {
+			t.Errorf("a key in %q alone: %s, want 401", other, got)
 		}
 	}
 	for _, lines := range [][]string{
 		{"x_api_key: " + keyAlice}, {"X-API_KEY: " + keyAlice}, {"x-api-key: " + keyAlice, "x_api_key: " + keyBob}, {"x-api-key: " + keyAlice, "X-API-KEY: " + keyBob},
 	} {
-		if got := outcome(c.exchange("key", lines...)); got != "401" {
+		if got := outcome(kernel.exchange("key", lines...)); got != "401" {
 			t.Errorf("%q: %s, want 401", lines, got)
 		}
 	}

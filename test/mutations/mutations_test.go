@@ -323,7 +323,7 @@ func kernelTakes(t *testing.T, phase workerv1.Phase, r *workerv1.Result) bool {
 	if err != nil {
 		t.Fatal(err)
 	}
-	table.Tell("w", nil)
+	table.Report("w", nil)
 	store := route.NewStore(route.TermsOf(cfg), nil)
 	store.Swap(table)
 	seen := new(decisions)

@@ -21,8 +21,8 @@ type Policy struct {
 	Timeout time.Duration
 	// Observer is told of every run.
 	Observer Observer
-	// Claims are what policies.Claimant says.
-	Claims []string
+	// Owned are the headers that policies.Owner names.
+	Owned []string
 }
 
 // Observer is told what a policy does. It must not block, and keeps nothing of what it is told.
@@ -140,8 +140,8 @@ type step struct {
 	onFailure                workerv1.OnFailure
 	timeout                  time.Duration
 	observer                 Observer
-	// claims are the headers of the request that only the policy may set.
-	claims []string
+	// owned are the headers of the request that only the policy may set.
+	owned []string
 }
 
 // Compile makes a chain of a route's request flow, or of its response flow. Policies without a method for the flow's phases are left out.
@@ -163,7 +163,7 @@ func Compile(route string, response bool, list []Policy) (*Chain, error) {
 		_, s.blocking = p.Instance.(policies.Blocking)
 		_, s.readOnly = p.Instance.(policies.ReadOnlyBodies)
 		_, s.decoded = p.Instance.(policies.DecodedBodies)
-		s.claims = p.Claims
+		s.owned = p.Owned
 		c.headers = appendHeaders(c.headers, s, p.Instance, response)
 		methods := methodsOf(p.Instance, response)
 		c.body = appendStep(c.body, s, methods.body)

@@ -356,8 +356,8 @@ func TestCompileRefuses(t *testing.T) {
 	}
 }
 
-// TestClaimsOfFailedPolicies: what only a policy may say is not said by the client when the request goes on without the policy, even if it failed before it did anything.
-func TestClaimsOfFailedPolicies(t *testing.T) {
+// TestOwnedHeadersOfFailedPolicies: what only a policy may say is not said by the client when the request goes on without the policy, even if it failed before it did anything.
+func TestOwnedHeadersOfFailedPolicies(t *testing.T) {
 	failing := requestFunc(func(context.Context, *policies.Request) (policies.Verdict, error) { panic("at once") })
 	tests := []struct {
 		name      string
@@ -374,8 +374,8 @@ func TestClaimsOfFailedPolicies(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			cont := workerv1.OnFailure_ON_FAILURE_CONTINUE
 			c := mustCompile(t, false,
-				Policy{Instance: failing, OnFailure: tt.onFailure, Claims: []string{"x-user-id"}},
-				Policy{Instance: give(policies.Continue()), OnFailure: cont, Claims: []string{"x-tenant"}})
+				Policy{Instance: failing, OnFailure: tt.onFailure, Owned: []string{"x-user-id"}},
+				Policy{Instance: give(policies.Continue()), OnFailure: cont, Owned: []string{"x-tenant"}})
 			call := requestCall()
 			call.Headers = headerMap(":method", "GET", ":path", "/", "x_user-id", "mallory", "x-user-id", "mallory", "x-tenant", "mallory", "x-other", "1")
 			want := tt.want

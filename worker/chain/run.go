@@ -275,11 +275,11 @@ func (r *Run) fail(s *step, cause Cause, err error, elapsed time.Duration, onFai
 	}
 	switch {
 	case undone == nil && onFailure == workerv1.OnFailure_ON_FAILURE_CONTINUE:
-		r.disclaim(s)
+		r.removeOwned(s)
 	case undone == nil && onFailure == workerv1.OnFailure_ON_FAILURE_SKIP_REMAINING:
-		r.disclaim(s)
+		r.removeOwned(s)
 		for i := r.next; i < len(r.steps); i++ {
-			r.disclaim(&r.steps[i])
+			r.removeOwned(&r.steps[i])
 		}
 		r.end(outcome{result: workerv1.Result_OUTCOME_SKIP_REMAINING, policy: s.policy, reason: cause.String(), failure: cause.failure(), position: s.index + 1})
 	default:
@@ -290,12 +290,12 @@ func (r *Run) fail(s *step, cause Cause, err error, elapsed time.Duration, onFai
 	}
 }
 
-// disclaim takes away what a client may not claim of itself, of a policy that the request goes on without.
-func (r *Run) disclaim(s *step) {
+// removeOwned removes the owned headers of a policy that the request goes on without.
+func (r *Run) removeOwned(s *step) {
 	if r.phase != workerv1.Phase_PHASE_REQUEST_HEADERS {
 		return // The headers have passed.
 	}
-	for _, name := range s.claims {
+	for _, name := range s.owned {
 		r.x.Request().RemoveSpellings(name)
 	}
 }

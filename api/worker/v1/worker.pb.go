@@ -867,8 +867,8 @@ type PolicyInstance struct {
 	OnFailure OnFailure `protobuf:"varint,3,opt,name=on_failure,json=onFailure,proto3,enum=policyengine.worker.v1.OnFailure" json:"on_failure,omitempty"`
 	// Longest run of one phase method, in microseconds; 0 means no limit but the call's.
 	TimeoutUs uint64 `protobuf:"varint,4,opt,name=timeout_us,json=timeoutUs,proto3" json:"timeout_us,omitempty"`
-	// Whether a request may go on without the policy, by its own on_failure or that of one before it: then the answer to the push tells what it claims.
-	TellClaims bool `protobuf:"varint,6,opt,name=tell_claims,json=tellClaims,proto3" json:"tell_claims,omitempty"`
+	// Whether the answer to the push reports the policy's owned headers. A kernel sets it for every policy.
+	ReportOwnedHeaders bool `protobuf:"varint,6,opt,name=report_owned_headers,json=reportOwnedHeaders,proto3" json:"report_owned_headers,omitempty"`
 	// Where the policy stands in the kernel's configuration, such as
 	// policy_kernel.route_policies[0].request_flow.policy_chain[1]; used in errors and as the
 	// identity of state that outlives a generation (together with name and route).
@@ -935,9 +935,9 @@ func (x *PolicyInstance) GetTimeoutUs() uint64 {
 	return 0
 }
 
-func (x *PolicyInstance) GetTellClaims() bool {
+func (x *PolicyInstance) GetReportOwnedHeaders() bool {
 	if x != nil {
-		return x.TellClaims
+		return x.ReportOwnedHeaders
 	}
 	return false
 }
@@ -953,8 +953,9 @@ type PushConfigResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Empty when the generation was accepted.
 	Errors []*ConfigError `protobuf:"bytes,1,rep,name=errors,proto3" json:"errors,omitempty"`
-	// What the policies with tell_claims take away of a client's claims about itself. A kernel that lets a request go on without one takes it away itself.
-	Claims        []*Claims `protobuf:"bytes,2,rep,name=claims,proto3" json:"claims,omitempty"`
+	// The owned headers of the policies with report_owned_headers; a policy without any may be left out. The kernel removes them from
+	// what clients send, on all routes.
+	OwnedHeaders  []*OwnedHeaders `protobuf:"bytes,2,rep,name=owned_headers,json=ownedHeaders,proto3" json:"owned_headers,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -996,39 +997,41 @@ func (x *PushConfigResponse) GetErrors() []*ConfigError {
 	return nil
 }
 
-func (x *PushConfigResponse) GetClaims() []*Claims {
+func (x *PushConfigResponse) GetOwnedHeaders() []*OwnedHeaders {
 	if x != nil {
-		return x.Claims
+		return x.OwnedHeaders
 	}
 	return nil
 }
 
-// The header names that only one policy may set.
-type Claims struct {
+// The headers of requests that only a policy may set.
+type OwnedHeaders struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Where the policy stands: the chain's id, and the index of the policy in it.
 	Chain  uint32 `protobuf:"varint,1,opt,name=chain,proto3" json:"chain,omitempty"`
 	Policy uint32 `protobuf:"varint,2,opt,name=policy,proto3" json:"policy,omitempty"`
-	// In lower case, with '-'; every other spelling is meant too.
-	Names         []string `protobuf:"bytes,3,rep,name=names,proto3" json:"names,omitempty"`
+	// In lower case; every spelling is meant that a server may read as the same name.
+	Names []string `protobuf:"bytes,3,rep,name=names,proto3" json:"names,omitempty"`
+	// Headers that carry a credential for the policy. The kernel removes them from trailers, which no policy reads.
+	Credentials   []string `protobuf:"bytes,4,rep,name=credentials,proto3" json:"credentials,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
-func (x *Claims) Reset() {
-	*x = Claims{}
+func (x *OwnedHeaders) Reset() {
+	*x = OwnedHeaders{}
 	mi := &file_worker_v1_worker_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *Claims) String() string {
+func (x *OwnedHeaders) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*Claims) ProtoMessage() {}
+func (*OwnedHeaders) ProtoMessage() {}
 
-func (x *Claims) ProtoReflect() protoreflect.Message {
+func (x *OwnedHeaders) ProtoReflect() protoreflect.Message {
 	mi := &file_worker_v1_worker_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
@@ -1040,28 +1043,35 @@ func (x *Claims) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use Claims.ProtoReflect.Descriptor instead.
-func (*Claims) Descriptor() ([]byte, []int) {
+// Deprecated: Use OwnedHeaders.ProtoReflect.Descriptor instead.
+func (*OwnedHeaders) Descriptor() ([]byte, []int) {
 	return file_worker_v1_worker_proto_rawDescGZIP(), []int{9}
 }
 
-func (x *Claims) GetChain() uint32 {
+func (x *OwnedHeaders) GetChain() uint32 {
 	if x != nil {
 		return x.Chain
 	}
 	return 0
 }
 
-func (x *Claims) GetPolicy() uint32 {
+func (x *OwnedHeaders) GetPolicy() uint32 {
 	if x != nil {
 		return x.Policy
 	}
 	return 0
 }
 
-func (x *Claims) GetNames() []string {
+func (x *OwnedHeaders) GetNames() []string {
 	if x != nil {
 		return x.Names
+	}
+	return nil
+}
+
+func (x *OwnedHeaders) GetCredentials() []string {
+	if x != nil {
+		return x.Credentials
 	}
 	return nil
 }
@@ -2366,24 +2376,24 @@ const file_worker_v1_worker_proto_rawDesc = "" +
 	"\n" +
 	"route_name\x18\x02 \x01(\tR\trouteName\x12#\n" +
 	"\rresponse_flow\x18\x03 \x01(\bR\fresponseFlow\x12B\n" +
-	"\bpolicies\x18\x04 \x03(\v2&.policyengine.worker.v1.PolicyInstanceR\bpolicies\"\xd2\x01\n" +
+	"\bpolicies\x18\x04 \x03(\v2&.policyengine.worker.v1.PolicyInstanceR\bpolicies\"\xe3\x01\n" +
 	"\x0ePolicyInstance\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06params\x18\x02 \x01(\fR\x06params\x12@\n" +
 	"\n" +
 	"on_failure\x18\x03 \x01(\x0e2!.policyengine.worker.v1.OnFailureR\tonFailure\x12\x1d\n" +
 	"\n" +
-	"timeout_us\x18\x04 \x01(\x04R\ttimeoutUs\x12\x1f\n" +
-	"\vtell_claims\x18\x06 \x01(\bR\n" +
-	"tellClaims\x12\x12\n" +
-	"\x04path\x18\x05 \x01(\tR\x04path\"\x89\x01\n" +
+	"timeout_us\x18\x04 \x01(\x04R\ttimeoutUs\x120\n" +
+	"\x14report_owned_headers\x18\x06 \x01(\bR\x12reportOwnedHeaders\x12\x12\n" +
+	"\x04path\x18\x05 \x01(\tR\x04path\"\x9c\x01\n" +
 	"\x12PushConfigResponse\x12;\n" +
-	"\x06errors\x18\x01 \x03(\v2#.policyengine.worker.v1.ConfigErrorR\x06errors\x126\n" +
-	"\x06claims\x18\x02 \x03(\v2\x1e.policyengine.worker.v1.ClaimsR\x06claims\"L\n" +
-	"\x06Claims\x12\x14\n" +
+	"\x06errors\x18\x01 \x03(\v2#.policyengine.worker.v1.ConfigErrorR\x06errors\x12I\n" +
+	"\rowned_headers\x18\x02 \x03(\v2$.policyengine.worker.v1.OwnedHeadersR\fownedHeaders\"t\n" +
+	"\fOwnedHeaders\x12\x14\n" +
 	"\x05chain\x18\x01 \x01(\rR\x05chain\x12\x16\n" +
 	"\x06policy\x18\x02 \x01(\rR\x06policy\x12\x14\n" +
-	"\x05names\x18\x03 \x03(\tR\x05names\"Q\n" +
+	"\x05names\x18\x03 \x03(\tR\x05names\x12 \n" +
+	"\vcredentials\x18\x04 \x03(\tR\vcredentials\"Q\n" +
 	"\vConfigError\x12\x14\n" +
 	"\x05chain\x18\x01 \x01(\rR\x05chain\x12\x12\n" +
 	"\x04path\x18\x02 \x01(\tR\x04path\x12\x18\n" +
@@ -2569,7 +2579,7 @@ var file_worker_v1_worker_proto_goTypes = []any{
 	(*Chain)(nil),                   // 12: policyengine.worker.v1.Chain
 	(*PolicyInstance)(nil),          // 13: policyengine.worker.v1.PolicyInstance
 	(*PushConfigResponse)(nil),      // 14: policyengine.worker.v1.PushConfigResponse
-	(*Claims)(nil),                  // 15: policyengine.worker.v1.Claims
+	(*OwnedHeaders)(nil),            // 15: policyengine.worker.v1.OwnedHeaders
 	(*ConfigError)(nil),             // 16: policyengine.worker.v1.ConfigError
 	(*RetireConfigRequest)(nil),     // 17: policyengine.worker.v1.RetireConfigRequest
 	(*RetireConfigResponse)(nil),    // 18: policyengine.worker.v1.RetireConfigResponse
@@ -2597,7 +2607,7 @@ var file_worker_v1_worker_proto_depIdxs = []int32{
 	13, // 4: policyengine.worker.v1.Chain.policies:type_name -> policyengine.worker.v1.PolicyInstance
 	1,  // 5: policyengine.worker.v1.PolicyInstance.on_failure:type_name -> policyengine.worker.v1.OnFailure
 	16, // 6: policyengine.worker.v1.PushConfigResponse.errors:type_name -> policyengine.worker.v1.ConfigError
-	15, // 7: policyengine.worker.v1.PushConfigResponse.claims:type_name -> policyengine.worker.v1.Claims
+	15, // 7: policyengine.worker.v1.PushConfigResponse.owned_headers:type_name -> policyengine.worker.v1.OwnedHeaders
 	21, // 8: policyengine.worker.v1.CallBatch.calls:type_name -> policyengine.worker.v1.Call
 	29, // 9: policyengine.worker.v1.ResultBatch.results:type_name -> policyengine.worker.v1.Result
 	0,  // 10: policyengine.worker.v1.Call.phase:type_name -> policyengine.worker.v1.Phase

@@ -490,9 +490,9 @@ func (m *PolicyInstance) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
 		i -= len(m.unknownFields)
 		copy(dAtA[i:], m.unknownFields)
 	}
-	if m.TellClaims {
+	if m.ReportOwnedHeaders {
 		i--
-		if m.TellClaims {
+		if m.ReportOwnedHeaders {
 			dAtA[i] = 1
 		} else {
 			dAtA[i] = 0
@@ -564,9 +564,9 @@ func (m *PushConfigResponse) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
 		i -= len(m.unknownFields)
 		copy(dAtA[i:], m.unknownFields)
 	}
-	if len(m.Claims) > 0 {
-		for iNdEx := len(m.Claims) - 1; iNdEx >= 0; iNdEx-- {
-			size, err := m.Claims[iNdEx].MarshalToSizedBufferVT(dAtA[:i])
+	if len(m.OwnedHeaders) > 0 {
+		for iNdEx := len(m.OwnedHeaders) - 1; iNdEx >= 0; iNdEx-- {
+			size, err := m.OwnedHeaders[iNdEx].MarshalToSizedBufferVT(dAtA[:i])
 			if err != nil {
 				return 0, err
 			}
@@ -591,7 +591,7 @@ func (m *PushConfigResponse) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
 	return len(dAtA) - i, nil
 }
 
-func (m *Claims) MarshalVT() (dAtA []byte, err error) {
+func (m *OwnedHeaders) MarshalVT() (dAtA []byte, err error) {
 	if m == nil {
 		return nil, nil
 	}
@@ -604,12 +604,12 @@ func (m *Claims) MarshalVT() (dAtA []byte, err error) {
 	return dAtA[:n], nil
 }
 
-func (m *Claims) MarshalToVT(dAtA []byte) (int, error) {
+func (m *OwnedHeaders) MarshalToVT(dAtA []byte) (int, error) {
 	size := m.SizeVT()
 	return m.MarshalToSizedBufferVT(dAtA[:size])
 }
 
-func (m *Claims) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
+func (m *OwnedHeaders) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
 	if m == nil {
 		return 0, nil
 	}
@@ -620,6 +620,15 @@ func (m *Claims) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
 	if m.unknownFields != nil {
 		i -= len(m.unknownFields)
 		copy(dAtA[i:], m.unknownFields)
+	}
+	if len(m.Credentials) > 0 {
+		for iNdEx := len(m.Credentials) - 1; iNdEx >= 0; iNdEx-- {
+			i -= len(m.Credentials[iNdEx])
+			copy(dAtA[i:], m.Credentials[iNdEx])
+			i = protohelpers.EncodeVarint(dAtA, i, uint64(len(m.Credentials[iNdEx])))
+			i--
+			dAtA[i] = 0x22
+		}
 	}
 	if len(m.Names) > 0 {
 		for iNdEx := len(m.Names) - 1; iNdEx >= 0; iNdEx-- {
@@ -2165,7 +2174,7 @@ func (m *PolicyInstance) SizeVT() (n int) {
 	if l > 0 {
 		n += 1 + l + protohelpers.SizeOfVarint(uint64(l))
 	}
-	if m.TellClaims {
+	if m.ReportOwnedHeaders {
 		n += 2
 	}
 	n += len(m.unknownFields)
@@ -2184,8 +2193,8 @@ func (m *PushConfigResponse) SizeVT() (n int) {
 			n += 1 + l + protohelpers.SizeOfVarint(uint64(l))
 		}
 	}
-	if len(m.Claims) > 0 {
-		for _, e := range m.Claims {
+	if len(m.OwnedHeaders) > 0 {
+		for _, e := range m.OwnedHeaders {
 			l = e.SizeVT()
 			n += 1 + l + protohelpers.SizeOfVarint(uint64(l))
 		}
@@ -2194,7 +2203,7 @@ func (m *PushConfigResponse) SizeVT() (n int) {
 	return n
 }
 
-func (m *Claims) SizeVT() (n int) {
+func (m *OwnedHeaders) SizeVT() (n int) {
 	if m == nil {
 		return 0
 	}
@@ -2208,6 +2217,12 @@ func (m *Claims) SizeVT() (n int) {
 	}
 	if len(m.Names) > 0 {
 		for _, s := range m.Names {
+			l = len(s)
+			n += 1 + l + protohelpers.SizeOfVarint(uint64(l))
+		}
+	}
+	if len(m.Credentials) > 0 {
+		for _, s := range m.Credentials {
 			l = len(s)
 			n += 1 + l + protohelpers.SizeOfVarint(uint64(l))
 		}
@@ -3889,7 +3904,7 @@ func (m *PolicyInstance) UnmarshalVT(dAtA []byte) error {
 			iNdEx = postIndex
 		case 6:
 			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field TellClaims", wireType)
+				return fmt.Errorf("proto: wrong wireType = %d for field ReportOwnedHeaders", wireType)
 			}
 			var v int
 			for shift := uint(0); ; shift += 7 {
@@ -3906,7 +3921,7 @@ func (m *PolicyInstance) UnmarshalVT(dAtA []byte) error {
 					break
 				}
 			}
-			m.TellClaims = bool(v != 0)
+			m.ReportOwnedHeaders = bool(v != 0)
 		default:
 			iNdEx = preIndex
 			skippy, err := protohelpers.Skip(dAtA[iNdEx:])
@@ -3994,7 +4009,7 @@ func (m *PushConfigResponse) UnmarshalVT(dAtA []byte) error {
 			iNdEx = postIndex
 		case 2:
 			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Claims", wireType)
+				return fmt.Errorf("proto: wrong wireType = %d for field OwnedHeaders", wireType)
 			}
 			var msglen int
 			for shift := uint(0); ; shift += 7 {
@@ -4021,8 +4036,8 @@ func (m *PushConfigResponse) UnmarshalVT(dAtA []byte) error {
 			if postIndex > l {
 				return io.ErrUnexpectedEOF
 			}
-			m.Claims = append(m.Claims, &Claims{})
-			if err := m.Claims[len(m.Claims)-1].UnmarshalVT(dAtA[iNdEx:postIndex]); err != nil {
+			m.OwnedHeaders = append(m.OwnedHeaders, &OwnedHeaders{})
+			if err := m.OwnedHeaders[len(m.OwnedHeaders)-1].UnmarshalVT(dAtA[iNdEx:postIndex]); err != nil {
 				return err
 			}
 			iNdEx = postIndex
@@ -4048,7 +4063,7 @@ func (m *PushConfigResponse) UnmarshalVT(dAtA []byte) error {
 	}
 	return nil
 }
-func (m *Claims) UnmarshalVT(dAtA []byte) error {
+func (m *OwnedHeaders) UnmarshalVT(dAtA []byte) error {
 	l := len(dAtA)
 	iNdEx := 0
 	for iNdEx < l {
@@ -4071,10 +4086,10 @@ func (m *Claims) UnmarshalVT(dAtA []byte) error {
 		fieldNum := int32(wire >> 3)
 		wireType := int(wire & 0x7)
 		if wireType == 4 {
-			return fmt.Errorf("proto: Claims: wiretype end group for non-group")
+			return fmt.Errorf("proto: OwnedHeaders: wiretype end group for non-group")
 		}
 		if fieldNum <= 0 {
-			return fmt.Errorf("proto: Claims: illegal tag %d (wire type %d)", fieldNum, wire)
+			return fmt.Errorf("proto: OwnedHeaders: illegal tag %d (wire type %d)", fieldNum, wire)
 		}
 		switch fieldNum {
 		case 1:
@@ -4146,6 +4161,38 @@ func (m *Claims) UnmarshalVT(dAtA []byte) error {
 				return io.ErrUnexpectedEOF
 			}
 			m.Names = append(m.Names, string(dAtA[iNdEx:postIndex]))
+			iNdEx = postIndex
+		case 4:
+			if wireType != 2 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Credentials", wireType)
+			}
+			var stringLen uint64
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return protohelpers.ErrIntOverflow
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				stringLen |= uint64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			intStringLen := int(stringLen)
+			if intStringLen < 0 {
+				return protohelpers.ErrInvalidLength
+			}
+			postIndex := iNdEx + intStringLen
+			if postIndex < 0 {
+				return protohelpers.ErrInvalidLength
+			}
+			if postIndex > l {
+				return io.ErrUnexpectedEOF
+			}
+			m.Credentials = append(m.Credentials, string(dAtA[iNdEx:postIndex]))
 			iNdEx = postIndex
 		default:
 			iNdEx = preIndex
@@ -8342,7 +8389,7 @@ func (m *PolicyInstance) UnmarshalVTUnsafe(dAtA []byte) error {
 			iNdEx = postIndex
 		case 6:
 			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field TellClaims", wireType)
+				return fmt.Errorf("proto: wrong wireType = %d for field ReportOwnedHeaders", wireType)
 			}
 			var v int
 			for shift := uint(0); ; shift += 7 {
@@ -8359,7 +8406,7 @@ func (m *PolicyInstance) UnmarshalVTUnsafe(dAtA []byte) error {
 					break
 				}
 			}
-			m.TellClaims = bool(v != 0)
+			m.ReportOwnedHeaders = bool(v != 0)
 		default:
 			iNdEx = preIndex
 			skippy, err := protohelpers.Skip(dAtA[iNdEx:])
@@ -8447,7 +8494,7 @@ func (m *PushConfigResponse) UnmarshalVTUnsafe(dAtA []byte) error {
 			iNdEx = postIndex
 		case 2:
 			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Claims", wireType)
+				return fmt.Errorf("proto: wrong wireType = %d for field OwnedHeaders", wireType)
 			}
 			var msglen int
 			for shift := uint(0); ; shift += 7 {
@@ -8474,8 +8521,8 @@ func (m *PushConfigResponse) UnmarshalVTUnsafe(dAtA []byte) error {
 			if postIndex > l {
 				return io.ErrUnexpectedEOF
 			}
-			m.Claims = append(m.Claims, &Claims{})
-			if err := m.Claims[len(m.Claims)-1].UnmarshalVTUnsafe(dAtA[iNdEx:postIndex]); err != nil {
+			m.OwnedHeaders = append(m.OwnedHeaders, &OwnedHeaders{})
+			if err := m.OwnedHeaders[len(m.OwnedHeaders)-1].UnmarshalVTUnsafe(dAtA[iNdEx:postIndex]); err != nil {
 				return err
 			}
 			iNdEx = postIndex
@@ -8501,7 +8548,7 @@ func (m *PushConfigResponse) UnmarshalVTUnsafe(dAtA []byte) error {
 	}
 	return nil
 }
-func (m *Claims) UnmarshalVTUnsafe(dAtA []byte) error {
+func (m *OwnedHeaders) UnmarshalVTUnsafe(dAtA []byte) error {
 	l := len(dAtA)
 	iNdEx := 0
 	for iNdEx < l {
@@ -8524,10 +8571,10 @@ func (m *Claims) UnmarshalVTUnsafe(dAtA []byte) error {
 		fieldNum := int32(wire >> 3)
 		wireType := int(wire & 0x7)
 		if wireType == 4 {
-			return fmt.Errorf("proto: Claims: wiretype end group for non-group")
+			return fmt.Errorf("proto: OwnedHeaders: wiretype end group for non-group")
 		}
 		if fieldNum <= 0 {
-			return fmt.Errorf("proto: Claims: illegal tag %d (wire type %d)", fieldNum, wire)
+			return fmt.Errorf("proto: OwnedHeaders: illegal tag %d (wire type %d)", fieldNum, wire)
 		}
 		switch fieldNum {
 		case 1:
@@ -8603,6 +8650,42 @@ func (m *Claims) UnmarshalVTUnsafe(dAtA []byte) error {
 				stringValue = unsafe.String(&dAtA[iNdEx], intStringLen)
 			}
 			m.Names = append(m.Names, stringValue)
+			iNdEx = postIndex
+		case 4:
+			if wireType != 2 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Credentials", wireType)
+			}
+			var stringLen uint64
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return protohelpers.ErrIntOverflow
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				stringLen |= uint64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			intStringLen := int(stringLen)
+			if intStringLen < 0 {
+				return protohelpers.ErrInvalidLength
+			}
+			postIndex := iNdEx + intStringLen
+			if postIndex < 0 {
+				return protohelpers.ErrInvalidLength
+			}
+			if postIndex > l {
+				return io.ErrUnexpectedEOF
+			}
+			var stringValue string
+			if intStringLen > 0 {
+				stringValue = unsafe.String(&dAtA[iNdEx], intStringLen)
+			}
+			m.Credentials = append(m.Credentials, stringValue)
 			iNdEx = postIndex
 		default:
 			iNdEx = preIndex

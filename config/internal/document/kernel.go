@@ -26,6 +26,9 @@ type Kernel struct {
 	Workers []Worker `yaml:"workers"`
 	// What happens to requests of a route that is not configured: deny refuses them, continue lets them pass without any policy.
 	UnknownRoute UnknownRoute `yaml:"unknown_route"`
+	// The headers that policies own, such as the one that names the client. No client can send them: they are removed from requests on
+	// every route.
+	IdentityHeaders IdentityHeaders `yaml:"identity_headers"`
 	// The policies of each route.
 	RoutePolicies []Route `yaml:"route_policies"`
 	// The answer to requests of a route with a policy that no worker offers.
@@ -47,6 +50,13 @@ type Drain struct {
 	Delay strict.Duration `yaml:"delay" min:"0s" max:"10m"`
 	// How long requests under way may take after that; what is left then is refused.
 	Deadline strict.Duration `yaml:"deadline" min:"1ms" max:"1h"`
+}
+
+// IdentityHeaders are the headers that policies own.
+type IdentityHeaders struct {
+	strict.Node
+	// Routes on which clients can send the headers that no policy of the route owns. The upstream of such a route must not trust them.
+	KeepOn []RouteName `yaml:"keep_on"`
 }
 
 // Limits is what bodies may take of memory. What is beyond is refused: 413 for a request, 502 for a response.

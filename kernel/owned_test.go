@@ -15,11 +15,12 @@ func (n named) Name() string       { return string(n) }
 func (named) Available() bool      { return false }
 func (named) Evaluate(*route.Call) { panic("never") }
 
-// TestClaimsAreRecalled: a worker that is gone at a reload has told before what its policies claim, as long as their parameters stay the same.
-func TestClaimsAreRecalled(t *testing.T) {
+// TestOwnedHeadersAreCarriedOver: a worker that is away at a reload has reported its owned headers before, as long as the
+// parameters stay the same.
+func TestOwnedHeadersAreCarriedOver(t *testing.T) {
 	d := &distributor{live: make(map[uint64]*route.Table)}
 	generation := uint64(0)
-	bring := func(params string, told ...*workerv1.Claims) (known bool, names []string) {
+	bring := func(params string, reported ...*workerv1.OwnedHeaders) (known bool, names []string) {
 		t.Helper()
 		generation++
 		cfg := &config.Kernel{
@@ -35,25 +36,23 @@ func TestClaimsAreRecalled(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		p := &pushed{table: table, chains: chains, told: make(map[string][]*workerv1.Claims)}
+		p := &pushed{table: table, chains: chains, reports: make(map[string][]*workerv1.OwnedHeaders)}
 		d.setPushing(p)
-		if told != nil {
-			d.acknowledged(generation, "w", told)
+		if reported != nil {
+			d.acknowledged(generation, "w", reported)
 		}
-		d.recall(p)
+		d.carryOver(p)
 		d.live[generation] = table
 		d.setPushing(nil)
-		s := table.Lookup("r").Request.Headers[0]
-		names, known = s.Claims.Of(s.Chain, 0)
-		return known, names
+		return namesOf(table)
 	}
-	claims := &workerv1.Claims{Chain: 1, Policy: 0, Names: []string{"x-user-id"}}
+	owned := &workerv1.OwnedHeaders{Chain: 1, Policy: 0, Names: []string{"x-user-id"}}
 
 	if known, _ := bring("1"); known {
 		t.Error("known of a worker that was never there")
 	}
-	if known, names := bring("1", claims); !known || len(names) != 1 {
-		t.Errorf("told: %t, %v", known, names)
+	if known, names := bring("1", owned); !known || len(names) != 1 {
+		t.Errorf("reported: %t, %v", known, names)
 	}
 	if known, names := bring("1"); !known || len(names) != 1 || names[0] != "x-user-id" {
 		t.Errorf("the worker is gone: %t, %v", known, names)
@@ -61,9 +60,17 @@ func TestClaimsAreRecalled(t *testing.T) {
 	if known, _ := bring("2"); known {
 		t.Error("known of parameters that no worker has seen")
 	}
-	d.acknowledged(generation, "w", []*workerv1.Claims{{Chain: 1, Policy: 0, Names: []string{"x-other"}}})
-	s := d.live[generation].Lookup("r").Request.Headers[0]
-	if names, known := s.Claims.Of(s.Chain, 0); !known || len(names) != 1 || names[0] != "x-other" {
+	d.acknowledged(generation, "w", []*workerv1.OwnedHeaders{{Chain: 1, Policy: 0, Names: []string{"x-other"}}})
+	if known, names := namesOf(d.live[generation]); !known || len(names) != 1 || names[0] != "x-other" {
 		t.Errorf("the worker has come back: %v, %t", names, known)
 	}
+}
+
+// namesOf are the owned headers of a table, and whether they are known.
+func namesOf(table *route.Table) (known bool, names []string) {
+	owned := table.Owned(table.Lookup("r"))
+	if owned == nil {
+		return false, nil
+	}
+	return true, owned.Headers.Names()
 }
