@@ -70,7 +70,7 @@ func build(env policies.Env, params Params) (*Policy, error) {
 		missing:     policies.Deny(http.StatusBadRequest, "body_missing").WithMessage("a JSON body is required"),
 		unsupported: policies.Deny(http.StatusUnsupportedMediaType, "content_type_unsupported").WithMessage("the content-type is not one that is taken here"),
 		tooLarge:    policies.Deny(http.StatusRequestEntityTooLarge, "body_too_large").WithMessage("the body is too large"),
-		tooMuchText: policies.Deny(http.StatusRequestEntityTooLarge, policies.ReasonPatternBudget).WithMessage("the body has too much text for the patterns of the schema"),
+		tooMuchText: policies.Deny(http.StatusRequestEntityTooLarge, "pattern_budget").WithMessage("the body has too much text for the patterns of the schema"),
 		response:    policies.Deny(http.StatusBadGateway, "response_invalid").WithMessage("the upstream's response is not what it should be"),
 		log:         env.Logger(),
 		events:      events{env.Counter("malformed"), env.Counter("invalid"), env.Counter("response_invalid")},
