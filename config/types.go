@@ -89,8 +89,13 @@ type WorkerRef struct {
 	Timeout     time.Duration
 	// MaxInFlight is how many calls may be under way on all replicas together; 0 means as many as the connections take.
 	MaxInFlight int
-	Retry       Retry
-	Breaker     CircuitBreaker
+	// RouteShare is the largest share of them that one chain of a route may have; 0 or 1 is no bound.
+	RouteShare float64
+	// MaxQueued is how many calls may wait for room; 0 is none. QueueTimeout is for how long; 0 means half of Timeout.
+	MaxQueued    int
+	QueueTimeout time.Duration
+	Retry        Retry
+	Breaker      CircuitBreaker
 	// SlowStart is how long the share of calls of a replica grows that has come back.
 	SlowStart   time.Duration
 	HealthCheck HealthCheck

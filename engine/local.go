@@ -18,6 +18,11 @@ func (l local) Evaluate(c *route.Call, afterBatch func()) {
 	l.core.Execute(&c.Message, (*call)(c), afterBatch)
 }
 
+// Room implements workers.Local.
+func (l local) Room(c *route.Call) (ofChain, free int64) {
+	return l.core.Room(c.Message.Generation, c.Message.Chain)
+}
+
 // call is a route.Call that takes its result.
 type call route.Call
 

@@ -91,7 +91,7 @@ func transport() string {
 	return "fast"
 }
 
-// configure makes the configurations: of the kernel, and of the workers a and b, which take two calls at a time.
+// configure makes the configurations: of the kernel, and of the workers a and b, which take four calls at a time that wait.
 func configure(t testing.TB, dir string) (*config.Kernel, []Worker, *gate) {
 	t.Helper()
 	cfg, err := config.ParseKernel("kernel.yaml", fmt.Appendf(nil, kernelText, transport(), dir))
@@ -106,7 +106,7 @@ func configure(t testing.TB, dir string) (*config.Kernel, []Worker, *gate) {
 	}
 	var ws []Worker
 	for i, name := range []string{"a", "b"} {
-		w, err := config.ParseWorker(name+".yaml", fmt.Appendf(nil, "policy_worker: {name: %s, socket_path: %s/%[1]s.sock, max_concurrent_requests: 2}", name, dir))
+		w, err := config.ParseWorker(name+".yaml", fmt.Appendf(nil, "policy_worker: {name: %s, socket_path: %s/%[1]s.sock, max_concurrent_requests: 4}", name, dir))
 		if err != nil {
 			t.Fatal(err)
 		}

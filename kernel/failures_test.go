@@ -22,6 +22,16 @@ type faultyWorker struct {
 	fakeWorker
 	fault atomic.Pointer[fault]
 	calls atomic.Int64
+	// mute makes health checks go without an answer.
+	mute atomic.Bool
+}
+
+func (f *faultyWorker) HealthCheck(ctx context.Context, req *workerv1.HealthCheckRequest) (*workerv1.HealthCheckResponse, error) {
+	if f.mute.Load() {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
+	return f.fakeWorker.HealthCheck(ctx, req)
 }
 
 // fault makes a call's answer, or none, or the end of the stream.
@@ -150,6 +160,7 @@ func TestFailuresOfWorkers(t *testing.T) {
 				})
 			}
 			if tt.trip {
+				faulty.mute.Store(true)
 				r.ask("deny")
 			}
 			for _, onFailure := range []string{"deny", "continue", "skip_remaining"} {

@@ -146,3 +146,9 @@ func (b *Embedded) Close() {
 	b.sources.close(b.worker.opts.Log)
 	b.worker.opts.Log.Info("stopped")
 }
+
+// Room returns how many calls of a chain are in flight that may wait, and how many more of any chain there is room for. Calls of a chain
+// that does not wait always have room.
+func (b *Embedded) Room(generation uint64, chain uint32) (ofChain, free int64) {
+	return b.worker.service.core.room(generation, chain)
+}

@@ -184,9 +184,19 @@ func TestEmbeddedOverload(t *testing.T) {
 		e.execute(results, requestCall(id, 1, chainGate))
 		receive(t, e.entered)
 	}
-	for _, chain := range []uint32{chainSet, chainGate} {
-		if r := e.now(t, requestCall(11, 1, chain)); r.Failure != workerv1.Result_FAILURE_OVERLOADED {
-			t.Errorf("beyond the limit: %v", r)
+	if r := e.now(t, requestCall(11, 1, chainGate)); r.Failure != workerv1.Result_FAILURE_OVERLOADED {
+		t.Errorf("beyond the limit: %v", r)
+	}
+	if ofChain, free := e.Room(1, chainGate); ofChain != 10 || free > 0 {
+		t.Errorf("%d calls of the chain, room for %d", ofChain, free)
+	}
+	// A chain that does not wait has room at all times.
+	if ofChain, free := e.Room(1, chainSet); ofChain != 0 || free < 1000 {
+		t.Errorf("%d calls of a chain that does not wait, room for %d", ofChain, free)
+	}
+	for range 100 {
+		if r := e.now(t, requestCall(12, 1, chainSet)); r.Outcome != workerv1.Result_OUTCOME_CONTINUE {
+			t.Errorf("a chain that does not wait: %v", r)
 		}
 	}
 	close(e.open)
@@ -195,7 +205,10 @@ func TestEmbeddedOverload(t *testing.T) {
 			t.Errorf("within the limit: %v", r)
 		}
 	}
-	eventually(t, "there is room again", func() bool { return e.now(t, requestCall(12, 1, chainSet)).Outcome == workerv1.Result_OUTCOME_CONTINUE })
+	eventually(t, "there is room again", func() bool {
+		_, free := e.Room(1, chainGate)
+		return free >= 10
+	})
 }
 
 // again is a Receiver that makes the next call from within.

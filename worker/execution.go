@@ -19,6 +19,8 @@ type execution struct {
 	holds      atomic.Int32
 	// left is true if the execution counts as in flight no longer.
 	left bool
+	// counted is the chain that counts the execution among those that may wait; nil if none does.
+	counted *chain.Chain
 	// broken is true after a panic of the core: the run is not used again.
 	broken bool
 	// own has the call with bytes of its own, for calls whose bytes are the caller's.
@@ -34,6 +36,7 @@ func (e *execution) Release() {
 		return
 	}
 	c, left := e.core, e.left
+	e.uncount()
 	e.generation.release()
 	e.generation = nil
 	if !e.run.Abandoned() && !e.broken {
@@ -45,11 +48,21 @@ func (e *execution) Release() {
 	}
 }
 
-// leave ends the count as in flight before Release, unless a policy that overran its timeout still runs: what the result leads to may be the next call.
+// leave ends the counts as in flight before Release, unless a policy that overran its timeout still runs: what the result leads to may be the next call.
 func (e *execution) leave() {
 	if e.holds.Load() == 1 { // Nobody else could change it.
 		e.left = true
+		e.uncount()
 		e.core.leave()
+	}
+}
+
+// uncount ends the count among the calls that may wait.
+func (e *execution) uncount() {
+	if e.counted != nil {
+		e.counted.Waiting.Add(-1)
+		e.counted = nil
+		e.core.waiting.Add(-1)
 	}
 }
 
@@ -71,10 +84,13 @@ type core struct {
 	generations *generations
 	meters      *meters
 	malformed   func(call *workerv1.Call, err error)
-	maxInFlight int64
+	// maxWaiting is how many calls may be in flight whose chains may wait. Calls of all other chains run one after the other, and what waits
+	// for that has come in a batch: no number bounds them.
+	maxWaiting int64
 
 	executions executionPool
 	inFlight   atomic.Int64
+	waiting    atomic.Int64
 	leaving    atomic.Bool   // the worker is about to stop: its kernels know
 	draining   atomic.Bool   // calls are refused
 	idle       chan struct{} // a token when draining and nothing is in flight
@@ -82,10 +98,7 @@ type core struct {
 
 // enter counts a call as in flight, or says why it can't be.
 func (c *core) enter() (refusal, bool) {
-	if c.inFlight.Add(1) > c.maxInFlight {
-		c.leave()
-		return refusedOverloaded, false
-	}
+	c.inFlight.Add(1)
 	// After the count: drain sets the flag first and then waits for the count.
 	if c.draining.Load() {
 		c.leave()
@@ -148,7 +161,35 @@ func (c *core) admit(call *workerv1.Call, received time.Time) (*execution, *chai
 		e.Release()
 		return nil, nil, c.refuse(refusedUnknownChain)
 	}
+	if compiled.MayWait() {
+		compiled.Waiting.Add(1)
+		e.counted = compiled
+		if c.waiting.Add(1) > c.maxWaiting {
+			e.Release()
+			return nil, nil, c.refuse(refusedOverloaded)
+		}
+	}
 	return e, compiled, 0
+}
+
+// room returns how many calls of a chain are in flight that may wait, and how many more of any chain a caller should send. It leaves a
+// part of what there is: callers ask at the same time.
+func (c *core) room(generation uint64, id uint32) (ofChain, free int64) {
+	const unlimited = 1 << 30
+	// Fast path.
+	if c.waiting.Load() == 0 {
+		return 0, unlimited
+	}
+	g := c.generations.get(generation)
+	if g == nil || !g.acquire() {
+		return 0, unlimited // It is refused for another reason.
+	}
+	defer g.release()
+	compiled, ok := g.chains[id]
+	if !ok || !compiled.MayWait() {
+		return 0, unlimited
+	}
+	return compiled.Waiting.Load(), c.maxWaiting - c.maxWaiting/16 - c.waiting.Load()
 }
 
 // load makes the execution ready to run, or says why it can't be.

@@ -31,7 +31,8 @@ type service struct {
 // GetWorkerConfig implements the protocol.
 func (s *service) GetWorkerConfig(context.Context, *workerv1.GetWorkerConfigRequest) (*workerv1.GetWorkerConfigResponse, error) {
 	return &workerv1.GetWorkerConfigResponse{
-		Name: s.name, Version: s.version, InstanceId: s.instanceID, Policies: s.registry.descriptors,
+		MaxConcurrentRequests: uint32(s.core.maxWaiting),
+		Name:                  s.name, Version: s.version, InstanceId: s.instanceID, Policies: s.registry.descriptors,
 	}, nil
 }
 

@@ -132,7 +132,7 @@ func newWorker(cfg *config.Worker, registry *Registry, opts Options, s *sources,
 		settings:    &chain.Settings{Limits: limits, Now: opts.Clock.Now, Poison: opts.Poison},
 		generations: newGenerations(opts.Clock.Now),
 		meters:      m,
-		maxInFlight: int64(cfg.MaxConcurrentRequests),
+		maxWaiting:  int64(cfg.MaxConcurrentRequests),
 		idle:        make(chan struct{}, 1),
 		malformed: func(call *workerv1.Call, err error) {
 			if suppressed, ok := throttle.Allow("malformed"); ok {

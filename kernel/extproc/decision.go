@@ -23,6 +23,8 @@ const (
 	StatusWorkerUnavailable
 	StatusWorkerTimeout
 	StatusWorkerOverloaded
+	// StatusRouteOverloaded: the route has its share of the worker.
+	StatusRouteOverloaded
 	StatusPolicyError
 	StatusPolicyPanic
 	StatusPolicyTimeout
@@ -45,7 +47,7 @@ const (
 var statusNames = [...]string{
 	StatusNone: "none", StatusAllowed: "allowed", StatusDenied: "denied", StatusResponded: "responded", StatusUnknownRoute: "unknown_route",
 	StatusPolicyNotSupported: "policy_not_supported", StatusWorkerUnavailable: "worker_unavailable", StatusWorkerTimeout: "worker_timeout",
-	StatusWorkerOverloaded: "worker_overloaded", StatusPolicyError: "policy_error", StatusPolicyPanic: "policy_panic", StatusPolicyTimeout: "policy_timeout",
+	StatusWorkerOverloaded: "worker_overloaded", StatusRouteOverloaded: "route_overloaded", StatusPolicyError: "policy_error", StatusPolicyPanic: "policy_panic", StatusPolicyTimeout: "policy_timeout",
 	StatusIllegalResult: "illegal_result", StatusTooLarge: "too_large", StatusBodyCoding: "body_coding", StatusMalformedMessage: "malformed_message",
 	StatusUnsupportedMode: "unsupported_mode", StatusCancelled: "cancelled", StatusDraining: "draining", StatusInternal: "internal",
 }

@@ -376,6 +376,8 @@ func failureOfError(err error) *refusal {
 		return &workerTimeout
 	case errors.Is(err, route.ErrOverloaded):
 		return &workerOverloaded
+	case errors.Is(err, route.ErrRouteOverloaded):
+		return &routeOverloaded
 	case errors.Is(err, route.ErrIllegalResult):
 		return &illegalResult
 	default:

@@ -35,6 +35,7 @@ var (
 	unsupportedMode      = newRefusal(StatusUnsupportedMode, http.StatusInternalServerError, "policies can not be enforced", "UNSUPPORTED_MODE")
 	workerTimeout        = newRefusal(StatusWorkerTimeout, http.StatusGatewayTimeout, "policy worker timeout", "WORKER_TIMEOUT")
 	workerOverloaded     = retry(newRefusal(StatusWorkerOverloaded, http.StatusServiceUnavailable, "policy worker overloaded", "WORKER_OVERLOADED"))
+	routeOverloaded      = retry(newRefusal(StatusRouteOverloaded, http.StatusServiceUnavailable, "too many requests of this route", "ROUTE_OVERLOADED"))
 	illegalResult        = newRefusal(StatusIllegalResult, http.StatusInternalServerError, "policy failed", "POLICY_FAILED")
 	policyError          = newRefusal(StatusPolicyError, http.StatusInternalServerError, "policy failed", "POLICY_FAILED")
 	policyPanic          = newRefusal(StatusPolicyPanic, http.StatusInternalServerError, "policy failed", "POLICY_FAILED")

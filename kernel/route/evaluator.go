@@ -60,8 +60,10 @@ var (
 	ErrUnavailable = errors.New("worker unavailable")
 	// ErrTimeout: no result within the timeout.
 	ErrTimeout = errors.New("worker timeout")
-	// ErrOverloaded: too many calls in flight.
+	// ErrOverloaded: too many calls in flight, for longer than calls wait.
 	ErrOverloaded = errors.New("worker overloaded")
+	// ErrRouteOverloaded: the route's chain has its share of the calls in flight, for longer than calls wait.
+	ErrRouteOverloaded = errors.New("route overloaded")
 	// ErrIllegalResult: the worker's answer can't be decoded.
 	ErrIllegalResult = errors.New("illegal result from worker")
 )

@@ -54,16 +54,27 @@ func refused(r *workerv1.Result) (reason, bool) {
 
 // place has a replica take the call: the best one, or any other that can. h is not nil if another replica has it too. When the error is nil, the call is not the caller's any more.
 func (w *Worker) place(c *route.Call, now time.Duration, h *hedge) error {
+	on, err := w.placeQuietly(c, now, h)
+	if err == nil {
+		on.flush()
+	}
+	return err
+}
+
+// placeQuietly is place without the flush of the connection that took the call.
+func (w *Worker) placeQuietly(c *route.Call, now time.Duration, h *hedge) (*conn, error) {
 	targets := *w.targets.Load()
 	best, _, err := w.choose(targets, c, now)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	// Fast path: it takes the call.
 	first := best.pick()
 	if err = first.submit(c, now, h); err == nil {
-		first.flush()
-		return nil
+		return first, nil
+	}
+	if err == errTooLarge {
+		return nil, err
 	}
 	// Slow path: it is full, or was closed just now; any other will do.
 	overloaded := err == route.ErrOverloaded
@@ -76,16 +87,15 @@ func (w *Worker) place(c *route.Call, now time.Duration, h *hedge) error {
 				continue
 			}
 			if err = other.submit(c, now, h); err == nil {
-				other.flush()
-				return nil
+				return other, nil
 			}
 			overloaded = overloaded || err == route.ErrOverloaded
 		}
 	}
 	if overloaded {
-		return route.ErrOverloaded
+		return nil, route.ErrOverloaded
 	}
-	return route.ErrUnavailable
+	return nil, route.ErrUnavailable
 }
 
 // settle takes a call that came to nothing: another replica gets it, at once if there is one, else after a while; or it is completed with err.

@@ -47,7 +47,7 @@ func (c *batchCodec) encode(t testing.TB) {
 		call.Progress = route.Progress{Deadline: time.Since(c.conn.epoch) + time.Hour}
 		call.Message = workerv1.Call{Generation: 5, Chain: 1, Phase: workerv1.Phase_PHASE_REQUEST_HEADERS, Headers: c.headers}
 	}
-	if n := c.conn.submitAll(c.session, c.calls, time.Since(c.conn.epoch)); n != len(c.calls) {
+	if n := c.conn.submitAll(c.session, c.calls, time.Since(c.conn.epoch), maxInFlight); n != len(c.calls) {
 		t.Fatalf("%d calls were taken", n)
 	}
 }

@@ -96,7 +96,7 @@ func TestShare(t *testing.T) {
 	}
 }
 
-// TestBreakerOfWorker: the only replica times out; then calls are refused at once, until one is tried.
+// TestBreakerOfWorker: the only replica says nothing at all; then calls are refused at once, until one is tried.
 func TestBreakerOfWorker(t *testing.T) {
 	path := socketPath(t)
 	f := newFake("w", 1, "p")
@@ -113,6 +113,7 @@ func TestBreakerOfWorker(t *testing.T) {
 	}, path)
 	push(t, reg, 5)
 	ready(t, w)
+	f.set(func() { f.mute = true })
 	for range 3 {
 		_, _ = evaluate(t, w, 5)
 	}
@@ -121,6 +122,7 @@ func TestBreakerOfWorker(t *testing.T) {
 		t.Errorf("status says %q", st)
 	}
 	well.Store(true)
+	f.set(func() { f.mute = false })
 	eventually(t, "a call closes it", func() bool {
 		_, err := evaluate(t, w, 5)
 		return err == nil && w.Available() && reg.Status()[0].Replicas[0].Breaker == "closed"

@@ -21,15 +21,26 @@ const enough = 64
 const silence = 1 << 20
 
 // choose finds the replica that takes a call now: of those that hold its generation, have not had it yet, and are not kept from calls by their breakers, the one with the fewest calls
-// under way. room is how many more calls the worker takes. The error, if there is none, is route.ErrOverloaded or route.ErrUnavailable. It doesn't allocate.
-func (w *Worker) choose(targets []target, c *route.Call, now time.Duration) (best *target, room int, err error) {
-	start := int(w.next.Add(1)) // Among equals they take turns.
+// under way. If there is none, the error is route.ErrOverloaded, route.ErrRouteOverloaded or route.ErrUnavailable. It doesn't allocate.
+func (w *Worker) choose(targets []target, c *route.Call, now time.Duration) (best *target, left room, err error) {
+	start := int(w.next.Add(1))      // Among equals they take turns.
+	again := c.Progress.Attempts > 0 // One that was taken before has the right of way.
 	var total, least int64
+	full := false
 	for i := range targets {
 		t := &targets[(start+i)%len(targets)]
 		calls, silent := t.underWay()
 		total += int64(calls)
+		if !t.open(now) {
+			continue
+		}
+		free := max(0, t.session.capacity-int64(calls))
+		left.worker += free
 		if !t.takes(c, now) {
+			continue
+		}
+		if free == 0 && !again {
+			full = true
 			continue
 		}
 		cost := t.session.share.cost(int64(calls), now)
@@ -37,26 +48,40 @@ func (w *Worker) choose(targets []target, c *route.Call, now time.Duration) (bes
 			cost += silence
 		}
 		if best == nil || cost < least {
-			best, least = t, cost
+			best, least, left.replica = t, cost, free
 		}
 	}
-	room = int(w.maxInFlight - total)
+	left.worker = min(left.worker, w.maxInFlight-total)
 	switch {
-	case room <= 0 && c.Progress.Attempts == 0: // One that was taken before has the right of way.
-		return nil, 0, route.ErrOverloaded
+	case total >= w.maxInFlight && !again, best == nil && full:
+		return nil, left, route.ErrOverloaded
 	case best == nil:
-		return nil, room, route.ErrUnavailable
+		return nil, left, route.ErrUnavailable
+	case !again && !w.fair(c.Message.Chain, left.worker):
+		return nil, left, route.ErrRouteOverloaded
 	case best.session.replica.breaker.admit(now):
-		return best, room, nil
+		return best, left, nil
 	default: // Another call is the trial.
 		return w.choose(targets, c, now)
 	}
 }
 
+// room is how many more calls fit.
+type room struct {
+	// worker is of all replicas that take calls, replica of the one chosen.
+	worker, replica int64
+}
+
+// open reports whether the replica takes calls at all.
+func (t *target) open(now time.Duration) bool {
+	s := t.session
+	return !s.leaving.Load() && s.replica.breaker.admits(now)
+}
+
 // takes reports whether the replica is one for the call.
 func (t *target) takes(c *route.Call, now time.Duration) bool {
 	s := t.session
-	return c.Progress.Tried&s.replica.bit == 0 && !s.leaving.Load() && s.holds(c.Message.Generation) && s.replica.breaker.admits(now)
+	return c.Progress.Tried&s.replica.bit == 0 && s.holds(c.Message.Generation) && t.open(now)
 }
 
 // underWay is how many calls the replica has, and whether one of its connections is silent.

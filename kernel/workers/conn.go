@@ -29,8 +29,12 @@ const (
 	none = -1
 )
 
-// errConnClosed says that a call was not taken.
-var errConnClosed = errors.New("connection closed")
+// Why a call was not taken, other than route.ErrOverloaded.
+var (
+	errConnClosed = errors.New("connection closed")
+	// errTooLarge: no connection will ever take it.
+	errTooLarge = errors.New("call too large")
+)
 
 // stream is what a connection needs of a gRPC stream.
 type stream interface {
@@ -63,6 +67,8 @@ type conn struct {
 	draining func()
 	// silent is true if nothing has come for long though calls are under way.
 	silent atomic.Bool
+	// dead is true if the replica has not answered a health check either: its calls go to another one at once.
+	dead atomic.Bool
 
 	mu       sync.Mutex
 	filled   sync.Cond // there is something in pending, or the connection is closed
@@ -92,7 +98,7 @@ func newConn(s stream, timeout time.Duration, unmatched func()) *conn {
 	return c
 }
 
-// submit takes a call, or says why not: errConnClosed or route.ErrOverloaded. now is since epoch; h is not nil if another replica has the call too. It encodes the message into the pending
+// submit takes a call, or says why not: errConnClosed, errTooLarge or route.ErrOverloaded. now is since epoch; h is not nil if another replica has the call too. It encodes the message into the pending
 // batch. It doesn't allocate once the buffers have grown. When it returns nil the call may be completed already.
 func (c *conn) submit(call *route.Call, now time.Duration, h *hedge) error {
 	c.mu.Lock()
@@ -104,8 +110,9 @@ func (c *conn) submit(call *route.Call, now time.Duration, h *hedge) error {
 	return err
 }
 
-// submitAll takes calls as submit does, until one can't be taken or is of a generation that the session does not hold. It returns how many it took.
-func (c *conn) submitAll(s *session, calls []*route.Call, now time.Duration) (taken int) {
+// submitAll takes calls as submit does, until one can't be taken, is of a generation that the session does not hold, or of a chain that
+// has its share. room is how many more calls the worker takes. It returns how many it took.
+func (c *conn) submitAll(s *session, calls []*route.Call, now time.Duration, room int64) (taken int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	var held uint64
@@ -116,7 +123,7 @@ func (c *conn) submitAll(s *session, calls []*route.Call, now time.Duration) (ta
 			}
 			held = g
 		}
-		if c.accept(call, now, nil) != nil {
+		if w := c.worker; w != nil && (!w.fair(call.Message.Chain, room-int64(taken)) || w.queue.waits(call)) || c.accept(call, now, nil) != nil {
 			break
 		}
 		taken++
@@ -152,7 +159,12 @@ func (c *conn) accept(call *route.Call, now time.Duration, h *hedge) error {
 	if h != nil {
 		h.live++
 	}
-	c.enqueue(index, slot{call: call, id: id, deadline: call.Progress.Deadline, sent: now, heard: c.received.Load(), hedge: h})
+	var load *chainLoad
+	if c.worker != nil {
+		load = c.worker.load(call.Message.Chain)
+		load.inFlight.Add(1)
+	}
+	c.enqueue(index, slot{call: call, id: id, deadline: call.Progress.Deadline, sent: now, heard: c.received.Load(), hedge: h, load: load})
 	c.inFlight.Add(1)
 	return nil
 }
@@ -163,6 +175,9 @@ func (c *conn) encode(m *workerv1.Call) error {
 		return c.lean.encode(m)
 	}
 	size := m.SizeVT()
+	if size > maxCall {
+		return errTooLarge
+	}
 	if !c.fits(size) {
 		return route.ErrOverloaded
 	}
@@ -179,7 +194,7 @@ func (c *conn) encode(m *workerv1.Call) error {
 // fits reports whether a call of that size may wait to be sent. mu is held.
 func (c *conn) fits(size int) bool {
 	waiting := len(c.pending) + c.waiting
-	return size <= maxCall && (waiting == 0 || waiting+size <= maxWaiting)
+	return waiting == 0 || waiting+size <= maxWaiting
 }
 
 // batch is an encoded CallBatch, and how many calls it has.
@@ -228,6 +243,7 @@ func appendCall(dst []byte, m *workerv1.Call, size int) ([]byte, error) {
 
 // completed is called after calls were completed together, without results.
 func (c *conn) completed(n int) {
+	c.worker.pump()
 	if n > 0 && c.afterBatch != nil {
 		c.afterBatch()
 	}

@@ -211,7 +211,7 @@ func TestLimits(t *testing.T) {
 		for n := 0; n < behind+2; {
 			n += len(calls(t, <-p.sent))
 		}
-		if err := put(c, &long(maxCall).Call); !errors.Is(err, route.ErrOverloaded) {
+		if err := put(c, &long(maxCall).Call); !errors.Is(err, errTooLarge) {
 			t.Errorf("a call longer than any server takes: %v", err)
 		}
 		p.back <- results(stuck.Message.Id, big.Message.Id)

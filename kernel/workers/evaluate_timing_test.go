@@ -58,9 +58,10 @@ func benchHeaders() []byte {
 func TestEvaluateDoesNotAllocate(t *testing.T) {
 	c := newConn(nil, time.Hour, func() {})
 	defer c.close(route.ErrUnavailable)
-	s := &session{replica: &replica{bit: 1}, serving: true, conns: []*conn{c}}
+	s := &session{replica: &replica{bit: 1}, serving: true, conns: []*conn{c}, capacity: maxInFlight}
 	s.held.Store(&[]uint64{5})
-	w := &Worker{name: "w", timeout: time.Second, epoch: c.epoch, maxInFlight: 1 << 20}
+	w := &Worker{name: "w", timeout: time.Second, epoch: c.epoch, maxInFlight: 1 << 20, ratio: 1, suspectAfter: time.Hour}
+	w.loads.Store(&[]*chainLoad{{}})
 	c.session, c.worker, c.breaker = s, w, &s.replica.breaker
 	w.targets.Store(&[]target{{session: s, conns: []*conn{c}}})
 	call := &caller{done: make(chan error, 1)}

@@ -146,7 +146,7 @@ func TestNoFailover(t *testing.T) {
 // TestHungReplica: of many calls, none is lost, and those after the first few don't get to the replica that hangs.
 func TestHungReplica(t *testing.T) {
 	hung, good := newFake("w", 1, "p"), newFake("w", 2, "p")
-	hung.answer = silent
+	hung.answer, hung.mute = silent, true
 	w, _ := pair(t, func(r *config.WorkerRef) {
 		r.Timeout, r.Breaker = 500*time.Millisecond, config.CircuitBreaker{ConsecutiveFailures: 5, OpenTime: time.Minute}
 	}, hung, good)

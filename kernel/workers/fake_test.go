@@ -52,6 +52,10 @@ type fake struct {
 	mode     os.FileMode
 	// answer makes the result of a call; nil means no result. The default continues.
 	answer func(*workerv1.Call) *workerv1.Result
+	// later makes the result of a call wait until the channel is closed, or has something; nil means that it does not wait.
+	later func(*workerv1.Call) <-chan struct{}
+	// capacity is what it announces.
+	capacity uint32
 	// garbage makes the fake answer each batch with bytes that are no ResultBatch.
 	garbage bool
 	// notice makes it say with its answers that it drains, while it is set; nil is never.
@@ -126,7 +130,7 @@ func (f *fake) held() []uint64 {
 func (f *fake) GetWorkerConfig(context.Context, *workerv1.GetWorkerConfigRequest) (*workerv1.GetWorkerConfigResponse, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	resp := &workerv1.GetWorkerConfigResponse{Name: f.name, Version: "test", InstanceId: f.instance}
+	resp := &workerv1.GetWorkerConfigResponse{Name: f.name, Version: "test", InstanceId: f.instance, MaxConcurrentRequests: f.capacity}
 	for _, p := range f.policies {
 		resp.Policies = append(resp.Policies, &workerv1.PolicyDescriptor{Name: p, Phases: []workerv1.Phase{workerv1.Phase_PHASE_REQUEST_HEADERS}})
 	}
@@ -184,6 +188,7 @@ func (f *fake) GetMetrics(context.Context, *workerv1.GetMetricsRequest) (*worker
 }
 
 func (f *fake) Execute(stream grpc.BidiStreamingServer[workerv1.CallBatch, workerv1.ResultBatch]) error {
+	var sending sync.Mutex
 	for {
 		batch, err := stream.Recv()
 		if err != nil {
@@ -201,13 +206,31 @@ func (f *fake) Execute(stream grpc.BidiStreamingServer[workerv1.CallBatch, worke
 		var results workerv1.ResultBatch
 		results.Draining = f.notice != nil && f.notice.Load()
 		for _, c := range batch.Calls {
+			if f.later != nil {
+				if ready := f.later(c); ready != nil {
+					go func() {
+						select {
+						case <-ready:
+						case <-stream.Context().Done():
+							return
+						}
+						sending.Lock()
+						defer sending.Unlock()
+						_ = stream.Send(&workerv1.ResultBatch{Results: []*workerv1.Result{{Id: c.Id, Phase: c.Phase, Outcome: workerv1.Result_OUTCOME_CONTINUE}}})
+					}()
+					continue
+				}
+			}
 			if f.answer == nil {
 				results.Results = append(results.Results, &workerv1.Result{Id: c.Id, Phase: c.Phase, Outcome: workerv1.Result_OUTCOME_CONTINUE, Reason: f.name})
 			} else if r := f.answer(c); r != nil {
 				results.Results = append(results.Results, r)
 			}
 		}
-		if err := stream.Send(&results); err != nil {
+		sending.Lock()
+		err = stream.Send(&results)
+		sending.Unlock()
+		if err != nil {
 			return err
 		}
 	}

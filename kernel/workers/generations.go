@@ -56,6 +56,11 @@ func (reg *Registry) push(ctx context.Context, generation uint64, d *distributio
 		}
 	}
 	reg.mu.Lock()
+	for _, w := range d.workers {
+		for _, chain := range d.chains[w.name] {
+			w.count(chain.Id)
+		}
+	}
 	reg.live[generation] = d
 	reg.wakeAll()
 	reg.mu.Unlock()

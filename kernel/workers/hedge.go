@@ -11,6 +11,8 @@ import (
 // complete the call.
 type hedge struct {
 	worker *Worker
+	// load counts the hedge for its chain, if the replica is not silent.
+	load *chainLoad
 
 	mu   sync.Mutex
 	live int // attempts under way
@@ -30,22 +32,37 @@ func (h *hedge) ends(answered bool) bool {
 		return false
 	}
 	h.done = true
-	h.worker.hedges.Add(-1)
+	h.uncount()
 	return true
 }
+
+// uncount ends the counts of a hedge.
+func (h *hedge) uncount() {
+	h.worker.hedges.Add(-1)
+	if h.load != nil {
+		h.load.hedges.Add(-1)
+	}
+}
+
+// hedgeShare is how many calls of a chain may be with two replicas while the first one is not silent: the policies are slow, and would
+// be so a second time.
+func (l *chainLoad) hedgeShare() int32 { return max(1, l.inFlight.Load()/8) }
 
 // late is a call that may be given to another replica. Its hedge is locked.
 type late struct {
 	call  *route.Call
 	hedge *hedge
 	index int32 // of its slot
+	alive bool  // the replica has said something since it got the call
 }
 
 // hedge gives calls to another replica each, which keep their place with this one. now is since epoch.
 func (c *conn) hedge(calls []late, now time.Duration) {
 	for _, l := range calls {
 		if c.worker.place(l.call, now, l.hedge) == nil {
-			c.breaker.failure(now)
+			if !l.alive {
+				c.breaker.failure(now)
+			}
 			c.worker.retries[becauseSlow].Inc()
 		} else {
 			c.unhedge(l, now)
@@ -63,7 +80,7 @@ func (c *conn) unhedge(l late, now time.Duration) {
 	defer c.mu.Unlock()
 	if s := &c.slots[l.index]; s.hedge == l.hedge {
 		s.hedge = nil
-		c.worker.hedges.Add(-1)
+		l.hedge.uncount()
 		c.arm(min(hedgeAgain, max(s.deadline-now, 0)))
 	}
 }
@@ -76,30 +93,41 @@ func (c *conn) overdue(now time.Duration) (calls []late, next time.Duration) {
 		return nil, 0
 	}
 	received := c.received.Load()
-	silent := c.silent.Load()
+	dead := c.dead.Load()
 	for i := c.oldest; i != none; i = c.slots[i].next {
 		s := &c.slots[i]
 		if s.sent+w.hedgeAfter <= now && s.heard == received {
 			// Nothing at all has come for so long: what was sent after it waits in vain too.
-			silent = true
 			c.silent.Store(true)
+			if !c.alive(s) {
+				dead = true
+				c.dead.Store(true)
+			}
 		}
 	}
 	for i := c.oldest; i != none; i = c.slots[i].next {
 		s := &c.slots[i]
 		due := s.sent + w.hedgeAfter
-		switch {
-		case s.hedge != nil, int(s.call.Progress.Attempts) >= w.attempts:
+		if s.hedge != nil || int(s.call.Progress.Attempts) >= w.attempts {
 			continue
-		case due > now && !silent:
+		}
+		alive := c.alive(s)
+		switch {
+		case due > now && (!dead || alive):
+		case alive && s.load.hedges.Load() >= s.load.hedgeShare():
+			due = now + hedgeAgain
 		case w.hedges.Add(1) > maxHedges:
 			w.hedges.Add(-1)
 			due = now + leastBudget
 		default:
 			h := &hedge{worker: w, live: 1}
+			if alive {
+				h.load = s.load
+				h.load.hedges.Add(1)
+			}
 			h.mu.Lock()
 			s.hedge = h
-			calls = append(calls, late{s.call, h, i})
+			calls = append(calls, late{s.call, h, i, alive})
 			continue
 		}
 		if next == 0 || due < next {

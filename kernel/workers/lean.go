@@ -103,6 +103,7 @@ func (l *lean) read() {
 		if cap(l.reading) > maxKept {
 			l.reading, l.result = nil, workerv1.Result{} // A reset result keeps a capacity that aliases the bytes.
 		}
+		l.conn.worker.pump()
 		l.afterBatch()
 	}
 	if ended != nil {
@@ -120,6 +121,10 @@ func (l *lean) encode(m *workerv1.Call) error {
 	m.Body = nil
 	size := m.SizeVT()
 	call := size + 1 + protowire.SizeBytes(len(body)) // Call.body
+	if call > maxCall {
+		m.Body = body
+		return errTooLarge
+	}
 	if !c.fits(call) || l.backlog() > maxWaiting {
 		m.Body = body
 		return route.ErrOverloaded

@@ -19,6 +19,20 @@ type Local interface {
 	GetProfile(context.Context, *workerv1.GetProfileRequest) (*workerv1.GetProfileResponse, error)
 	// Evaluate runs a call as route.Evaluator says. If it completes the call after it has returned, it calls afterBatch then.
 	Evaluate(c *route.Call, afterBatch func())
+	// Room returns how many calls of the same chain are in flight that may wait, and how many more of any chain there is room for.
+	Room(c *route.Call) (ofChain, free int64)
+}
+
+// evaluateLocal runs a call on the local worker, if there is room for it.
+func (w *Worker) evaluateLocal(c *route.Call) error {
+	switch ofChain, free := w.local.Room(c); {
+	case free <= 0:
+		return route.ErrOverloaded
+	case ofChain >= w.share(free):
+		return route.ErrRouteOverloaded
+	}
+	w.local.Evaluate(c, w.afterLocal)
+	return nil
 }
 
 // localPath is what stands in the place of a local worker's socket.

@@ -19,6 +19,8 @@ import (
 // localFake is a fake in the kernel's process. Calls with a body are completed later.
 type localFake struct{ *fake }
 
+func (f localFake) Room(*route.Call) (ofChain, free int64) { return 0, 1 }
+
 func (f localFake) Evaluate(c *route.Call, afterBatch func()) {
 	f.calls.Add(1)
 	if !slices.Contains(f.held(), c.Message.Generation) {

@@ -50,6 +50,9 @@ const (
 	batchCalls       = "policy_kernel_worker_batch_calls"
 	batchResults     = "policy_kernel_worker_batch_results"
 	callRetries      = "policy_kernel_worker_retries_total"
+	callsQueued      = "policy_kernel_worker_queued_total"
+	callsWaiting     = "policy_kernel_worker_calls_waiting"
+	queueRefusals    = "policy_kernel_worker_queue_refusals_total"
 	breakerState     = "policy_kernel_worker_breaker_state"
 )
 
@@ -70,8 +73,11 @@ func (reg *Registry) measure(before, after []*Worker) {
 		if slices.ContainsFunc(after, func(other *Worker) bool { return other.name == w.name }) {
 			continue
 		}
-		for _, metric := range []string{unmatchedResults, batchCalls, batchResults} {
+		for _, metric := range []string{unmatchedResults, batchCalls, batchResults, callsQueued} {
 			reg.metrics.UnregisterMetric(telemetry.Series(metric, "worker", w.name))
+		}
+		for why := range numQueueRefusals {
+			reg.metrics.UnregisterMetric(telemetry.Series(queueRefusals, "worker", w.name, "reason", why.String()))
 		}
 		for why := range numReasons {
 			reg.metrics.UnregisterMetric(telemetry.Series(callRetries, "worker", w.name, "reason", why.String()))
@@ -85,6 +91,14 @@ func (reg *Registry) gauges(workers []*Worker) map[string]func() float64 {
 	for _, w := range workers {
 		all[telemetry.Series(workerHealth, "worker", w.name)] = func() float64 {
 			return reg.shown(w.name, 0, func(now *Worker, _ *replica) bool { return now.Available() })
+		}
+		all[telemetry.Series(callsWaiting, "worker", w.name)] = func() float64 {
+			waiting := int32(0)
+			reg.shown(w.name, 0, func(now *Worker, _ *replica) bool {
+				waiting = now.queue.size.Load()
+				return true
+			})
+			return float64(waiting)
 		}
 		for i := range w.replicas {
 			labels := []string{"worker", w.name, "replica", strconv.Itoa(i)}

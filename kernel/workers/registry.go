@@ -95,6 +95,10 @@ func (reg *Registry) newWorker(ref config.WorkerRef) *Worker {
 	if w.local, w.afterBatch = reg.local[ref.Name], reg.afterBatch; w.local != nil {
 		ref.SocketPaths = []string{localPath}
 	}
+	w.afterLocal = func() {
+		w.pump()
+		w.afterBatch()
+	}
 	for i, path := range ref.SocketPaths {
 		r := &replica{worker: w, path: path, bit: 1 << (i % 64), connections: ref.Connections, health: ref.HealthCheck, problem: "not connected yet"}
 		r.breaker.config, r.breaker.changed = ref.Breaker, func(open bool) { reg.tripped(r, open) }
@@ -136,6 +140,7 @@ func (reg *Registry) Close() {
 	}
 	reg.running.Wait()
 	for w := range members {
+		w.closeQueue()
 		w.waiting.Wait()
 	}
 }

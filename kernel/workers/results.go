@@ -18,10 +18,13 @@ func (c *conn) read() error {
 		if err := c.stream.RecvMsg(&frame); err != nil {
 			return err
 		}
-		c.hear()
+		if len(frame.B) > 0 {
+			c.hear()
+		}
 		if err := c.complete(&result, frame.B); err != nil {
 			return fmt.Errorf("%w: %w", route.ErrIllegalResult, err)
 		}
+		c.worker.pump()
 		if c.afterBatch != nil {
 			c.afterBatch()
 		}
@@ -89,5 +92,8 @@ func (c *conn) hear() {
 	c.received.Add(1)
 	if c.silent.Load() {
 		c.silent.Store(false)
+	}
+	if c.dead.Load() {
+		c.dead.Store(false)
 	}
 }

@@ -53,8 +53,12 @@ type session struct {
 	pushing atomic.Bool
 	// leaving is true when it is not to get further calls: it is about to stop, or a connection has ended.
 	leaving atomic.Bool
-	// share is how much of the calls it gets.
-	share share
+	// share is how much of the calls it gets, capacity how many it may have in flight.
+	share    share
+	capacity int64
+	// suspect asks for a health check at once; answered is when the last one was answered, on the worker's clock.
+	suspect  chan struct{}
+	answered atomic.Int64
 
 	// The registry's mu guards these.
 
@@ -69,7 +73,7 @@ type session struct {
 }
 
 func newSession(r *replica, c control) *session {
-	s := &session{replica: r, control: c, kick: make(chan struct{}, 1), rejected: make(map[uint64][]*workerv1.ConfigError), share: share{slowStart: r.worker.ref.SlowStart}}
+	s := &session{replica: r, control: c, kick: make(chan struct{}, 1), suspect: make(chan struct{}, 1), rejected: make(map[uint64][]*workerv1.ConfigError), share: share{slowStart: r.worker.ref.SlowStart}}
 	s.held.Store(&[]uint64{})
 	return s
 }
@@ -84,7 +88,7 @@ func dial(r *replica, connections int) (*session, error) {
 		var d net.Dialer
 		return d.DialContext(ctx, "unix", r.path)
 	}
-	for range max(1, connections) {
+	for range 1 + max(1, connections) { // What the replica is asked has a connection of its own, which no call holds up.
 		c, err := grpc.NewClient("passthrough:///worker",
 			grpc.WithTransportCredentials(insecure.NewCredentials()), // The socket's mode is the protection.
 			grpc.WithContextDialer(dialer),
@@ -127,6 +131,10 @@ func (s *session) discover(ctx context.Context) (*workerv1.GetWorkerConfigRespon
 		return nil, fmt.Errorf("ask %q for its policies: the worker calls itself %q, want %q", s.replica.path, cfg.Name, want)
 	}
 	s.instance, s.version = cfg.InstanceId, cfg.Version
+	s.capacity = int64(maxInFlight * max(1, s.replica.connections))
+	if most := int64(cfg.MaxConcurrentRequests); most > 0 {
+		s.capacity = min(s.capacity, most)
+	}
 	return cfg, nil
 }
 
@@ -161,7 +169,7 @@ func (s *session) serve(ctx context.Context, reg *Registry) (served bool, err er
 		}
 		return s.attend(ctx, reg, group)
 	}
-	for _, client := range s.clients {
+	for _, client := range s.clients[1:] {
 		streamCtx, cancel := context.WithCancel(ctx)
 		st, err := client.NewStream(streamCtx, &workerv1.PolicyWorker_ServiceDesc.Streams[0], workerv1.PolicyWorker_Execute_FullMethodName)
 		if err != nil {
@@ -197,6 +205,10 @@ func (s *session) probe(ctx context.Context, reg *Registry) error {
 			case <-ctx.Done():
 				return ctx.Err()
 			case <-ticker.C:
+			case <-s.suspect:
+				if s.replica.worker.now()-time.Duration(s.answered.Load()) < s.replica.worker.suspectAfter/4 {
+					continue
+				}
 			}
 		}
 		changes, results := reg.changesOf(s), s.results()
@@ -208,6 +220,10 @@ func (s *session) probe(ctx context.Context, reg *Registry) error {
 			if resp.InstanceId != s.instance {
 				return errRestarted
 			}
+			s.answered.Store(int64(s.replica.worker.now()))
+			for _, c := range s.conns {
+				c.dead.Store(false)
+			}
 			reg.probed(s, resp, changes)
 			late = 0
 		case status.Code(err) == codes.DeadlineExceeded && ctx.Err() == nil && (s.results() != results || s.pushing.Load()):
@@ -218,6 +234,14 @@ func (s *session) probe(ctx context.Context, reg *Registry) error {
 		default:
 			return fmt.Errorf("check the health of %q: %w", s.replica.path, err)
 		}
+	}
+}
+
+// ask has the replica's health checked at once.
+func (s *session) ask() {
+	select {
+	case s.suspect <- struct{}{}:
+	default:
 	}
 }
 

@@ -14,7 +14,9 @@ type slot struct {
 	sent     time.Duration // since epoch
 	heard    uint64        // conn.received when it was sent
 	// hedge is not nil if another replica has the call too.
-	hedge      *hedge
+	hedge *hedge
+	// load counts the call for its chain; it may be nil.
+	load       *chainLoad
 	prev, next int32
 }
 
@@ -41,10 +43,10 @@ func (c *conn) enqueue(index int32, s slot) {
 	}
 }
 
-// patience is when a call that was sent now needs to be looked at: at its deadline, or when another replica is to get it too.
+// patience is when a call that was sent now needs to be looked at: at its deadline, or when the replica is asked for its health.
 func (c *conn) patience(left time.Duration) time.Duration {
-	if w := c.worker; w != nil && w.hedgeAfter > 0 {
-		return min(left, w.hedgeAfter)
+	if w := c.worker; w != nil {
+		return min(left, w.suspectAfter)
 	}
 	return left
 }
@@ -73,7 +75,10 @@ func (c *conn) remove(index int32) *route.Call {
 		c.slots[s.next].prev = s.prev
 	}
 	call := s.call
-	s.call, s.hedge = nil, nil // What else is there counts only with a call.
+	if s.load != nil {
+		s.load.inFlight.Add(-1)
+	}
+	s.call, s.hedge, s.load = nil, nil, nil // What else is there counts only with a call.
 	c.free = append(c.free, index)
 	c.inFlight.Add(-1)
 	return call
@@ -102,14 +107,19 @@ func (c *conn) expire() {
 	}
 	now := time.Since(c.epoch)
 	for c.oldest != none && c.slots[c.oldest].deadline <= now {
-		h := c.slots[c.oldest].hedge
-		over = append(over, late{call: c.remove(c.oldest), hedge: h})
+		s := &c.slots[c.oldest]
+		over = append(over, late{hedge: s.hedge, alive: c.alive(s)})
+		over[len(over)-1].call = c.remove(c.oldest)
 	}
 	slow, next := c.overdue(now)
 	c.armed = false
 	if c.oldest != none {
-		if deadline := c.slots[c.oldest].deadline; next == 0 || deadline < next {
-			next = deadline
+		s := &c.slots[c.oldest]
+		if next == 0 || s.deadline < next {
+			next = s.deadline
+		}
+		if due := c.suspect(now); due > 0 {
+			next = min(next, due)
 		}
 		c.arm(next - now)
 	}
@@ -117,8 +127,12 @@ func (c *conn) expire() {
 	c.hedge(slow, now)
 	completed := 0
 	for _, l := range over {
-		if l.hedge == nil && c.breaker != nil {
-			c.breaker.failure(now) // That a hedged call is late was noted before.
+		switch {
+		case l.hedge != nil || c.breaker == nil: // That a hedged call is late was noted before.
+		case l.alive:
+			c.breaker.success() // A policy is slow, not the replica.
+		default:
+			c.breaker.failure(now)
 		}
 		if l.hedge.ends(false) {
 			l.call.Done.Complete(l.call, nil, route.ErrTimeout)
@@ -126,4 +140,33 @@ func (c *conn) expire() {
 		}
 	}
 	c.completed(completed)
+}
+
+// suspect has the replica's health checked if it has not said anything since it got a call that takes long, and says when to look again;
+// 0 means never. mu is held.
+func (c *conn) suspect(now time.Duration) (next time.Duration) {
+	w := c.worker
+	if w == nil {
+		return 0
+	}
+	next = now + w.suspectAfter
+	silent := false
+	for i := c.oldest; i != none; i = c.slots[i].next {
+		s := &c.slots[i]
+		if due := s.sent + w.suspectAfter; due > now {
+			next = max(due, now+w.suspectAfter/4) // Not for each call.
+			break
+		}
+		silent = silent || !c.alive(s)
+	}
+	if silent {
+		c.session.ask()
+	}
+	return next
+}
+
+// alive reports whether the replica has said anything since the call was sent: a result on this connection, or an answer to a health
+// check. Then the call is late because of what its policies do.
+func (c *conn) alive(s *slot) bool {
+	return s.heard != c.received.Load() || c.session != nil && c.session.answered.Load() >= int64(s.sent)
 }

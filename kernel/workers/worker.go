@@ -27,6 +27,8 @@ type Worker struct {
 	// local runs the calls if the worker is in this process; then there is one replica, without connections. It calls afterBatch.
 	local      Local
 	afterBatch func()
+	// afterLocal is called after a local worker has completed a call later: it makes room.
+	afterLocal func()
 
 	// epoch is what the times of calls are counted from.
 	epoch time.Time
@@ -37,6 +39,17 @@ type Worker struct {
 	// hedges counts calls that two replicas have, tripped breakers that are not closed.
 	hedges, tripped atomic.Int32
 	retries         [numReasons]*metrics.Counter
+	// queue has the calls that there is no room for yet: at most maxQueued, each for at most patience.
+	queue       queue
+	maxQueued   int64
+	patience    time.Duration
+	queuedCalls *metrics.Counter
+	refused     [numQueueRefusals]*metrics.Counter
+	// loads has the counts of chains by their numbers; it has at least one. ratio bounds them, see share.
+	loads atomic.Pointer[[]*chainLoad]
+	ratio float64
+	// suspectAfter is after how long without an answer a replica is asked for its health.
+	suspectAfter time.Duration
 	// waiting has the calls that wait for their next attempt; ended is closed when nobody needs the worker any more.
 	waiting sync.WaitGroup
 	ended   chan struct{}
@@ -61,6 +74,14 @@ func newWorker(ref config.WorkerRef, set *metrics.Set) *Worker {
 	}
 	if after := cmp.Or(ref.Retry.HedgeAfter, ref.Timeout/2); len(ref.SocketPaths) > 1 && w.attempts > 1 && after < ref.Timeout {
 		w.hedgeAfter = after
+	}
+	w.maxQueued, w.patience = int64(ref.MaxQueued), min(cmp.Or(ref.QueueTimeout, ref.Timeout/2), ref.Timeout)
+	w.ratio = ratioOf(ref.RouteShare)
+	w.loads.Store(&[]*chainLoad{{}})
+	w.suspectAfter = cmp.Or(w.hedgeAfter, ref.Timeout) / 2
+	w.queuedCalls = set.GetOrCreateCounter(telemetry.Series(callsQueued, "worker", ref.Name))
+	for why := range w.refused {
+		w.refused[why] = set.GetOrCreateCounter(telemetry.Series(queueRefusals, "worker", ref.Name, "reason", queueRefusal(why).String()))
 	}
 	for why := range w.retries {
 		w.retries[why] = set.GetOrCreateCounter(telemetry.Series(callRetries, "worker", ref.Name, "reason", reason(why).String()))
@@ -94,26 +115,39 @@ func (w *Worker) Available() bool {
 func (w *Worker) Evaluate(c *route.Call) {
 	if w.local != nil {
 		w.begin(c, 0)
-		w.local.Evaluate(c, w.afterBatch)
+		if w.queue.waits(c) {
+			w.enqueue(c, nil)
+		} else if err := w.evaluateLocal(c); err != nil {
+			w.enqueue(c, err)
+		}
 		return
 	}
 	now := w.now()
 	w.begin(c, now)
+	if w.queue.waits(c) {
+		w.enqueue(c, nil)
+		return
+	}
 	switch err := w.place(c, now, nil); err {
 	case nil:
 	case route.ErrUnavailable:
 		c.Progress.Attempts = 1
 		w.settle(c, err, becauseLost)
+	case errTooLarge:
+		c.Done.Complete(c, nil, route.ErrOverloaded)
 	default:
-		c.Done.Complete(c, nil, err)
+		w.enqueue(c, err)
 	}
 }
 
 // EvaluateAll implements route.BatchEvaluator. One connection takes all calls, as long as it can: what leaves together comes back together, which saves both sides
 // system calls.
 func (w *Worker) EvaluateAll(calls []*route.Call) {
-	if len(calls) > 1 && w.local == nil {
-		calls = calls[w.placeAll(calls):]
+	for len(calls) > 1 && w.local == nil {
+		if calls = calls[w.placeAll(calls):]; len(calls) > 0 {
+			w.Evaluate(calls[0]) // The first one that did not fit: another connection has room for it, or it waits.
+			calls = calls[1:]
+		}
 	}
 	for _, c := range calls {
 		w.Evaluate(c)
@@ -126,17 +160,21 @@ func (w *Worker) placeAll(calls []*route.Call) int {
 	for _, c := range calls {
 		w.begin(c, now)
 	}
+	if w.queue.waits(calls[0]) {
+		return 0
+	}
 	best, room, err := w.choose(*w.targets.Load(), calls[0], now)
 	if err != nil {
 		return 0
 	}
+	n := min(room.replica, room.worker, int64(len(calls)))
 	if best.session.replica.breaker.state.Load() != breakerClosed {
-		room = 1 // It is a trial.
+		n = 1 // It is a trial.
 	}
 	c := best.pick()
-	n := c.submitAll(best.session, calls[:min(room, len(calls))], now)
+	taken := c.submitAll(best.session, calls[:n], now, room.worker)
 	c.flush()
-	return n
+	return taken
 }
 
 // begin gives a call the worker's timeout.

@@ -3,6 +3,7 @@ package chain
 
 import (
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	workerv1 "github.com/policy-engine/policy-engine/api/worker/v1"
@@ -113,8 +114,13 @@ func (c Cause) failure() workerv1.Result_Failure {
 	return workerv1.Result_FAILURE_POLICY_ERROR
 }
 
-// Chain is consecutive policies of one route and flow. It is immutable and safe for concurrent use.
+// Chain is consecutive policies of one route and flow. It is safe for concurrent use.
 type Chain struct {
+	// Waiting counts the runs in flight of a chain that MayWait. It is the caller's.
+	Waiting atomic.Int64
+	// waits: a policy may block, or has made a run wait.
+	waits atomic.Bool
+
 	route    string
 	response bool
 	// headers, body and trailers have the policies that take part in the phases of the flow, in order.
@@ -124,6 +130,9 @@ type Chain struct {
 	// decodes: a policy of body wants bodies without their content codings.
 	decodes bool
 }
+
+// MayWait reports whether runs may have to wait (Run.Wait).
+func (c *Chain) MayWait() bool { return c.waits.Load() }
 
 // step is a policy in a phase.
 type step struct {
@@ -161,6 +170,9 @@ func Compile(route string, response bool, list []Policy) (*Chain, error) {
 		}
 		s := step{policy: p.Name, index: i, onFailure: p.OnFailure, timeout: p.Timeout, observer: p.Observer}
 		_, s.blocking = p.Instance.(policies.Blocking)
+		if s.blocking {
+			c.waits.Store(true)
+		}
 		_, s.readOnly = p.Instance.(policies.ReadOnlyBodies)
 		_, s.decoded = p.Instance.(policies.DecodedBodies)
 		s.owned = p.Owned

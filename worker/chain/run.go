@@ -121,6 +121,9 @@ func (r *Run) Inline(ctx context.Context) (ended bool) {
 
 // Wait runs the rest of the chain after Inline, waiting where policies wait. When ctx ends, so does the chain, undecided.
 func (r *Run) Wait(ctx context.Context) {
+	if !r.chain.waits.Load() {
+		r.chain.waits.Store(true)
+	}
 	for !r.Inline(ctx) {
 		s := &r.steps[r.next]
 		switch {

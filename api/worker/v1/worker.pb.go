@@ -445,9 +445,11 @@ type GetWorkerConfigResponse struct {
 	Version  string              `protobuf:"bytes,2,opt,name=version,proto3" json:"version,omitempty"`
 	Policies []*PolicyDescriptor `protobuf:"bytes,3,rep,name=policies,proto3" json:"policies,omitempty"`
 	// Random for each start of the process.
-	InstanceId    uint64 `protobuf:"varint,4,opt,name=instance_id,json=instanceId,proto3" json:"instance_id,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	InstanceId uint64 `protobuf:"varint,4,opt,name=instance_id,json=instanceId,proto3" json:"instance_id,omitempty"`
+	// How many calls may be in flight at once; 0 means that the worker does not say. A kernel keeps further ones back.
+	MaxConcurrentRequests uint32 `protobuf:"varint,5,opt,name=max_concurrent_requests,json=maxConcurrentRequests,proto3" json:"max_concurrent_requests,omitempty"`
+	unknownFields         protoimpl.UnknownFields
+	sizeCache             protoimpl.SizeCache
 }
 
 func (x *GetWorkerConfigResponse) Reset() {
@@ -504,6 +506,13 @@ func (x *GetWorkerConfigResponse) GetPolicies() []*PolicyDescriptor {
 func (x *GetWorkerConfigResponse) GetInstanceId() uint64 {
 	if x != nil {
 		return x.InstanceId
+	}
+	return 0
+}
+
+func (x *GetWorkerConfigResponse) GetMaxConcurrentRequests() uint32 {
+	if x != nil {
+		return x.MaxConcurrentRequests
 	}
 	return 0
 }
@@ -2337,13 +2346,14 @@ var File_worker_v1_worker_proto protoreflect.FileDescriptor
 const file_worker_v1_worker_proto_rawDesc = "" +
 	"\n" +
 	"\x16worker/v1/worker.proto\x12\x16policyengine.worker.v1\"\x18\n" +
-	"\x16GetWorkerConfigRequest\"\xae\x01\n" +
+	"\x16GetWorkerConfigRequest\"\xe6\x01\n" +
 	"\x17GetWorkerConfigResponse\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x12D\n" +
 	"\bpolicies\x18\x03 \x03(\v2(.policyengine.worker.v1.PolicyDescriptorR\bpolicies\x12\x1f\n" +
 	"\vinstance_id\x18\x04 \x01(\x04R\n" +
-	"instanceId\"\xe3\x02\n" +
+	"instanceId\x126\n" +
+	"\x17max_concurrent_requests\x18\x05 \x01(\rR\x15maxConcurrentRequests\"\xe3\x02\n" +
 	"\x10PolicyDescriptor\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x125\n" +

@@ -83,6 +83,11 @@ func (m *GetWorkerConfigResponse) MarshalToSizedBufferVT(dAtA []byte) (int, erro
 		i -= len(m.unknownFields)
 		copy(dAtA[i:], m.unknownFields)
 	}
+	if m.MaxConcurrentRequests != 0 {
+		i = protohelpers.EncodeVarint(dAtA, i, uint64(m.MaxConcurrentRequests))
+		i--
+		dAtA[i] = 0x28
+	}
 	if m.InstanceId != 0 {
 		i = protohelpers.EncodeVarint(dAtA, i, uint64(m.InstanceId))
 		i--
@@ -2018,6 +2023,9 @@ func (m *GetWorkerConfigResponse) SizeVT() (n int) {
 	if m.InstanceId != 0 {
 		n += 1 + protohelpers.SizeOfVarint(uint64(m.InstanceId))
 	}
+	if m.MaxConcurrentRequests != 0 {
+		n += 1 + protohelpers.SizeOfVarint(uint64(m.MaxConcurrentRequests))
+	}
 	n += len(m.unknownFields)
 	return n
 }
@@ -2880,6 +2888,25 @@ func (m *GetWorkerConfigResponse) UnmarshalVT(dAtA []byte) error {
 				b := dAtA[iNdEx]
 				iNdEx++
 				m.InstanceId |= uint64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+		case 5:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field MaxConcurrentRequests", wireType)
+			}
+			m.MaxConcurrentRequests = 0
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return protohelpers.ErrIntOverflow
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				m.MaxConcurrentRequests |= uint32(b&0x7F) << shift
 				if b < 0x80 {
 					break
 				}
@@ -7351,6 +7378,25 @@ func (m *GetWorkerConfigResponse) UnmarshalVTUnsafe(dAtA []byte) error {
 				b := dAtA[iNdEx]
 				iNdEx++
 				m.InstanceId |= uint64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+		case 5:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field MaxConcurrentRequests", wireType)
+			}
+			m.MaxConcurrentRequests = 0
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return protohelpers.ErrIntOverflow
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				m.MaxConcurrentRequests |= uint32(b&0x7F) << shift
 				if b < 0x80 {
 					break
 				}

@@ -126,8 +126,14 @@ type Worker struct {
 	Connections int `yaml:"connections" min:"1" max:"64"`
 	// How long a call may take, all its attempts together.
 	Timeout strict.Duration `yaml:"timeout" min:"1ms" max:"5m"`
-	// How many calls may be under way on all replicas together; what is more is refused at once (503, WORKER_OVERLOADED).
+	// How many calls may be in flight on all replicas together, at most as many as the replicas announce (max_concurrent_requests). Further ones wait.
 	MaxInFlight int `yaml:"max_in_flight" min:"1" max:"1000000"`
+	// The largest share of the calls in flight, and of those that wait, that one chain of a route may have; 1 means no bound. While several routes are slow, each gets less.
+	RouteShare float64 `yaml:"route_share" min:"0.01" max:"1"`
+	// How many calls may wait for room; what is more is refused at once (503, WORKER_OVERLOADED, or ROUTE_OVERLOADED if it is the route that has its share).
+	MaxQueued int `yaml:"max_queued" min:"0" max:"1000000"`
+	// How long a call may wait for room before it is refused; 0s means half of the worker's timeout. It is part of the timeout.
+	QueueTimeout strict.Duration `yaml:"queue_timeout" min:"0s" max:"5m"`
 	// How a call that came to nothing on one replica gets to another one.
 	Retry Retry `yaml:"retry"`
 	// When a replica gets no calls for a while.
@@ -258,7 +264,7 @@ func headers(lines ...string) (m strict.Map[HeaderName, HeaderValue]) {
 func (w *Worker) Defaults() {
 	w.Connections = 2
 	w.Timeout = strict.Duration(500 * time.Millisecond)
-	w.MaxInFlight = 4096
+	w.MaxInFlight, w.RouteShare, w.MaxQueued = 4096, 0.5, 65536
 	w.Retry = Retry{MaxAttempts: 2, Backoff: strict.Duration(10 * time.Millisecond)}
 	w.CircuitBreaker = CircuitBreaker{ConsecutiveFailures: 5, OpenTime: strict.Duration(time.Second)}
 	w.SlowStart = strict.Duration(time.Second)

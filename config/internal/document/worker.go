@@ -16,7 +16,7 @@ type PolicyWorker struct {
 	Name Name `yaml:"name,required"`
 	// The Unix socket to listen on.
 	SocketPath SocketPath `yaml:"socket_path,required"`
-	// How many calls may be under way at once.
+	// How many calls may be in flight whose policies may wait. Kernels keep further calls back.
 	MaxConcurrentRequests int `yaml:"max_concurrent_requests" min:"1" max:"1000000"`
 	// What a request may take of memory.
 	ResourceLimits ResourceLimits `yaml:"resource_limits"`
