@@ -15,7 +15,7 @@ type local struct {
 
 // Evaluate implements workers.Local.
 func (l local) Evaluate(c *route.Call, afterBatch func()) {
-	l.core.Execute(&c.Message, (*call)(c), afterBatch)
+	l.core.ExecuteOn(c.Lane, &c.Message, (*call)(c), afterBatch)
 }
 
 // Room implements workers.Local.
@@ -36,7 +36,13 @@ func (c *call) Result(r *workerv1.Result) {
 	done.Done.Complete(done, r, nil)
 }
 
+// Late implements worker.Receiver.
+func (c *call) Late() {
+	done := (*route.Call)(c)
+	done.Done.Complete(done, nil, route.ErrTimeout)
+}
+
 var (
-	_ workers.Local   = local{}
-	_ worker.Receiver = (*call)(nil)
+	_ workers.Local       = local{}
+	_ worker.LateReceiver = (*call)(nil)
 )

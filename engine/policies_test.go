@@ -42,6 +42,7 @@ func (deny) OnRequestHeaders(_ context.Context, r *policies.Request) (policies.V
 type gate struct {
 	entered chan struct{}
 	open    chan struct{}
+	burnt   chan struct{} // lets burners go on
 }
 
 func (*gate) MayBlock() {}
@@ -56,13 +57,33 @@ func (g *gate) OnRequestHeaders(ctx context.Context, _ *policies.Request) (polic
 	}
 }
 
+// burner burns processor time until the test lets it go on or its context ends.
+type burner struct{ gate *gate }
+
+func (b burner) OnRequestHeaders(ctx context.Context, r *policies.Request) (policies.Verdict, error) {
+	b.gate.entered <- struct{}{}
+	for ctx.Err() == nil {
+		select {
+		case <-b.gate.burnt:
+			r.SetHeader("x-burnt", "yes")
+			return policies.Continue(), nil
+		default:
+		}
+	}
+	return policies.Verdict{}, ctx.Err()
+}
+
 func (g *gate) lists() []Policies {
 	return []Policies{
 		{
 			policies.Define("trailA", "1", func(policies.Env, none) (*trail, error) { return &trail{"A"}, nil }),
 			policies.Define("deny", "1", func(policies.Env, none) (deny, error) { return deny{}, nil }),
+			policies.Define("burnA", "1", func(policies.Env, none) (burner, error) { return burner{g}, nil }),
 			policies.Define("gate", "1", func(policies.Env, none) (*gate, error) { return g, nil }),
 		},
-		{policies.Define("trailB", "1", func(policies.Env, none) (*trail, error) { return &trail{"B"}, nil })},
+		{
+			policies.Define("trailB", "1", func(policies.Env, none) (*trail, error) { return &trail{"B"}, nil }),
+			policies.Define("burnB", "1", func(policies.Env, none) (burner, error) { return burner{g}, nil }),
+		},
 	}
 }

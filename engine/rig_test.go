@@ -48,6 +48,10 @@ const kernelText = `policy_kernel:
       request_flow: {policy_chain: [{policy: gate}, {policy: deny}]}
     - route_name: short
       request_flow: {policy_chain: [{policy: gate, timeout: 20ms}]}
+    - route_name: burn
+      request_flow: {policy_chain: [{policy: burnA}, {policy: trailA}]}
+    - route_name: burn-late
+      request_flow: {policy_chain: [{policy: burnB}]}
     - route_name: unoffered
       request_flow: {policy_chain: [{policy: nobodys}]}
 `
@@ -99,7 +103,7 @@ func configure(t testing.TB, dir string) (*config.Kernel, []Worker, *gate) {
 		t.Fatal(err)
 	}
 	cfg.Server.Port, cfg.Admin.Address, cfg.Admin.Port = 0, "127.0.0.1", 0
-	g := &gate{entered: make(chan struct{}, 100), open: make(chan struct{})}
+	g := &gate{entered: make(chan struct{}, 100), open: make(chan struct{}), burnt: make(chan struct{})}
 	registries, err := register(g.lists())
 	if err != nil {
 		t.Fatal(err)

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"runtime"
 	"runtime/debug"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -25,14 +26,35 @@ func Aside(do func()) {
 				panicked = fmt.Sprintf("%v\n\n%s", p, debug.Stack())
 			}
 		}()
-		// Never unlocked: who has become nicer may not become less nice again without privileges, so the thread ends with this goroutine. The runtime starts no other threads from it, which
-		// would be as nice.
-		runtime.LockOSThread()
-		_ = unix.Setpriority(unix.PRIO_PROCESS, unix.Gettid(), asideNice) // Of the thread alone (setpriority(2)); without it, the work is only less polite.
+		Yield()
 		do()
 	}()
 	<-done
 	if panicked != nil {
 		panic(panicked)
 	}
+}
+
+// maxNice is the highest nice value of Linux.
+const maxNice = 19
+
+// Yield makes the calling goroutine's thread yield to others until the goroutine ends: its nice value is asideNice higher than before. The thread is the goroutine's alone and ends with
+// it, because a thread cannot lower its nice value without privileges. The runtime starts no other threads from it, which would have the same value. used returns the thread's processor time.
+func Yield() (used func() time.Duration) {
+	runtime.LockOSThread()
+	tid := unix.Gettid()
+	// The system call returns 20 minus the nice value (getpriority(2)). After an error, the work yields less.
+	if raw, err := unix.Getpriority(unix.PRIO_PROCESS, tid); err == nil {
+		_ = unix.Setpriority(unix.PRIO_PROCESS, tid, min(20-raw+asideNice, maxNice)) // Of the thread alone (setpriority(2)).
+	}
+	return threadTime
+}
+
+// threadTime returns the processor time of the thread; 0 if it is not known.
+func threadTime() time.Duration {
+	var t unix.Timespec
+	if unix.ClockGettime(unix.CLOCK_THREAD_CPUTIME_ID, &t) != nil {
+		return 0
+	}
+	return time.Duration(t.Nano())
 }

@@ -44,6 +44,28 @@ func TestAside(t *testing.T) {
 	}
 }
 
+// TestYieldIsRelative: work of a process that yields already does not get more than its other threads.
+func TestYieldIsRelative(t *testing.T) {
+	for _, before := range []int{10, 17, maxNice} {
+		got := make(chan int)
+		go func() {
+			runtime.LockOSThread() // The thread ends with the goroutine.
+			if err := unix.Setpriority(unix.PRIO_PROCESS, unix.Gettid(), before); err != nil {
+				t.Error(err)
+			}
+			Yield()
+			raw, err := unix.Getpriority(unix.PRIO_PROCESS, unix.Gettid())
+			if err != nil {
+				t.Error(err)
+			}
+			got <- 20 - raw
+		}()
+		if nice, want := <-got, min(before+asideNice, maxNice); nice != want {
+			t.Errorf("nice %d became %d, want %d", before, nice, want)
+		}
+	}
+}
+
 // TestAsidePanics: who asked for the work gets its panic, with where it was.
 func TestAsidePanics(t *testing.T) {
 	defer func() {

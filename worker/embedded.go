@@ -8,6 +8,7 @@ import (
 
 	workerv1 "github.com/policy-engine/policy-engine/api/worker/v1"
 	"github.com/policy-engine/policy-engine/config"
+	"github.com/policy-engine/policy-engine/fastpath/lane"
 )
 
 // Embedded is a worker in the process of its caller: what Run serves on a socket are method calls here. It runs until Close.
@@ -25,6 +26,13 @@ type Embedded struct {
 type Receiver interface {
 	// Result gets the result, which is valid only during the call, and so are its bytes; nil if the worker failed before it had one.
 	Result(*workerv1.Result)
+}
+
+// LateReceiver is a Receiver that is told why a call has no result in time.
+type LateReceiver interface {
+	Receiver
+	// Late takes the place of Result when a call was moved aside and its timeout has passed. Other receivers get nil.
+	Late()
 }
 
 // Embed starts a worker without a socket. An error tells all that is wrong with the files that the configuration names.
@@ -51,18 +59,34 @@ func Embed(cfg *config.Worker, registry *Registry, opts Options) (*Embedded, err
 // Protocol is the worker's protocol, called directly.
 func (b *Embedded) Protocol() workerv1.PolicyWorkerServer { return b.worker.service }
 
-// Execute runs a call and keeps nothing of it. It runs a chain that does not wait on the caller's goroutine, and has given the result when it returns; then it does not
-// allocate. A chain that waits goes on on a goroutine of its own, which calls later after it has given the result. What does not fit has its refusal at once.
+// Execute is ExecuteOn without a lane.
 func (b *Embedded) Execute(call *workerv1.Call, to Receiver, later func()) {
-	e, result, waits := b.begin(call, to)
-	if !waits {
-		deliver(e, result, to)
-		return
-	}
-	go func() {
-		defer later()
-		deliver(e, b.wait(e, to), to)
+	b.ExecuteOn(nil, call, to, later)
+}
+
+// ExecuteOn runs a call and keeps nothing of it. It runs a chain that does not wait on the caller's goroutine, and has given the result when it returns; then it does not
+// allocate. A chain that waits goes on on a goroutine of its own, which calls later after it has given the result. What does not fit has its refusal at once.
+//
+// A call that overruns its slice is moved aside if the goroutine is a lane: then it is the call's own, and calls later when the result is given.
+func (b *Embedded) ExecuteOn(l *lane.Lane, call *workerv1.Call, to Receiver, later func()) {
+	defer func() { // Also when a policy has ended the goroutine.
+		if l.Moved() {
+			l.Close()
+			later()
+		}
 	}()
+	e, result, waits := b.begin(l, call, to, later)
+	switch {
+	case !waits:
+		deliver(e, result, to)
+	case l.Moved():
+		deliver(e, b.wait(e, to), to)
+	default:
+		go func() {
+			defer later()
+			deliver(e, b.wait(e, to), to)
+		}()
+	}
 }
 
 // deliver gives the result; of a refusal there is no execution. What the result leads to may be a call of the same HTTP request, for which there has to be room.
@@ -71,13 +95,20 @@ func deliver(e *execution, result *workerv1.Result, to Receiver) {
 		to.Result(result)
 		return
 	}
+	if e.late != nil {
+		e.late.timer.Stop()
+		if !e.late.claim() {
+			e.Release()
+			return
+		}
+	}
 	e.leave()
 	to.Result(result)
 	e.Release()
 }
 
 // begin runs a call until it has a result or waits.
-func (b *Embedded) begin(call *workerv1.Call, to Receiver) (e *execution, result *workerv1.Result, waits bool) {
+func (b *Embedded) begin(l *lane.Lane, call *workerv1.Call, to Receiver, later func()) (e *execution, result *workerv1.Result, waits bool) {
 	returned := false
 	defer func() {
 		if !returned {
@@ -92,13 +123,21 @@ func (b *Embedded) begin(call *workerv1.Call, to Receiver) (e *execution, result
 		result = why.result(call)
 	} else if why, ok := e.load(compiled, e.own.copy(call), now, now); !ok {
 		result = why.result(call)
-	} else if !e.run.Inline(b.ctx) {
+	} else if e.on(l, to, later); !e.run.Inline(l.Context(b.ctx)) {
 		waits = true
 	} else {
 		result = e.result()
 	}
 	returned = true
 	return e, result, waits
+}
+
+// on has the call run on a lane, which may be nil.
+func (e *execution) on(l *lane.Lane, to Receiver, later func()) {
+	e.run.On(l)
+	if l != nil {
+		e.to, e.later = to, later
+	}
 }
 
 // wait runs the rest of a call.

@@ -46,12 +46,12 @@ const (
 )
 
 // embed starts a worker with a chain of each kind in generation 1.
-func embed(t *testing.T, change func(*config.Worker, *Options)) *embedded {
+func embed(t *testing.T, change func(*config.Worker, *Options), more ...policies.Definition) *embedded {
 	t.Helper()
 	e := &embedded{world: newWorld(), log: &output{}, later: make(chan struct{}, 1000)}
 	quits := policies.Define("quit", "1", func(policies.Env, none) (quitter, error) { return quitter{}, nil })
 	yields := policies.Define("yield", "1", func(policies.Env, none) (yielder, error) { return yielder{}, nil })
-	registry, err := NewRegistry(append(e.definitions(), quits, yields)...)
+	registry, err := NewRegistry(append(append(e.definitions(), quits, yields), more...)...)
 	if err != nil {
 		t.Fatal(err)
 	}

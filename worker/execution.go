@@ -25,6 +25,39 @@ type execution struct {
 	broken bool
 	// own has the call with bytes of its own, for calls whose bytes are the caller's.
 	own ownCall
+	// to and later are those of Embedded.ExecuteOn; to is nil for all other calls.
+	to    Receiver
+	later func()
+	// late is not nil if the call was moved aside.
+	late *late
+}
+
+// late answers a call of Embedded that was moved aside when its time is over.
+type late struct {
+	answered atomic.Bool
+	timer    *time.Timer
+}
+
+// claim reports whether the caller is the one who answers.
+func (l *late) claim() bool { return l.answered.CompareAndSwap(false, true) }
+
+// Moved implements chain.MoveHolder.
+func (e *execution) Moved(now, deadline time.Time) {
+	if e.to == nil || deadline.IsZero() {
+		return // The kernel has a timer of its own.
+	}
+	l, to, later := &late{}, e.to, e.later
+	l.timer = time.AfterFunc(deadline.Sub(now), func() {
+		if l.claim() {
+			if to, ok := to.(LateReceiver); ok {
+				to.Late()
+			} else {
+				to.Result(nil)
+			}
+			later()
+		}
+	})
+	e.late = l
 }
 
 // Retain implements chain.Holder.
@@ -37,6 +70,7 @@ func (e *execution) Release() {
 	}
 	c, left := e.core, e.left
 	e.uncount()
+	e.to, e.later, e.late = nil, nil, nil
 	e.generation.release()
 	e.generation = nil
 	if !e.run.Abandoned() && !e.broken {

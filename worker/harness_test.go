@@ -207,6 +207,7 @@ type running struct {
 type setup struct {
 	cfg  config.Worker
 	opts Options
+	more []policies.Definition // beside the world's
 }
 
 func startWorker(t testing.TB, change ...func(*setup)) *running {
@@ -221,12 +222,13 @@ func startWorker(t testing.TB, change ...func(*setup)) *running {
 			ResourceLimits: config.ResourceLimits{MaxBodySize: 64 << 10, MaxStateSize: 1 << 10},
 		},
 		Options{Version: "v1", Poison: true, Notice: time.Nanosecond, Log: slog.New(slog.DiscardHandler)},
+		nil,
 	}
 	for _, c := range change {
 		c(&s)
 	}
 	r := &running{world: newWorld(), path: s.cfg.SocketPath, done: make(chan error, 1)}
-	registry, err := NewRegistry(r.definitions()...)
+	registry, err := NewRegistry(append(r.definitions(), s.more...)...)
 	if err != nil {
 		t.Fatal(err)
 	}

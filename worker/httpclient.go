@@ -10,6 +10,9 @@ import (
 
 	"go.opentelemetry.io/otel/propagation"
 	"go.opentelemetry.io/otel/trace"
+
+	"github.com/policy-engine/policy-engine/fastpath/lane"
+	"github.com/policy-engine/policy-engine/worker/chain"
 )
 
 // Limits of what policies may do to other servers, and these to us.
@@ -59,6 +62,9 @@ type boundedTransport struct{ *http.Transport }
 
 // RoundTrip implements http.RoundTripper.
 func (t *boundedTransport) RoundTrip(r *http.Request) (*http.Response, error) {
+	if lane.Under(chain.InlineFrame) {
+		return nil, lane.ErrInline
+	}
 	if trace.SpanContextFromContext(r.Context()).IsSampled() { // The span of a policy goes on at whom it asks.
 		r = r.Clone(r.Context())
 		propagation.TraceContext{}.Inject(r.Context(), propagation.HeaderCarrier(r.Header))

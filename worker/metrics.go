@@ -32,6 +32,7 @@ type policyMeters struct {
 	executions [chain.NumStatuses]*metrics.Counter
 	failures   [chain.NumCauses]*metrics.Counter
 	duration   *metrics.PrometheusHistogram
+	slow       *metrics.Counter // runs that overran their slice
 }
 
 func newMeters(r *Registry) *meters {
@@ -40,6 +41,7 @@ func newMeters(r *Registry) *meters {
 		p := &policyMeters{
 			duration: m.set.NewPrometheusHistogramExt(telemetry.Series("policy_worker_execution_duration_seconds", "policy", name), durations),
 		}
+		p.slow = m.set.NewCounter(telemetry.Series("policy_worker_slow_inline_runs_total", "policy", name))
 		for s := range p.executions {
 			p.executions[s] = m.set.NewCounter(telemetry.Series("policy_worker_executions_total", "policy", name, "status", chain.Status(s).String()))
 		}

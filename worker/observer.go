@@ -40,6 +40,14 @@ type observer struct {
 // Ran implements chain.Observer.
 func (o *observer) Ran(s chain.Status, d time.Duration) { o.meters.ran(s, d) }
 
+// Slow implements chain.Observer.
+func (o *observer) Slow(d time.Duration, moved bool) {
+	o.meters.slow.Inc()
+	if suppressed, ok := o.throttle.Allow(o.policy + "\x00" + o.route + "\x00slow"); ok {
+		o.log.Warn("slow policy: it ran inline for longer than its slice", "policy", o.policy, "route", o.route, "duration", d.String(), "moved_aside", moved, "suppressed", suppressed)
+	}
+}
+
 // Failed implements chain.Observer.
 func (o *observer) Failed(f chain.Failure) {
 	o.meters.failures[f.Cause].Inc()

@@ -16,6 +16,8 @@ import (
 
 	workerv1 "github.com/policy-engine/policy-engine/api/worker/v1"
 	"github.com/policy-engine/policy-engine/fastpath/h2"
+	"github.com/policy-engine/policy-engine/fastpath/lane"
+	"github.com/policy-engine/policy-engine/limits"
 )
 
 // maxTimeoutDigits bounds the digits of grpc-timeout (gRPC over HTTP/2, Timeout).
@@ -30,14 +32,18 @@ type server struct {
 	ctx    context.Context
 	cancel context.CancelFunc
 
+	// lanes moves calls aside that hold up their connection.
+	lanes *lane.Watch
+
 	mu      sync.Mutex
 	streams map[*stream]struct{}
 	leaving bool
 	stopped bool
 }
 
-func newServer(s *service) *server {
-	srv := &server{service: s, unary: make(map[string]*grpc.MethodDesc), streams: make(map[*stream]struct{})}
+// newServer makes a server. maxMoved is how many calls may be moved aside at a time.
+func newServer(s *service, maxMoved int) *server {
+	srv := &server{service: s, lanes: lane.NewWatch(lane.Options{Now: s.core.settings.Now, Most: maxMoved, Busy: limits.Busy}), unary: make(map[string]*grpc.MethodDesc), streams: make(map[*stream]struct{})}
 	srv.ctx, srv.cancel = context.WithCancel(context.Background())
 	desc := &workerv1.PolicyWorker_ServiceDesc
 	for i := range desc.Methods {
@@ -140,11 +146,29 @@ func (s *server) AfterRead(c *h2.Conn) {
 	if ready == nil {
 		return
 	}
+	if ready.lane == nil {
+		ready.lane = s.lanes.Lane(ready)
+	}
+	l := ready.lane
+	l.Enter()
 	for _, st := range ready.streams {
-		st.runQueued()
+		ready.running = st
+		if !st.runQueued(l) {
+			return // Another goroutine has taken over, and ready is its own.
+		}
 	}
 	clear(ready.streams)
 	ready.streams = ready.streams[:0]
+}
+
+// Closed implements h2.CloseHandler.
+func (s *server) Closed(c *h2.Conn) {
+	c.Lock()
+	ready, _ := c.Attachment.(*batches)
+	c.Unlock()
+	if ready != nil {
+		ready.lane.Close()
+	}
 }
 
 // unary is one call of a unary method.

@@ -10,6 +10,7 @@ import (
 
 	workerv1 "github.com/policy-engine/policy-engine/api/worker/v1"
 	"github.com/policy-engine/policy-engine/fastpath/h2"
+	"github.com/policy-engine/policy-engine/fastpath/lane"
 )
 
 const (
@@ -37,9 +38,14 @@ type stream struct {
 	gone       bool
 
 	// Only the goroutine that reads the connection uses these.
-	batch workerv1.CallBatch
-	out   []byte
-	free  []h2.Buffer
+	batch    workerv1.CallBatch
+	begun    int       // calls of the batch that were begun
+	bytes    h2.Buffer // of the batch
+	received time.Time
+	aliased  bool // bytes belongs to calls that go on after the batch
+	resumes  bool // the batch was begun by another goroutine
+	out      []byte
+	free     []h2.Buffer
 }
 
 // queued is an encoded CallBatch.
@@ -49,7 +55,23 @@ type queued struct {
 }
 
 // batches are the streams of a connection that have something queued.
-type batches struct{ streams []*stream }
+type batches struct {
+	streams []*stream // guarded by the connection's lock while it is read; else the goroutine's that reads
+	// The goroutine that reads the connection uses these.
+	lane    *lane.Lane // that goroutine; nil at first
+	running *stream    // whose batch runs
+}
+
+// TakeOver implements lane.Owner: another goroutine runs the rest of the batch, and reads on.
+func (b *batches) TakeOver(*lane.Lane) {
+	s := b.running
+	s.aliased, s.resumes = true, true
+	s.conn.Lock()
+	s.waiting++
+	s.conn.Unlock()
+	b.lane = s.server.lanes.Lane(b)
+	s.conn.HandOver()
+}
 
 func (s *server) openStream(hs *h2.Stream) h2.Receiver {
 	st := &stream{server: s, conn: hs.Conn(), id: hs.ID()}
@@ -101,15 +123,23 @@ func (s *stream) ready() {
 	}
 }
 
-// runQueued runs what has arrived, without the connection's lock.
-func (s *stream) runQueued() {
+// runQueued runs what has arrived, without the connection's lock. It returns false if a call was moved aside, and another goroutine runs the rest.
+func (s *stream) runQueued(l *lane.Lane) (mine bool) {
+	if s.resumes {
+		s.resumes = false
+		s.flush()
+		s.conn.Flush()
+		if !s.runBatch(l) {
+			return false
+		}
+	}
 	for {
 		s.conn.Lock()
 		s.running = false
 		if s.gone || len(s.queue) == 0 {
 			s.finish()
 			s.conn.Unlock()
-			return
+			return true
 		}
 		q := s.queue[0]
 		s.queue = append(s.queue[:0], s.queue[1:]...)
@@ -117,30 +147,35 @@ func (s *stream) runQueued() {
 		s.batches++
 		s.conn.Unlock()
 		s.batch.ResetVT()
+		s.begun, s.bytes, s.received, s.aliased = 0, q.batch, q.received, false
 		if err := s.batch.UnmarshalVTUnsafe(q.batch.Bytes()); err != nil {
 			s.fail(codes.InvalidArgument, "decode batch of calls: "+err.Error())
-			return
+			return true
 		}
-		if s.runBatch(q.received) && len(s.free) < 4 && q.batch.Cap() <= maxKept {
-			s.free = append(s.free, q.batch)
+		if !s.runBatch(l) {
+			return false
 		}
 	}
 }
 
-// runBatch runs the calls of a batch, and sends the results of those that did not wait. It reports whether the batch's bytes are free again.
-func (s *stream) runBatch(received time.Time) (free bool) {
-	free = true
+// runBatch runs the calls of a batch that were not begun, and sends the results of those that did not wait. It returns false if a call was moved aside, and another goroutine runs the
+// rest.
+func (s *stream) runBatch(l *lane.Lane) (mine bool) {
 	core := s.server.service.core
-	for _, call := range s.batch.Calls {
-		e, why := core.start(call, received)
+	for s.begun < len(s.batch.Calls) {
+		call := s.batch.Calls[s.begun]
+		s.begun++
+		e, why := core.start(call, s.received)
 		switch {
 		case e == nil:
 			s.out = appendResult(s.out, why.result(call))
-		case e.run.Inline(s.ctx):
+		case s.inline(e, l):
 			s.out = appendResult(s.out, e.result())
 			e.Release()
+		case l.Moved():
+			return false
 		default:
-			free = false // The bytes belong to the calls that wait now, and end with them.
+			s.aliased = true // The bytes belong to the calls that wait now, and end with them.
 			s.conn.Lock()
 			s.waiting++
 			s.conn.Unlock()
@@ -151,7 +186,34 @@ func (s *stream) runBatch(received time.Time) (free bool) {
 		}
 	}
 	s.flush()
-	return free
+	if !s.aliased && len(s.free) < 4 && s.bytes.Cap() <= maxKept {
+		s.free = append(s.free, s.bytes)
+	}
+	s.bytes = h2.Buffer{}
+	return true
+}
+
+// inline runs a call until it has a result (true), or waits or was moved aside. One that was moved aside has sent its result itself when inline returns: this goroutine has nothing else
+// left to do.
+func (s *stream) inline(e *execution, l *lane.Lane) (ended bool) {
+	returned := false
+	defer func() {
+		if !l.Moved() {
+			return
+		}
+		ended = false
+		l.Close()
+		if returned {
+			s.wait(e)
+			return
+		}
+		e.run.Quit() // The policy has ended the goroutine.
+		go s.wait(e)
+	}()
+	e.run.On(l)
+	ended = e.run.Inline(l.Context(s.ctx))
+	returned = true
+	return ended
 }
 
 // flush sends the results that have gathered; they leave when the read is over.

@@ -221,9 +221,17 @@ func preparedFrame(t *testing.T, b []byte) any {
 	return m
 }
 
+// standing is a clock that stands still.
+type standing struct{ at time.Time }
+
+func (s standing) Now() time.Time { return s.at }
+
 // TestManyResults: a batch of results that is too long for one message goes out in several.
 func TestManyResults(t *testing.T) {
-	w := startWorker(t, func(s *setup) { s.cfg.ResourceLimits.MaxStateSize = 64 << 10 })
+	w := startWorker(t, func(s *setup) {
+		s.cfg.ResourceLimits.MaxStateSize = 64 << 10
+		s.opts.Clock = standing{time.Now()} // No call is slow, so that the results are in order.
+	})
 	w.push(t, 5, requestChain(1, policy("set", `{"header":"x","value":"`+strings.Repeat("y", 50<<10)+`"}`)))
 	s := w.stream(t)
 	var calls []*workerv1.Call

@@ -32,6 +32,7 @@ type ignored struct{}
 
 func (ignored) Ran(chain.Status, time.Duration) {}
 func (ignored) Failed(chain.Failure)            {}
+func (ignored) Slow(time.Duration, bool)        {}
 
 type noHolder struct{}
 

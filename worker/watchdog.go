@@ -15,11 +15,12 @@ const (
 	maxStacks = 64 << 10
 )
 
-// watchdog looks for policies that don't say that they may block, and don't return: they keep the goroutine that reads their connection, so that all of its calls would
-// wait for their timeouts. It says which policy it is, by its stack, and ends the connection: the kernel fails its calls at once and connects anew. The policy can't be
-// stopped; its call counts as in flight until it returns.
+// watchdog looks for policies that do not implement policies.Blocking and do not return. It reports them by their stacks. Their calls were moved aside, as a rule, and hold up no others.
+// Where too many are aside already, a call keeps the goroutine that reads its connection, so that all calls of the connection would wait for their timeouts: then the watchdog ends the
+// connection, and the kernel fails its calls at once and connects again. A policy cannot be stopped; its call counts as in flight until it returns.
 type watchdog struct {
 	server *server
+	after  time.Duration // when a call that was moved aside is stuck
 	seen   map[*stream]sighting
 }
 
@@ -42,7 +43,7 @@ func (s sighting) next(batch uint64, running bool) sighting {
 
 // watch has the watchdog look once per interval until ctx ends.
 func (s *server) watch(ctx context.Context, interval time.Duration) {
-	w := watchdog{server: s}
+	w := watchdog{server: s, after: stuckAfter * interval}
 	tick := time.NewTicker(interval)
 	defer tick.Stop()
 	for {
@@ -57,6 +58,9 @@ func (s *server) watch(ctx context.Context, interval time.Duration) {
 
 // look is called once per interval.
 func (w *watchdog) look() {
+	if n := w.server.lanes.Stuck(w.after); n > 0 {
+		w.report("a policy that does not implement policies.Blocking does not return; its call was moved aside", n)
+	}
 	w.server.mu.Lock()
 	seen := make(map[*stream]sighting, len(w.server.streams))
 	for st := range w.server.streams {
@@ -66,7 +70,7 @@ func (w *watchdog) look() {
 	for st, before := range seen {
 		st.conn.Lock()
 		if seen[st] = before.next(st.batches, st.running); seen[st].times == stuckAfter {
-			w.report()
+			w.report("a policy that does not implement policies.Blocking does not return, and too many calls are aside already; its connection is ended", 1)
 			st.leave() // It ends the loop over the batches, too, if the policy ever returns.
 			st.conn.Abort()
 		}
@@ -75,12 +79,12 @@ func (w *watchdog) look() {
 	w.seen = seen
 }
 
-func (w *watchdog) report() {
-	w.server.service.core.meters.stuck.Inc()
-	w.server.service.env.log.Error("a policy that does not say that it may block does not return; its connection is ended", "stacks", string(batchStacks()))
+func (w *watchdog) report(message string, policies int) {
+	w.server.service.core.meters.stuck.Add(policies)
+	w.server.service.env.log.Error(message, "policies", policies, "stacks", string(batchStacks()))
 }
 
-// batchStacks are the stacks of the goroutines that run batches.
+// batchStacks are the stacks of the goroutines that run batches, or calls of batches that were moved aside.
 func batchStacks() (found []byte) {
 	all := make([]byte, 16*maxStacks)
 	for stack := range bytes.SplitSeq(all[:runtime.Stack(all, true)], []byte("\n\n")) {

@@ -12,39 +12,74 @@ import (
 	workerv1 "github.com/policy-engine/policy-engine/api/worker/v1"
 )
 
-// TestPolicyThatNeverReturns: one that does not say that it may block costs its connection, its client is served on another one, the log names it, and the worker stops
-// without it.
-func TestPolicyThatNeverReturns(t *testing.T) {
-	var log output
+// neverReturning starts a worker with two routes whose policies never return, and one whose policy denies.
+func neverReturning(t *testing.T, concurrent int) (*running, *output) {
+	t.Helper()
+	log := new(output)
 	w := startWorker(t, func(s *setup) {
-		s.opts.Log = slog.New(slog.NewTextHandler(&log, nil))
-		s.opts.watchInterval, s.opts.DrainTimeout = time.Millisecond, time.Millisecond
+		s.cfg.MaxConcurrentRequests = concurrent
+		s.opts.Log = slog.New(slog.NewTextHandler(log, nil))
+		s.opts.watchInterval, s.opts.DrainTimeout = 20*time.Millisecond, time.Millisecond
 	})
-	w.push(t, 5, requestChain(1, policy("deny", "")), requestChain(2, policy("stall", "")))
-	s := w.stream(t)
-	if err := s.Send(&workerv1.CallBatch{Calls: []*workerv1.Call{requestCall(1, 5, 2)}}); err != nil {
+	w.push(t, 5, requestChain(1, policy("deny", "")), requestChain(2, policy("stall", "")), requestChain(3, policy("stall", "")))
+	return w, log
+}
+
+func (r *running) metrics(t *testing.T) string {
+	t.Helper()
+	m, err := r.client.GetMetrics(t.Context(), &workerv1.GetMetricsRequest{})
+	if err != nil {
 		t.Fatal(err)
 	}
+	return string(m.Text)
+}
+
+// TestPolicyThatNeverReturns: one that does not implement Blocking costs its own call. The connection goes on, the log names the policy, and the worker stops without it.
+func TestPolicyThatNeverReturns(t *testing.T) {
+	w, log := neverReturning(t, 10)
+	s := w.stream(t)
+	if err := s.Send(&workerv1.CallBatch{Calls: []*workerv1.Call{requestCall(1, 5, 2), requestCall(2, 5, 1)}}); err != nil {
+		t.Fatal(err)
+	}
+	receive(t, w.entered)
+	if batch, err := s.Recv(); err != nil || len(batch.Results) != 1 || batch.Results[0].Id != 2 {
+		t.Fatalf("beside it: %v, %v", batch, err)
+	}
+	eventually(t, "it is counted once", func() bool { return strings.Contains(w.metrics(t), "policy_worker_stuck_policies_total 1\n") })
+	if err := s.Send(&workerv1.CallBatch{Calls: []*workerv1.Call{requestCall(3, 5, 1)}}); err != nil {
+		t.Fatal(err)
+	}
+	if batch, err := s.Recv(); err != nil || len(batch.Results) != 1 || batch.Results[0].Id != 3 {
+		t.Errorf("afterwards: %v, %v", batch, err)
+	}
+	w.stop()
+	w.wait(t)
+	if got := log.String(); strings.Count(got, "its call was moved aside") != 1 || !strings.Contains(got, "the worker stops without it") || strings.Count(got, "(*stall).OnRequestHeaders") < 2 {
+		t.Errorf("the log does not name the policy both times: %.3000s", got)
+	}
+	close(w.release) // It returns, for the sake of the other tests.
+}
+
+// TestTooManyThatNeverReturn: when no more calls may be aside, one that does not return costs its connection, and its client is served on another one.
+func TestTooManyThatNeverReturn(t *testing.T) {
+	w, log := neverReturning(t, 4)
+	s := w.stream(t)
+	if err := s.Send(&workerv1.CallBatch{Calls: []*workerv1.Call{requestCall(1, 5, 2), requestCall(2, 5, 3)}}); err != nil {
+		t.Fatal(err)
+	}
+	receive(t, w.entered)
 	receive(t, w.entered)
 	if _, err := s.Recv(); status.Code(err) != codes.Unavailable {
 		t.Errorf("the stream ended with %v", err)
 	}
-	if r := w.execute(t, requestCall(2, 5, 1)); r.Immediate.GetStatus() != 403 {
+	if r := w.execute(t, requestCall(3, 5, 1)); r.Immediate.GetStatus() != 403 {
 		t.Errorf("result %v", r)
 	}
-	m, err := w.client.GetMetrics(t.Context(), &workerv1.GetMetricsRequest{})
-	if err != nil {
-		t.Fatal(err)
+	eventually(t, "both are counted", func() bool { return strings.Contains(w.metrics(t), "policy_worker_stuck_policies_total 2\n") })
+	if strings.Count(log.String(), "its connection is ended") != 1 {
+		t.Errorf("not logged once: %.3000s", log.String())
 	}
-	if !strings.Contains(string(m.Text), "policy_worker_stuck_policies_total 1\n") {
-		t.Error("it is not counted once")
-	}
-	w.stop()
-	w.wait(t)
-	if got := log.String(); strings.Count(got, "its connection is ended") != 1 || !strings.Contains(got, "the worker stops without it") || strings.Count(got, "(*stall).OnRequestHeaders") < 2 {
-		t.Errorf("the log does not name the policy both times: %.3000s", got)
-	}
-	close(w.release) // It returns, for the sake of the other tests.
+	close(w.release)
 }
 
 func TestSightings(t *testing.T) {

@@ -8,11 +8,13 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net"
+	"runtime"
 	"sync"
 	"time"
 
 	workerv1 "github.com/policy-engine/policy-engine/api/worker/v1"
 	"github.com/policy-engine/policy-engine/config"
+	"github.com/policy-engine/policy-engine/limits"
 	"github.com/policy-engine/policy-engine/policies"
 	"github.com/policy-engine/policy-engine/telemetry"
 	"github.com/policy-engine/policy-engine/telemetry/trace"
@@ -31,6 +33,10 @@ const (
 	connWindow   = 16 << 20
 	// expiryInterval is how often leases are looked at.
 	expiryInterval = 5 * time.Second
+	// asideShare is the share of the calls in flight that may wait for their turn because their policies take long, as a divisor.
+	asideShare = 4
+	// maxMoved is how many calls may be moved aside at a time, at most.
+	maxMoved = 16
 	// farewell bounds the end of connections after the last call.
 	farewell = time.Second
 )
@@ -108,7 +114,7 @@ func Run(ctx context.Context, cfg *config.Worker, registry *Registry, opts Optio
 	}
 	w := newWorker(cfg, registry, opts, sources, tracer)
 	w.service.core.meters.process = true
-	w.server = newServer(w.service)
+	w.server = newServer(w.service, min(max(1, cfg.MaxConcurrentRequests/asideShare), maxMoved))
 	opts.Log.Info("serving", "socket", cfg.SocketPath, "policies", registry.names)
 	opts.Serving()
 	return w.serve(ctx, l)
@@ -127,9 +133,9 @@ type worker struct {
 func newWorker(cfg *config.Worker, registry *Registry, opts Options, s *sources, tracer *trace.Tracer) *worker {
 	m := newMeters(registry)
 	throttle := telemetry.NewThrottle(logInterval, opts.Clock.Now)
-	limits := chain.Limits{MaxBodySize: cfg.ResourceLimits.MaxBodySize, MaxStateSize: cfg.ResourceLimits.MaxStateSize}
+	sizes := chain.Limits{MaxBodySize: cfg.ResourceLimits.MaxBodySize, MaxStateSize: cfg.ResourceLimits.MaxStateSize}
 	c := &core{
-		settings:    &chain.Settings{Limits: limits, Now: opts.Clock.Now, Poison: opts.Poison},
+		settings:    &chain.Settings{Limits: sizes, Now: opts.Clock.Now, Poison: opts.Poison},
 		generations: newGenerations(opts.Clock.Now),
 		meters:      m,
 		maxWaiting:  int64(cfg.MaxConcurrentRequests),
@@ -147,6 +153,11 @@ func newWorker(cfg *config.Worker, registry *Registry, opts Options, s *sources,
 	}
 	m.measureTracer(tracer)
 	telemetry.DescribeWorker(m.set, opts.Version, opts.LogLost)
+	share := max(1, cfg.MaxConcurrentRequests/asideShare)
+	c.settings.Aside = &chain.Aside{
+		Running: max(2, runtime.NumCPU()/2), PerPlace: max(1, runtime.NumCPU()/4), Waiting: share, WaitingPerPlace: max(1, share/2),
+		Yield: limits.Yield, Busy: limits.Busy,
+	}
 	w := &worker{opts: opts, tracer: tracer}
 	w.service = &service{
 		name: cfg.Name, version: opts.Version, instanceID: rand.Uint64(), registry: registry, core: c,
@@ -157,7 +168,7 @@ func newWorker(cfg *config.Worker, registry *Registry, opts Options, s *sources,
 		observers: func() *observers {
 			return &observers{meters: m, log: opts.Log, throttle: throttle, made: make(map[[2]string]*observer)}
 		},
-		maxBatch: max(minBatch, 3*limits.MaxBodySize+limits.MaxStateSize+1<<10),
+		maxBatch: max(minBatch, 3*sizes.MaxBodySize+sizes.MaxStateSize+1<<10),
 		pushing:  make(chan struct{}, 1),
 	}
 	return w
@@ -171,6 +182,11 @@ func (w *worker) serve(ctx context.Context, l net.Listener) error {
 	var expiring sync.WaitGroup
 	expiring.Go(func() { w.expire(expiry) })
 	expiring.Go(func() { w.server.watch(expiry, w.opts.watchInterval) })
+	lanes, stopLanes := context.WithCancel(context.Background())
+	var watching sync.WaitGroup
+	watching.Go(func() { w.server.lanes.Run(lanes) })
+	defer watching.Wait()
+	defer stopLanes()
 	var err error
 	select {
 	case err = <-failed:

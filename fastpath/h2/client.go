@@ -39,10 +39,7 @@ func NewClient(nc net.Conn, cfg Config, after func()) *Client {
 	c.sendSettings()
 	c.flush()
 	c.mu.Unlock()
-	go func() {
-		defer close(cl.done)
-		c.serve()
-	}()
+	go c.serve()
 	go cl.watch()
 	return cl
 }
@@ -109,6 +106,8 @@ func appendLiteral(dst []byte, s string) []byte {
 func (cl *Client) open(*Stream, *Request) Receiver { return nil }
 func (cl *Client) afterRead(*Conn)                 { cl.after() }
 func (cl *Client) now() int64                      { return int64(time.Since(cl.start)) }
+func (cl *Client) run(reads func())                { go reads() }
+func (cl *Client) ended(*Conn)                     { close(cl.done) }
 
 // Cancel resets a stream that we opened. Its receiver is not told.
 func (s *Stream) Cancel() {

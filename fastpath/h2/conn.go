@@ -26,6 +26,9 @@ type Conn struct {
 	nc     net.Conn     // the socket, or TLS on it
 	plain  *socket.Conn // nil for TLS
 
+	turn atomic.Uint32 // which goroutine reads: it grows with each HandOver
+	in   input         // of the goroutine that reads
+
 	lastFrame atomic.Int64 // when the last whole frame came: owner's clock, in nanoseconds
 
 	mu      sync.Mutex
@@ -90,6 +93,10 @@ type owner interface {
 	afterRead(c *Conn)
 	// now is a monotonic clock, in nanoseconds.
 	now() int64
+	// run runs a goroutine that takes over.
+	run(func())
+	// ended is called when the connection has ended.
+	ended(c *Conn)
 }
 
 // connError ends the connection with GOAWAY (RFC 9113 section 5.4.1).
@@ -136,33 +143,77 @@ func (c *Conn) Stream(id uint32) *Stream { return c.streams[id] }
 // RemoteAddr returns the peer's address.
 func (c *Conn) RemoteAddr() net.Addr { return c.socket.RemoteAddr() }
 
+// input is what the goroutine that reads a connection has read.
+type input struct {
+	buf  *[]byte
+	have int   // bytes in buf
+	used int   // bytes of these that were handled
+	more bool  // further ones are to be handled
+	err  error // of the last read
+	// over: the connection has ended, and linger: after an error of the protocol.
+	over, linger bool
+}
+
+// errTakenOver is the error of a goroutine that does not read any more: another one does.
+var errTakenOver = errors.New("h2: another goroutine reads the connection")
+
 // serve reads the connection until it ends.
 func (c *Conn) serve() {
+	c.in.buf = readBuffers.Get().(*[]byte)
+	c.serveFrom(c.turn.Load(), false)
+}
+
+// HandOver has another goroutine take the place of the one that reads the connection. That one is within Handler.AfterRead, and only has to return from it; the other one calls
+// AfterRead again, for what is left to do, and reads on. The caller sees to it that the two do not use the handler's data at the same time.
+func (c *Conn) HandOver() {
+	turn := c.turn.Add(1)
+	c.owner.run(func() { c.serveFrom(turn, true) })
+}
+
+// serveFrom reads the connection until it ends or another goroutine takes over. If resumed is true, AfterRead comes first.
+func (c *Conn) serveFrom(turn uint32, resumed bool) {
 	returned := false
 	defer func() {
-		if !returned {
-			c.deserted()
+		if !returned && c.turn.Load() == turn {
+			c.deserted(turn)
 		}
 	}()
-	err := c.readLoop()
-	var ce *connError
-	errors.As(err, &ce)
-	c.mu.Lock()
-	if ce != nil {
-		c.sendGoAway(ce.code, ce.reason)
+	if !c.in.over {
+		err := c.readLoop(turn, resumed)
+		if err == errTakenOver {
+			returned = true
+			return
+		}
+		var ce *connError
+		errors.As(err, &ce)
+		c.mu.Lock()
+		if ce != nil {
+			c.sendGoAway(ce.code, ce.reason)
+		}
+		c.closing = true
+		c.resetAll()
+		c.mu.Unlock()
+		c.in.over, c.in.linger = true, ce != nil
 	}
-	c.closing = true
-	c.resetAll()
-	c.mu.Unlock()
 	c.afterRead()
-	c.Flush()
-	c.writer.close(ce != nil)
+	if c.turn.Load() == turn {
+		c.Flush()
+		c.writer.close(c.in.linger)
+		c.end()
+	}
 	returned = true
+}
+
+// end is the last that happens to a connection.
+func (c *Conn) end() {
+	readBuffers.Put(c.in.buf)
+	c.in.buf = nil
+	c.owner.ended(c)
 }
 
 // deserted ends the connection when a receiver or the handler has ended the goroutine that reads it (runtime.Goexit), which can't be stopped: else the peer would wait
 // for ever.
-func (c *Conn) deserted() {
+func (c *Conn) deserted(turn uint32) {
 	c.panicked("the goroutine of a connection was ended")
 	for over := false; !over; { // Receivers may do it again when they are told of the end; each is told once.
 		told := make(chan struct{})
@@ -178,27 +229,37 @@ func (c *Conn) deserted() {
 		<-told
 	}
 	c.writer.group.Wait()
+	c.in.over = true
+	defer func() { // Also when the handler ends the goroutine again.
+		if c.turn.Load() == turn {
+			c.end()
+		}
+	}()
 	c.afterRead() // What was told of the end may have led to something.
 }
 
-func (c *Conn) readLoop() error {
-	bufp := readBuffers.Get().(*[]byte)
-	defer readBuffers.Put(bufp)
-	buf := *bufp
-	if err := c.limitHandshake(); err != nil {
-		return err
-	}
-	for have := 0; ; {
-		n, err := c.read(buf[have:])
-		if have += n; n > 0 {
-			used, herr := c.handle(buf[:have])
-			if herr != nil {
-				return herr
-			}
-			have = copy(buf, buf[used:have])
-		}
-		if err != nil {
+func (c *Conn) readLoop(turn uint32, resumed bool) error {
+	in := &c.in
+	buf := *in.buf
+	if !resumed {
+		if err := c.limitHandshake(); err != nil {
 			return err
+		}
+	}
+	for {
+		if !resumed {
+			var n int
+			n, in.err = c.read(buf[in.have:])
+			in.have += n
+			in.used, in.more = 0, n > 0
+		}
+		if err := c.handle(turn, resumed); err != nil {
+			return err
+		}
+		resumed = false
+		in.have = copy(buf, buf[in.used:in.have])
+		if in.err != nil {
+			return in.err
 		}
 	}
 }
@@ -237,20 +298,28 @@ func (c *Conn) limitHandshake() error {
 	return c.nc.SetReadDeadline(time.Now().Add(timeout))
 }
 
-// handle handles all whole frames of b, and sends what they led to. It returns how many bytes they were.
-func (c *Conn) handle(b []byte) (used int, err error) {
-	for more := true; more; {
-		var n int
-		n, more, err = c.step(b[used:])
-		if used += n; err != nil {
-			return used, err
+// handle handles all whole frames of the input, and sends what they led to. If resumed is true, frames were handled and AfterRead comes first.
+func (c *Conn) handle(turn uint32, resumed bool) (err error) {
+	in := &c.in
+	for in.more || resumed {
+		if !resumed {
+			var n int
+			n, in.more, err = c.step((*in.buf)[in.used:in.have])
+			if in.used += n; err != nil {
+				return err
+			}
 		}
-		if !c.afterRead() {
-			return used, connErr(InternalError, "internal error")
+		resumed = false
+		ok := c.afterRead()
+		switch {
+		case c.turn.Load() != turn:
+			return errTakenOver
+		case !ok:
+			return connErr(InternalError, "internal error")
 		}
 		c.Flush()
 	}
-	return used, nil
+	return nil
 }
 
 // step handles frames under the lock, until there are no more or the answers should be sent. A panic, which can only be a mistake of ours because those of

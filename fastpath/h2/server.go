@@ -23,6 +23,12 @@ type Handler interface {
 	AfterRead(c *Conn)
 }
 
+// CloseHandler is a Handler that is told of the end of connections.
+type CloseHandler interface {
+	// Closed is called when a connection has ended, without its lock: AfterRead is not called any more.
+	Closed(c *Conn)
+}
+
 // Server accepts connections.
 type Server struct {
 	cfg     Config
@@ -48,6 +54,17 @@ func NewServer(cfg Config, handler Handler) *Server {
 func (s *Server) open(st *Stream, r *Request) Receiver { return s.handler.Open(st, r) }
 
 func (s *Server) afterRead(c *Conn) { s.handler.AfterRead(c) }
+
+func (s *Server) run(reads func()) { s.group.Go(reads) }
+
+func (s *Server) ended(c *Conn) {
+	s.mu.Lock()
+	delete(s.conns, c)
+	s.mu.Unlock()
+	if h, ok := s.handler.(CloseHandler); ok {
+		h.Closed(c)
+	}
+}
 
 // now is the time since the server's start, in nanoseconds.
 func (s *Server) now() int64 { return int64(time.Since(s.start)) }
@@ -115,13 +132,9 @@ func (s *Server) accept(nc net.Conn) {
 	s.mu.Unlock()
 	go func() {
 		defer s.group.Done()
-		defer func() {
-			s.mu.Lock()
-			delete(s.conns, c)
-			s.mu.Unlock()
-		}()
 		if !c.secure() {
 			nc.Close()
+			s.ended(c)
 			return
 		}
 		c.serve()

@@ -2,19 +2,44 @@ package fasttransport
 
 import (
 	"github.com/policy-engine/policy-engine/fastpath/h2"
+	"github.com/policy-engine/policy-engine/fastpath/lane"
 	"github.com/policy-engine/policy-engine/kernel/extproc"
 )
 
 // attachment is what we keep for a connection.
 type attachment struct {
-	batch batch // what the frames of this read led to; only the goroutine that reads touches it
+	// The goroutine that reads the connection uses these.
+	server  *Server
+	conn    *h2.Conn
+	batch   batch      // what the frames of this read led to
+	outcome *outcome   // whose calls are being started; may be nil
+	lane    *lane.Lane // that goroutine; nil until an evaluator needs it
+}
+
+// ownLane implements host.
+func (a *attachment) ownLane() *lane.Lane {
+	if a.lane == nil {
+		a.lane = a.server.watch().Lane(a)
+	}
+	a.lane.Enter()
+	return a.lane
+}
+
+// TakeOver implements lane.Owner: another goroutine starts the rest, and reads on.
+func (a *attachment) TakeOver(*lane.Lane) {
+	if a.outcome != nil {
+		a.server.putBack(a.outcome)
+		a.outcome = nil
+	}
+	a.lane = a.server.watch().Lane(a)
+	a.conn.HandOver()
 }
 
 // attached returns the attachment of a connection, which is locked.
-func attached(c *h2.Conn) *attachment {
+func (s *Server) attached(c *h2.Conn) *attachment {
 	a, ok := c.Attachment.(*attachment)
 	if !ok {
-		a = &attachment{}
+		a = &attachment{server: s, conn: c}
 		c.Attachment = a
 	}
 	return a

@@ -13,9 +13,11 @@ import (
 
 	"github.com/policy-engine/policy-engine/config"
 	"github.com/policy-engine/policy-engine/fastpath/h2"
+	"github.com/policy-engine/policy-engine/fastpath/lane"
 	"github.com/policy-engine/policy-engine/kernel/extproc"
 	"github.com/policy-engine/policy-engine/kernel/listener"
 	"github.com/policy-engine/policy-engine/kernel/route"
+	"github.com/policy-engine/policy-engine/limits"
 )
 
 // processPath is Envoy's name of the method.
@@ -59,6 +61,10 @@ type Server struct {
 	bodies   *extproc.Budget
 	open     atomic.Int64
 
+	watching     sync.Once
+	lanes        *lane.Watch // after watching
+	stopWatching func()      // after watching; nil if there is none
+
 	mu      sync.Mutex
 	pending *outcome // for AfterBatch
 	spare   *outcome // for the next pending; may be nil
@@ -71,6 +77,7 @@ func New(o Options) (*Server, error) {
 		return nil, err
 	}
 	s := &Server{log: o.Logger, panicked: o.Panicked, epoch: time.Now(), bodies: o.Bodies, pending: &outcome{}}
+	s.pending.server = s
 	if s.bodies == nil {
 		s.bodies = extproc.NewBudget(maxAllQueued)
 	}
@@ -114,16 +121,51 @@ func (s *Server) AfterRead(c *h2.Conn) {
 	if pending == nil {
 		return
 	}
-	pending.batch.start() // Only this goroutine touches it.
-	s.AfterBatch()
+	var ran *lane.Lane
+	if pending.batch.start(pending, &ran) {
+		s.afterBatch(pending)
+	}
+}
+
+// Closed implements h2.CloseHandler.
+func (s *Server) Closed(c *h2.Conn) {
+	c.Lock()
+	a, _ := c.Attachment.(*attachment)
+	c.Unlock()
+	if a != nil {
+		a.lane.Close()
+	}
 }
 
 // AfterBatch sends the answers that completed calls led to, and starts the calls that follow them. The evaluator calls it when it has completed all calls of a batch of
 // results.
-func (s *Server) AfterBatch() {
+func (s *Server) AfterBatch() { s.afterBatch(nil) }
+
+// afterBatch is AfterBatch on a goroutine that reads a connection, or on another one (nil).
+func (s *Server) afterBatch(a *attachment) {
 	for o := s.take(); o != nil; o = s.take() {
-		s.settle(o)
+		if !s.settle(o, a) {
+			return
+		}
 	}
+}
+
+// maxMoved is how many calls may be moved aside at a time.
+const maxMoved = 16
+
+// watch moves calls aside that hold up a connection of Envoy. It begins with the first call that may.
+func (s *Server) watch() *lane.Watch {
+	s.watching.Do(func() {
+		s.lanes = lane.NewWatch(lane.Options{Now: time.Now, Most: maxMoved, Busy: limits.Busy})
+		ctx, cancel := context.WithCancel(context.Background())
+		ended := make(chan struct{})
+		go func() {
+			defer close(ended)
+			s.lanes.Run(ctx)
+		}()
+		s.stopWatching = func() { cancel(); <-ended }
+	})
+	return s.lanes
 }
 
 // lastWords is how long answers that were made at the drain deadline have to leave.
@@ -136,7 +178,13 @@ func (s *Server) SetServing(serving bool) { s.health.set(serving) }
 // refusal, and all others are reset: none ends with OK, because Envoy would take that for permission.
 func (s *Server) Drain(ctx context.Context) {
 	s.health.shutdown()
-	defer s.http2.Close()
+	defer func() {
+		s.http2.Close()
+		s.watching.Do(func() {})
+		if s.stopWatching != nil {
+			s.stopWatching()
+		}
+	}()
 	if s.http2.Drain(ctx) == nil {
 		return
 	}

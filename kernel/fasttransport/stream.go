@@ -105,7 +105,7 @@ func (st *stream) start() {
 	if st.next.Kind != extproc.KindCall {
 		return
 	}
-	attached(st.conn).batch.add(st.next)
+	st.server.attached(st.conn).batch.add(st.next)
 	st.next = extproc.Effect{}
 }
 

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	workerv1 "github.com/policy-engine/policy-engine/api/worker/v1"
+	"github.com/policy-engine/policy-engine/fastpath/lane"
 )
 
 // Evaluator runs the chains of one worker name: replicas behind their sockets, or the worker core in the same process. It is safe for concurrent use.
@@ -17,6 +18,14 @@ type Evaluator interface {
 	// another one. c.Done is called exactly once, with the deadline at the latest, on any goroutine, perhaps before Evaluate returns: c may be another stream's then, and its caller's lock must not be held. Evaluate does not
 	// block: what does not fit is ErrOverloaded.
 	Evaluate(c *Call)
+}
+
+// InlineEvaluator is an Evaluator that may run calls on the goroutine of its caller.
+type InlineEvaluator interface {
+	Evaluator
+	// Inline reports whether it does. Then a call may be moved aside: the goroutine of Evaluate has only that call left to do (lane.Lane.Moved), and what it leads to leaves as that of a
+	// call that is completed after Evaluate has returned.
+	Inline() bool
 }
 
 // BatchEvaluator is an Evaluator that sends several calls together.
@@ -34,6 +43,8 @@ type Call struct {
 	Done Completer
 	// Progress is the evaluator's own.
 	Progress Progress
+	// Lane is the goroutine that calls an InlineEvaluator; it may be nil.
+	Lane *lane.Lane
 }
 
 // Progress is how far a call has come.

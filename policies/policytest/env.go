@@ -2,6 +2,7 @@ package policytest
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"io"
 	"log/slog"
@@ -13,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/policy-engine/policy-engine/fastpath/lane"
 	"github.com/policy-engine/policy-engine/policies"
 )
 
@@ -180,7 +182,22 @@ func (w *world) closeShared(t testing.TB) {
 }
 
 // HTTPClient implements policies.Env.
-func (e *Env) HTTPClient() *http.Client { return e.client }
+func (e *Env) HTTPClient() *http.Client {
+	c := *e.client
+	c.Transport = waiting{cmp.Or[http.RoundTripper](c.Transport, http.DefaultTransport)}
+	return &c
+}
+
+// waiting refuses calls that are made where a policy must not wait, as a worker does.
+type waiting struct{ http.RoundTripper }
+
+// RoundTrip implements http.RoundTripper.
+func (w waiting) RoundTrip(r *http.Request) (*http.Response, error) {
+	if lane.Under(inlineFrame) {
+		return nil, lane.ErrInline
+	}
+	return w.RoundTripper.RoundTrip(r)
+}
 
 // Lines returns what was logged, a line for each record.
 func (e *Env) Lines() []string { return e.log.all() }

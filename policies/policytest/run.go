@@ -154,7 +154,7 @@ func (e *Exchange) run(t testing.TB, policy any, prepare func(*policies.Exchange
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	r := &Result{}
-	r.Verdict, r.Err = decide(ctx, x, call)
+	r.Verdict, r.Err = decide(ctx, policy, x, call)
 	if r.Err == nil {
 		r.Err = x.Err()
 	}
@@ -187,8 +187,13 @@ func (e *Exchange) run(t testing.TB, policy any, prepare func(*policies.Exchange
 }
 
 // decide runs the phase method and then, on another goroutine as a worker does, what it gave to Await.
-func decide(ctx context.Context, x *policies.Exchange, call phase) (policies.Verdict, error) {
-	v, err := guarded(func() (policies.Verdict, error) { return call(ctx, x) })
+func decide(ctx context.Context, policy any, x *policies.Exchange, call phase) (policies.Verdict, error) {
+	v, err := guarded(func() (policies.Verdict, error) {
+		if _, blocking := policy.(policies.Blocking); blocking {
+			return call(ctx, x)
+		}
+		return inline(ctx, x, call)
+	})
 	fn := v.Awaited()
 	if fn == nil || err != nil || x.Err() != nil {
 		return v, err
@@ -204,6 +209,16 @@ func decide(ctx context.Context, x *policies.Exchange, call phase) (policies.Ver
 	}
 	return v, err
 }
+
+// inline calls a phase method where it must not wait. Its name is inlineFrame's.
+//
+//go:noinline
+func inline(ctx context.Context, x *policies.Exchange, call phase) (policies.Verdict, error) {
+	v, err := call(ctx, x)
+	return v, err
+}
+
+const inlineFrame = "policies/policytest.inline"
 
 // panicError is a panic of a policy.
 type panicError struct{ value any }

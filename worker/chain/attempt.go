@@ -5,8 +5,10 @@ import (
 	"context"
 	"fmt"
 	"runtime/debug"
+	"time"
 
 	workerv1 "github.com/policy-engine/policy-engine/api/worker/v1"
+	"github.com/policy-engine/policy-engine/fastpath/lane"
 	"github.com/policy-engine/policy-engine/policies"
 )
 
@@ -24,14 +26,36 @@ func (e *panicError) Error() string { return fmt.Sprintf("panic: %v", e.value) }
 // rescue is deferred: it makes an error of a panic.
 func rescue(v *policies.Verdict, err *error) {
 	if p := recover(); p != nil {
-		stack := debug.Stack()
-		*v, *err = policies.Verdict{}, &panicError{p, stack[:min(len(stack), maxStack)]}
+		*v, *err = policies.Verdict{}, panicked(p)
 	}
 }
 
-// call runs the step's phase method.
+func panicked(value any) error {
+	stack := debug.Stack()
+	return &panicError{value, stack[:min(len(stack), maxStack)]}
+}
+
+// call runs the step's phase method on a goroutine where it may wait.
 func (s *step) call(ctx context.Context, x *policies.Exchange) (v policies.Verdict, err error) {
 	defer rescue(&v, &err)
+	return s.method(ctx, x)
+}
+
+// inline runs the step's phase method where it must not wait. Its name is InlineFrame's.
+func (s *step) inline(ctx context.Context, x *policies.Exchange, l *lane.Lane) (v policies.Verdict, err error) {
+	defer func() { // Also when the policy ends the goroutine.
+		l.End()
+		if p := recover(); p != nil {
+			v, err = policies.Verdict{}, panicked(p)
+		}
+	}()
+	return s.method(ctx, x)
+}
+
+// InlineFrame is the name of the function under which phase methods run that must not wait.
+const InlineFrame = "worker/chain.(*step).inline"
+
+func (s *step) method(ctx context.Context, x *policies.Exchange) (policies.Verdict, error) {
 	switch {
 	case s.request != nil:
 		return s.request.OnRequestHeaders(ctx, x.Request())
@@ -53,14 +77,29 @@ type attempt struct {
 func (a *attempt) run(ctx context.Context, s *step, x *policies.Exchange, fn func(context.Context) (policies.Verdict, error)) {
 	if fn == nil {
 		a.verdict, a.err = s.call(ctx, x)
-		fn = a.verdict.Awaited()
-		if fn == nil || a.err != nil || x.Err() != nil {
-			a.returned = true
-			return
-		}
+		a.await(ctx, x)
+		return
 	}
 	a.verdict, a.err = await(ctx, fn)
 	a.returned = true
+}
+
+// await runs what the phase method gave to Await, if it did.
+func (a *attempt) await(ctx context.Context, x *policies.Exchange) {
+	if fn := a.verdict.Awaited(); fn != nil && a.err == nil && x.Err() == nil {
+		a.verdict, a.err = await(ctx, fn)
+	}
+	a.returned = true
+}
+
+// runAside runs the phase method of a step whose runs take long, when it is its turn.
+func (a *attempt) runAside(ctx context.Context, s *step, x *policies.Exchange, aside *Aside, t *ticket, now func() time.Time) {
+	if err := aside.wait(ctx, t); err != nil {
+		a.err, a.returned = err, true
+		return
+	}
+	aside.run(t, now, func() { a.verdict, a.err = s.inline(ctx, x, nil) })
+	a.await(ctx, x)
 }
 
 // await runs a function given to Await.
@@ -76,15 +115,26 @@ func await(ctx context.Context, fn func(context.Context) (policies.Verdict, erro
 // wait runs fn, or the step's phase method when fn is nil, on a goroutine, for as long as the step may take. When it takes longer, the chain goes on without
 // it and leaves the exchange to it.
 func (r *Run) wait(ctx context.Context, s *step, fn func(context.Context) (policies.Verdict, error)) {
+	var t *ticket
+	if fn == nil && !s.blocking {
+		if t = r.settings.Aside.queue(s.pace); t == nil {
+			r.settle(s, policies.Verdict{}, errOverloaded, false)
+			return
+		}
+	}
 	snapshot := r.x.Snapshot(r.mark)
 	attemptCtx, stop := r.bound(r.traced(ctx, s), s)
 	defer stop()
 	a := &attempt{done: make(chan struct{})}
-	holder, x := r.holder, r.x
+	holder, x, settings := r.holder, r.x, r.settings
 	holder.Retain()
 	go func() {
 		defer holder.Release()
 		defer close(a.done)
+		if t != nil {
+			a.runAside(attemptCtx, s, x, settings.Aside, t, settings.Now)
+			return
+		}
 		a.run(attemptCtx, s, x, fn)
 	}()
 	select {

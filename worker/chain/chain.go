@@ -32,6 +32,8 @@ type Observer interface {
 	Ran(Status, time.Duration)
 	// Failed is told why a run failed, before Ran.
 	Failed(Failure)
+	// Slow is told of a run that held up others for longer than lane.Slice. moved says that it was moved aside after that time, and still runs.
+	Slow(d time.Duration, moved bool)
 }
 
 // Failure is why a policy could not decide.
@@ -84,12 +86,14 @@ const (
 	CauseIllegalChange
 	// CauseIllegalVerdict: its verdict has a status, reason or header that is not legal, or is an Await from Await.
 	CauseIllegalVerdict
+	// CauseOverloaded: too many runs of the policy take long.
+	CauseOverloaded
 	// NumCauses is how many causes there are.
 	NumCauses
 )
 
 func (c Cause) String() string {
-	return [...]string{"error", "panic", "timeout", "illegal_change", "illegal_verdict"}[c]
+	return [...]string{"error", "panic", "timeout", "illegal_change", "illegal_verdict", "overloaded"}[c]
 }
 
 // status is the status of a run that failed for the cause.
@@ -149,6 +153,7 @@ type step struct {
 	onFailure                workerv1.OnFailure
 	timeout                  time.Duration
 	observer                 Observer
+	pace                     *pace
 	// owned are the headers of the request that only the policy may set.
 	owned []string
 }
@@ -168,7 +173,7 @@ func Compile(route string, response bool, list []Policy) (*Chain, error) {
 		if p.Timeout < 0 {
 			return nil, fmt.Errorf("compile chain of route %q: policy %d (%q) has the negative timeout %v", route, i, p.Name, p.Timeout)
 		}
-		s := step{policy: p.Name, index: i, onFailure: p.OnFailure, timeout: p.Timeout, observer: p.Observer}
+		s := step{policy: p.Name, index: i, onFailure: p.OnFailure, timeout: p.Timeout, observer: p.Observer, pace: new(pace)}
 		_, s.blocking = p.Instance.(policies.Blocking)
 		if s.blocking {
 			c.waits.Store(true)

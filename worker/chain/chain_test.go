@@ -42,6 +42,8 @@ type log struct {
 	statuses []string
 	failures []string
 	stack    string
+
+	slow, moved int
 }
 
 func (l *log) Ran(s Status, d time.Duration) {
@@ -58,6 +60,14 @@ func (l *log) Failed(f Failure) {
 	defer l.mu.Unlock()
 	l.failures = append(l.failures, fmt.Sprintf("%s: %v", f.Cause, f.Err))
 	l.stack = string(f.Stack)
+}
+
+func (l *log) Slow(_ time.Duration, moved bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.slow++; moved {
+		l.moved++
+	}
 }
 
 // holds counts what may outlive a run.

@@ -14,6 +14,7 @@ type nothing struct{}
 
 func (nothing) Ran(Status, time.Duration) {}
 func (nothing) Failed(Failure)            {}
+func (nothing) Slow(time.Duration, bool)  {}
 
 func trivial(tb testing.TB) (*Run, *Chain, *workerv1.Call) {
 	scopes := []string{"read"}

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	workerv1 "github.com/policy-engine/policy-engine/api/worker/v1"
+	"github.com/policy-engine/policy-engine/fastpath/lane"
 	"github.com/policy-engine/policy-engine/policies"
 )
 
@@ -25,6 +26,8 @@ type Settings struct {
 	Now func() time.Time
 	// Tracer is nil if nothing is traced.
 	Tracer Tracer
+	// Aside bounds the runs of policies that take long; nil: they run inline as all others.
+	Aside *Aside
 	// Poison is for tests: a policy that uses its request or response after its phase method panics.
 	Poison bool
 }
@@ -33,6 +36,13 @@ type Settings struct {
 type Holder interface {
 	Retain()
 	Release()
+}
+
+// MoveHolder is a Holder that is told when a step of its run is moved aside.
+type MoveHolder interface {
+	Holder
+	// Moved is called under the conditions of lane.Task.Overran. The deadline is the call's; the zero time means that it has none.
+	Moved(now, deadline time.Time)
 }
 
 // Run is one run of a chain in one phase. The order of calls is Load, Inline, Wait if Inline did not end it, Result, Reset. A Run is not safe for concurrent use, and
@@ -58,6 +68,8 @@ type Run struct {
 	mark      policies.Mark
 	awaiting  func(context.Context) (policies.Verdict, error)
 	abandoned bool
+	lane      *lane.Lane // the goroutine that runs the steps; may be nil
+	moved     bool       // a step was moved aside
 	outcome   outcome
 	body      body
 	badCoding error // why the codings of the body can't be undone
@@ -86,6 +98,7 @@ func (r *Run) Reset() {
 	r.deadline, r.began = time.Time{}, time.Time{}
 	r.next, r.mark, r.awaiting = 0, policies.Mark{}, nil
 	r.outcome, r.trace = outcome{}, nil
+	r.lane, r.moved = nil, false
 	// Fast path: the first call of an HTTP request has no context.
 	if r.resume {
 		r.in.ResetVT()
@@ -103,20 +116,37 @@ func (r *Run) Abandoned() bool { return r.abandoned }
 func (r *Run) Inline(ctx context.Context) (ended bool) {
 	for r.next < r.stop {
 		s := &r.steps[r.next]
-		if s.blocking || r.awaiting != nil {
+		if s.blocking || r.awaiting != nil || r.aside(s) {
 			return false
 		}
 		if r.overdue(s) || !r.ready(s) {
 			continue
 		}
-		v, err := s.call(r.traced(ctx, s), r.x)
+		wasMoved := r.moved
+		r.lane.Begin(r, r.began)
+		v, err := s.inline(r.traced(ctx, s), r.x, r.lane)
+		movedNow := r.moved != wasMoved
+		if r.moved {
+			r.lane = nil
+		}
 		if r.mustAwait(v, err) {
 			return false
 		}
-		r.settle(s, v, err, false)
+		if movedNow && err != nil && ctx.Err() == context.Canceled && context.Cause(ctx) == context.Canceled {
+			r.cancel(s) // The caller is gone.
+			continue
+		}
+		if elapsed := r.settle(s, v, err, false); !movedNow {
+			r.measure(s, elapsed)
+		}
 	}
 	r.finish()
 	return true
+}
+
+// aside reports whether the step is to run aside, because its recent runs took long.
+func (r *Run) aside(s *step) bool {
+	return s.pace.owed.Load() > 0
 }
 
 // Wait runs the rest of the chain after Inline, waiting where policies wait. When ctx ends, so does the chain, undecided.
@@ -124,6 +154,7 @@ func (r *Run) Wait(ctx context.Context) {
 	if !r.chain.waits.Load() {
 		r.chain.waits.Store(true)
 	}
+	r.lane = nil
 	for !r.Inline(ctx) {
 		s := &r.steps[r.next]
 		switch {
@@ -194,10 +225,10 @@ func (r *Run) mustAwait(v policies.Verdict, err error) bool {
 	return true
 }
 
-// settle makes out of a step's verdict or error how the chain goes on.
-func (r *Run) settle(s *step, v policies.Verdict, err error, late bool) {
+// settle makes out of a step's verdict or error how the chain goes on. It returns how long the step took.
+func (r *Run) settle(s *step, v policies.Verdict, err error, late bool) (elapsed time.Duration) {
 	now := r.settings.Now()
-	elapsed := now.Sub(r.began)
+	elapsed = now.Sub(r.began)
 	limit := r.limit(s)
 	late = late || !limit.IsZero() && now.After(limit)
 	r.began = now
@@ -210,7 +241,7 @@ func (r *Run) settle(s *step, v policies.Verdict, err error, late bool) {
 			onFailure = workerv1.OnFailure_ON_FAILURE_DENY
 		}
 		r.fail(s, cause, why, elapsed, onFailure)
-		return
+		return elapsed
 	}
 	r.next++
 	if len(r.states) > 0 || len(r.x.State()) > 0 {
@@ -236,6 +267,7 @@ func (r *Run) settle(s *step, v policies.Verdict, err error, late bool) {
 	if r.settings.Poison {
 		r.x.Poison()
 	}
+	return elapsed
 }
 
 // judge tells whether a run failed, and why. The error is the policy's own type: none of its methods is called, since a panic of theirs would not be caught.
@@ -248,6 +280,8 @@ func (r *Run) judge(v policies.Verdict, err error, late bool, elapsed time.Durat
 		return CauseTimeout, fmt.Errorf("took %v", elapsed)
 	case err == errAwait:
 		return CauseIllegalVerdict, err
+	case err == errOverloaded:
+		return CauseOverloaded, err
 	case err != nil:
 		return CauseError, err
 	case r.x.Err() != nil:
