@@ -69,7 +69,7 @@ func FuzzParseWorker(f *testing.F) {
 			}
 		}
 		for _, j := range w.JWTIssuers {
-			if j.Name == "" || j.Issuer == "" || (j.JWKSURI == "") == (j.JWKSFile == "") {
+			if j.Name == "" || j.Issuer == "" || j.JWKSURI != "" && j.JWKSFile != "" || j.Timeout <= 0 || len(j.Tenants) > maxTenants {
 				t.Fatalf("invalid issuer %+v", j)
 			}
 		}

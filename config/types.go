@@ -248,11 +248,21 @@ type KeyStore struct {
 	Pos  Pos
 }
 
-// JWTIssuer is a named token issuer. Exactly one of JWKSURI and JWKSFile is set.
+// JWTIssuer is a named token issuer. At most one of JWKSURI and JWKSFile is set; without both, the key set is found by OpenID Connect Discovery.
 type JWTIssuer struct {
-	Name     string
+	Name string
+	// Issuer is the iss of its tokens. With Tenants, it and JWKSURI have {tenant} in the place of the tenant.
 	Issuer   string
+	Tenants  []string
 	JWKSURI  string
 	JWKSFile string
+	// AllowHTTP allows plain http to other machines.
+	AllowHTTP bool
+	// CAFile has the authorities of the server's certificate; empty for the system's.
+	CAFile string
+	// Timeout bounds a fetch; 0 means 10 seconds.
+	Timeout time.Duration
+	// Required keeps the worker from taking calls until the key set was loaded once.
+	Required bool
 	Pos      Pos
 }

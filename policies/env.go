@@ -66,9 +66,13 @@ type Issuer interface {
 	URL() string
 	// Keys returns the current key set. It does not block and does not allocate. Nil means that no set was ever loaded.
 	Keys() *KeySet
-	// Refresh fetches the key set anew because of a key id that Keys does not have, and returns the set after that. Calls during a fetch share
+	// Refresh fetches the key set anew because Keys does not have the key of a token, and returns the set after that. Calls during a fetch share
 	// it; within the cool-down after one, Refresh returns the current set at once. It may block until ctx ends: call it from Await.
 	Refresh(ctx context.Context) (*KeySet, error)
+	// MayRefresh reports whether Refresh would fetch the set now, or wait for a fetch. It does not block.
+	MayRefresh() bool
+	// Tenants returns the issuers that an issuer template stands for, nil for an issuer that is none. A template itself has signed no token.
+	Tenants() []Issuer
 }
 
 // KeySet is an immutable set of verification keys.

@@ -81,6 +81,82 @@ func (r *Request) Query(name string) (value []byte, n int) {
 	return value, n
 }
 
+// QueryCount returns how many query parameters of that name there are, also those whose values can't be decoded. Where it differs from what
+// Query counts, the upstream may see a value that the policy does not.
+func (r *Request) QueryCount(name string) (n int) {
+	_, query, _ := bytes.Cut(r.Path(), []byte{'?'})
+	for len(query) > 0 {
+		var pair []byte
+		pair, query, _ = bytes.Cut(query, []byte{'&'})
+		k, _, _ := bytes.Cut(pair, []byte{'='})
+		if k, ok := unescape(k); ok && len(pair) > 0 && string(k) == name {
+			n++
+		}
+	}
+	return n
+}
+
+// CookieCount returns how many cookies there are that a server may read as one of that name: those that RemoveCookie removes. Where it differs
+// from what Cookie counts, the upstream may see a value that the policy does not.
+func (r *Request) CookieCount(name string) (n int) {
+	r.x.check()
+	for i := range r.headers.fields {
+		f := &r.headers.fields[i]
+		if !equalFold(f.Name, "cookie") {
+			continue
+		}
+		for value := f.Value; len(value) > 0; {
+			var pair []byte
+			pair, value, _ = bytes.Cut(value, []byte{';'})
+			if isCookie(pair, name) {
+				n++
+			}
+		}
+	}
+	return n
+}
+
+// isCookie reports whether the pair is the cookie of that name. It accepts more than RFC 6265 does, since servers differ in what they trim.
+func isCookie(pair []byte, name string) bool {
+	k, _, _ := bytes.Cut(pair, []byte{'='})
+	return string(bytes.Trim(k, " \t")) == name
+}
+
+// RemoveCookie removes the cookies of that name. All others stay, in one header line (RFC 6265 section 5.4).
+func (r *Request) RemoveCookie(name string) {
+	r.x.check()
+	var rest []byte
+	found := false
+	for i := range r.headers.fields {
+		f := &r.headers.fields[i]
+		if !equalFold(f.Name, "cookie") {
+			continue
+		}
+		for value := f.Value; len(value) > 0; {
+			var pair []byte
+			pair, value, _ = bytes.Cut(value, []byte{';'})
+			if pair = bytes.Trim(pair, " \t"); len(pair) == 0 {
+				continue
+			}
+			if isCookie(pair, name) {
+				found = true
+				continue
+			}
+			if len(rest) > 0 {
+				rest = append(rest, "; "...)
+			}
+			rest = append(rest, pair...)
+		}
+	}
+	switch {
+	case !found:
+	case len(rest) == 0:
+		r.RemoveHeader("cookie")
+	default:
+		r.SetHeader("cookie", view.String(rest))
+	}
+}
+
 // Cookie returns the value of the first cookie of that name, and how many there are (RFC 6265 section 5.4: several Cookie fields count together).
 func (r *Request) Cookie(name string) (value []byte, n int) {
 	r.x.check()

@@ -28,6 +28,11 @@ func CheckFiles(cfg *config.Worker) []error {
 		}
 	}
 	for _, i := range cfg.JWTIssuers {
+		if i.CAFile != "" {
+			if _, err := os.ReadFile(i.CAFile); err != nil {
+				bad(i.Pos, "tls.ca_file", fmt.Errorf("the file can't be read: %w", err))
+			}
+		}
 		if i.JWKSFile == "" {
 			continue
 		}

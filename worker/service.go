@@ -22,6 +22,7 @@ type service struct {
 	registry   *Registry
 	core       *core
 	env        *environment
+	keySets    keySets
 	observers  func() *observers
 	maxBatch   int
 	// pushing has a token for the push that may compile now: one at a time.
@@ -33,6 +34,7 @@ func (s *service) GetWorkerConfig(context.Context, *workerv1.GetWorkerConfigRequ
 	return &workerv1.GetWorkerConfigResponse{
 		MaxConcurrentRequests: uint32(s.core.maxWaiting),
 		Name:                  s.name, Version: s.version, InstanceId: s.instanceID, Policies: s.registry.descriptors,
+		Unready: s.keySets.unready(),
 	}, nil
 }
 
@@ -40,9 +42,9 @@ func (s *service) GetWorkerConfig(context.Context, *workerv1.GetWorkerConfigRequ
 func (s *service) HealthCheck(_ context.Context, req *workerv1.HealthCheckRequest) (*workerv1.HealthCheckResponse, error) {
 	resp := &workerv1.HealthCheckResponse{
 		Status: workerv1.HealthCheckResponse_STATUS_SERVING, InstanceId: s.instanceID,
-		InFlight: uint32(s.core.inFlight.Load()),
+		InFlight: uint32(s.core.inFlight.Load()), Unready: s.keySets.unready(),
 	}
-	if s.core.leaving.Load() || s.core.draining.Load() {
+	if s.core.leaving.Load() || s.core.draining.Load() || resp.Unready != "" {
 		resp.Status = workerv1.HealthCheckResponse_STATUS_NOT_SERVING
 	}
 	if id := req.GetKernelId(); id != 0 {

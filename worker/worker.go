@@ -152,6 +152,7 @@ func newWorker(cfg *config.Worker, registry *Registry, opts Options, s *sources,
 		c.settings.Tracer = spans{tracer}
 	}
 	m.measureTracer(tracer)
+	s.keySets.measure(m, opts.Clock.Now)
 	telemetry.DescribeWorker(m.set, opts.Version, opts.LogLost)
 	share := max(1, cfg.MaxConcurrentRequests/asideShare)
 	c.settings.Aside = &chain.Aside{
@@ -160,7 +161,7 @@ func newWorker(cfg *config.Worker, registry *Registry, opts Options, s *sources,
 	}
 	w := &worker{opts: opts, tracer: tracer}
 	w.service = &service{
-		name: cfg.Name, version: opts.Version, instanceID: rand.Uint64(), registry: registry, core: c,
+		name: cfg.Name, version: opts.Version, instanceID: rand.Uint64(), registry: registry, core: c, keySets: s.keySets,
 		env: &environment{
 			log: opts.Log, clock: opts.Clock, keyStores: s.keyStores, issuers: s.issuers, meters: m,
 			shared: newSharedValues(opts.Log), httpClient: newHTTPClient(),
@@ -269,6 +270,7 @@ func within(d time.Duration, done <-chan struct{}) bool {
 type sources struct {
 	keyStores map[string]policies.KeyStore
 	issuers   map[string]policies.Issuer
+	keySets   keySets
 	closers   []io.Closer
 }
 
@@ -297,6 +299,7 @@ func openSources(cfg *config.Worker, opts Options) (*sources, error) {
 			continue
 		}
 		s.issuers[i.Name] = issuer
+		s.keySets = append(s.keySets, keySet{i.Name, i.JWKSFile == "", i.Required, issuer})
 		s.closers = append(s.closers, issuer)
 	}
 	if err := errors.Join(errs...); err != nil {

@@ -116,6 +116,8 @@ type dryIssuer string
 
 func (i dryIssuer) URL() string                                     { return string(i) }
 func (dryIssuer) Keys() *policies.KeySet                            { return nil }
+func (dryIssuer) MayRefresh() bool                                  { return false }
+func (dryIssuer) Tenants() []policies.Issuer                        { return nil }
 func (dryIssuer) Refresh(context.Context) (*policies.KeySet, error) { return nil, errDry }
 
 type dryTransport struct{}

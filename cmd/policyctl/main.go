@@ -44,6 +44,7 @@ func commands() []command {
 		{"envoy", "print the Envoy configuration that fits the kernel's", (*program).envoy},
 		{"explain", "print what a running kernel does with the requests of a route", (*program).explain},
 		{"keys", "make API keys and their entries for a key file", (*program).keys},
+		{"jwks", "show for each key of a key set whether tokens are verified with it", (*program).jwks},
 		{"token", "sign tokens as the demo's issuer", (*program).token},
 		{"schema", "print the JSON Schema of a configuration file", (*program).schema},
 		{"version", "print the version", (*program).version},

@@ -85,8 +85,8 @@ func TestCommands(t *testing.T) {
 		status         int
 		stdout, stderr string // parts
 	}{
-		{"nothing", nil, exitUsage, "", "a command is missing; legal are validate, diff, envoy, explain, keys, token, schema, version, help"},
-		{"unknown", []string{"nonsense"}, exitUsage, "", `policyctl: unknown command "nonsense"; legal are validate, diff, envoy, explain, keys, token, schema, version, help`},
+		{"nothing", nil, exitUsage, "", "a command is missing; legal are validate, diff, envoy, explain, keys, jwks, token, schema, version, help"},
+		{"unknown", []string{"nonsense"}, exitUsage, "", `policyctl: unknown command "nonsense"; legal are validate, diff, envoy, explain, keys, jwks, token, schema, version, help`},
 		{"help", []string{"help"}, exitOK, "usage: policyctl COMMAND [FLAGS]", ""},
 		{"--help", []string{"--help"}, exitOK, "validate   check", ""},
 		{"help of a command", []string{"help", "envoy"}, exitOK, "usage: policyctl envoy --kernel FILE", ""},

@@ -117,7 +117,7 @@ func TestValidateTellsMistakes(t *testing.T) {
 			"testdata/valid/jwks.json:1: keys[0].kty: unknown", "", "", "", "", "", "", "",
 		}},
 		{"key set is another file", []edit{{w1, "valid/jwks.json", "valid/keys.yaml"}}, []string{
-			`worker-1.yaml:7: policy_worker.jwt_issuers.corporate.jwks_file: "testdata/valid/keys.yaml": read JWK set`,
+			`worker-1.yaml:7: policy_worker.jwt_issuers.corporate.jwks_file: "testdata/valid/keys.yaml": read key set`,
 		}},
 		{"TLS files are missing", []edit{{k, "  workers:", "  server: {tls: {cert_file: testdata/none, key_file: testdata/none, client_ca_file: testdata/valid/keys.yaml}}\n  workers:"}}, []string{
 			"kernel.yaml: policy_kernel.server.tls.cert_file: a file can't be read: open testdata/none",

@@ -1,6 +1,7 @@
 package workers
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -184,12 +185,12 @@ func (reg *Registry) disconnected(s *session) {
 	})
 }
 
-// setServing says whether a session takes calls.
-func (reg *Registry) setServing(s *session, serving bool) {
+// setServing notes whether a session takes calls. If it does not, unready is why, or empty for a worker that is about to stop.
+func (reg *Registry) setServing(s *session, serving bool, unready string) {
 	r := s.replica
 	before := false
 	reg.update(r.worker, func() {
-		before, s.serving = s.serving, serving
+		before, s.serving, s.unready = s.serving, serving, unready
 		if serving && !s.served {
 			s.served = true
 			r.breaker.reset()
@@ -200,13 +201,15 @@ func (reg *Registry) setServing(s *session, serving bool) {
 		}
 		r.problem = ""
 		if !serving {
-			r.problem = "the worker is draining"
+			r.problem = cmp.Or(unready, "the worker is draining")
 		}
 	})
 	fields := []zap.Field{zap.String("worker", r.worker.name), zap.String("socket", r.path), zap.String("version", s.version), zap.Uint64("instance", s.instance)}
 	switch {
 	case serving && !before:
 		reg.log.Info("worker replica is up", fields...)
+	case unready != "":
+		reg.log.Warn("worker replica takes no calls", append(fields, zap.String("reason", unready))...)
 	case !serving && before:
 		reg.log.Warn("worker replica is draining", fields...)
 	}
@@ -215,7 +218,7 @@ func (reg *Registry) setServing(s *session, serving bool) {
 // probed takes an answer to a health check. Generations that the replica has lost are pushed again, unless held has changed since the question.
 func (reg *Registry) probed(s *session, resp *workerv1.HealthCheckResponse, changes uint64) {
 	if serving := resp.Status == workerv1.HealthCheckResponse_STATUS_SERVING && !s.leaving.Load(); serving != reg.isServing(s) {
-		reg.setServing(s, serving)
+		reg.setServing(s, serving, resp.Unready)
 	}
 	reg.mu.Lock()
 	lost := s.changes == changes && !containsAll(resp.Generations, *s.held.Load())
@@ -265,7 +268,7 @@ func (s *session) wake() {
 // announced takes the notice of a replica that is about to stop.
 func (reg *Registry) announced(s *session) {
 	if !s.leaving.Swap(true) {
-		go reg.setServing(s, false) // This is the goroutine that reads results; it does not wait for the registry.
+		go reg.setServing(s, false, "") // This is the goroutine that reads results; it does not wait for the registry.
 	}
 }
 
@@ -319,7 +322,7 @@ func (reg *Registry) Status() []WorkerStatus {
 			rs := ReplicaStatus{Socket: r.path, Problem: r.problem, Breaker: breakerName(r.breaker.state.Load())}
 			if s := r.session; s != nil && s.served {
 				rs.InFlight, _ = (&target{conns: s.conns}).underWay()
-				rs.Draining = !s.serving
+				rs.Draining = !s.serving && s.unready == ""
 			}
 			if r.session != nil && len(r.session.rejected) > 0 {
 				rs.Problem = strings.TrimPrefix(rs.Problem+"; it rejected the configuration", "; ")

@@ -44,7 +44,9 @@ type session struct {
 	control  control
 	conns    []*conn
 	instance uint64
-	version  string
+	// unready is why the replica takes no calls although it is not about to stop; the registry guards it once the session is known to it.
+	unready string
+	version string
 	// held are the generations that the replica has acknowledged.
 	held atomic.Pointer[[]uint64]
 	// kick wakes reconcile.
@@ -135,6 +137,7 @@ func (s *session) discover(ctx context.Context) (*workerv1.GetWorkerConfigRespon
 	if most := int64(cfg.MaxConcurrentRequests); most > 0 {
 		s.capacity = min(s.capacity, most)
 	}
+	s.unready = cfg.Unready
 	return cfg, nil
 }
 
@@ -189,7 +192,7 @@ func (s *session) serve(ctx context.Context, reg *Registry) (served bool, err er
 
 // attend takes calls until one of the group fails.
 func (s *session) attend(ctx context.Context, reg *Registry, group *errgroup.Group) (served bool, err error) {
-	reg.setServing(s, !s.leaving.Load())
+	reg.setServing(s, !s.leaving.Load() && s.unready == "", s.unready)
 	group.Go(func() error { return s.probe(ctx, reg) })
 	group.Go(func() error { return s.reconcile(ctx, reg) })
 	return true, group.Wait()

@@ -84,10 +84,10 @@ func TestAttacks(t *testing.T) {
 		"crit null":             {resign(header(`,"crit":null`), payload), "token_malformed"},
 		"b64 false":             {resign(header(`,"b64":false,"crit":["b64"]`), payload), "token_malformed"},
 		"b64 alone":             {resign(header(`,"b64":true`), payload), "token_malformed"},
-		"typ of a logout token": {resign(header(`,"typ":"logout+jwt"`), payload), "token_malformed"},
+		"typ of a logout token": {resign(header(`,"typ":"logout+jwt"`), payload), "token_type"},
 		"typ as a number":       {resign(header(`,"typ":1`), payload), "token_malformed"},
 		"typ null":              {resign(header(`,"typ":null`), payload), "token_malformed"},
-		"typ empty":             {resign(header(`,"typ":""`), payload), "token_malformed"},
+		"typ empty":             {resign(header(`,"typ":""`), payload), "token_type"},
 
 		"alg twice":               {resign(`{"alg":"RS256","kid":"rsa","alg":"none"}`, payload), "token_malformed"},
 		"alg twice, escaped":      {resign(`{"alg":"RS256","kid":"rsa","\u0061lg":"none"}`, payload), "token_malformed"},
@@ -236,7 +236,7 @@ func FuzzParseToken(f *testing.F) {
 		// None of the checks may panic on claims of whatever kind.
 		_, _ = readLifetime(tok.claims)
 		_, _ = readScopes(tok.claims)
-		_ = audienceFits(tok.claims["aud"], []string{"api"})
+		_ = audienceFits(tok.claims.Root().Member("aud"), []string{"api"})
 		if v, _ := p.accept(tok); v != nil {
 			for _, h := range v.headers {
 				if !headerText(h.Value) {

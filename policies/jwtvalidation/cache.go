@@ -4,15 +4,14 @@ import (
 	"crypto/sha256"
 	"encoding/json"
 	"io"
-	"slices"
 
 	"github.com/maypok86/otter/v2"
 
 	"github.com/policy-engine/policy-engine/policies"
 )
 
-// maxCacheSize is in bytes, for all routes of a worker together: 30,000 tokens or so.
-const maxCacheSize = 16 << 20
+// maxCacheSize is in bytes, for all routes of a worker together: about 30,000 tokens.
+const maxCacheSize = 32 << 20
 
 // cache remembers tokens that were found good, one for all instances of the policy in a worker. A token is good for an instance by its parameters, so that these
 // are part of the key: instances with the same parameters share entries, through changes of the configuration too.
@@ -35,6 +34,7 @@ type verified struct {
 	lifetime   lifetime
 	identity   policies.Identity
 	headers    []policies.Header // for the upstream
+	leftOut    int               // claims that can't be the value of a header
 }
 
 func openCache() (io.Closer, error) {
@@ -50,13 +50,13 @@ func openCache() (io.Closer, error) {
 
 // get returns what is known of the token, nil if nothing. Its issuer must be one of issuers, and the issuer's key set still the one that verified
 // it. It does not allocate.
-func (c *cache) get(key cacheKey, issuers []policies.Issuer) *verified {
+func (c *cache) get(key cacheKey, issuers *issuers) *verified {
 	v, ok := c.entries.GetIfPresent(key)
 	if !ok {
 		return nil
 	}
 	set := v.issuer.Keys()
-	if set == nil || set.Generation != v.generation || !slices.Contains(issuers, v.issuer) {
+	if set == nil || set.Generation != v.generation || !issuers.has(v.issuer) {
 		c.entries.Invalidate(key)
 		return nil
 	}
@@ -84,8 +84,11 @@ func (v *verified) size() uint32 {
 	for _, e := range v.identity.Claims {
 		n += 32 + len(e.Value)
 	}
-	for range v.headers { // Their values are those of the claims.
-		n += 32
+	for i := range v.headers {
+		n += 32 + len(v.headers[i].Value)
+	}
+	if set := v.identity.ClaimsSet(); set != nil {
+		n += set.Size()
 	}
 	return uint32(n)
 }

@@ -1,13 +1,13 @@
 package jwtvalidation
 
 import (
-	"encoding/json"
 	"errors"
 	"math"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/policy-engine/policy-engine/policies"
 )
@@ -15,25 +15,25 @@ import (
 // never is the expiry of tokens that have none.
 const never = math.MaxInt64
 
-// lifetime is when a token is good, without leeway, in milliseconds since 1970.
+// lifetime is when a token is valid, without leeway, in milliseconds since 1970.
 type lifetime struct {
 	notBefore int64 // the later one of nbf and iat; math.MinInt64 if there is neither
 	expires   int64 // never if there is no exp
 }
 
 // readLifetime reads exp, nbf and iat (RFC 7519 section 4.1).
-func readLifetime(c object) (lifetime, error) {
+func readLifetime(c *policies.ClaimsSet) (lifetime, error) {
 	l := lifetime{notBefore: math.MinInt64, expires: never}
-	if v, present := c["exp"]; present {
+	if v := c.Root().Member("exp"); v.Kind() != policies.ClaimAbsent {
 		exp, ok := numericDate(v)
 		if !ok {
 			return l, errors.New("exp is not a time")
 		}
 		l.expires = exp
 	}
-	// A token that was issued in the future is one from a wrong clock, or for later use: no good now, as with nbf.
+	// A token that was issued in the future is one from a wrong clock, or for later use: not valid now, as with nbf.
 	for _, name := range []string{"nbf", "iat"} {
-		if v, present := c[name]; present {
+		if v := c.Root().Member(name); v.Kind() != policies.ClaimAbsent {
 			at, ok := numericDate(v)
 			if !ok {
 				return l, errors.New(name + " is not a time")
@@ -48,12 +48,12 @@ func readLifetime(c object) (lifetime, error) {
 const maxDate = 253402300799
 
 // numericDate takes a NumericDate (RFC 7519 section 2): seconds, maybe with a fraction. It returns milliseconds.
-func numericDate(v any) (int64, bool) {
-	n, ok := v.(json.Number)
-	if !ok {
+func numericDate(v policies.ClaimValue) (int64, bool) {
+	text, _ := v.Text()
+	if v.Kind() != policies.ClaimNumber {
 		return 0, false
 	}
-	seconds, err := strconv.ParseFloat(n.String(), 64)
+	seconds, err := strconv.ParseFloat(text, 64)
 	if err != nil || math.Abs(seconds) > maxDate {
 		return 0, false
 	}
@@ -69,39 +69,39 @@ func (l *lifetime) begun(now time.Time, leeway time.Duration) bool {
 	return now.Add(leeway).UnixMilli() >= l.notBefore
 }
 
-// audienceFits reports whether aud (a string or a list of strings; RFC 7519 section 4.1.3) has one of legal.
-func audienceFits(aud any, legal []string) bool {
-	switch aud := aud.(type) {
-	case string:
-		return slices.Contains(legal, aud)
-	case []any:
-		fits := false
-		for _, a := range aud {
-			s, ok := a.(string)
-			if !ok {
-				return false
-			}
-			fits = fits || slices.Contains(legal, s)
-		}
-		return fits
+// audienceFits reports whether aud (a string or a list of strings; RFC 7519 section 4.1.3) has one of the accepted values.
+func audienceFits(aud policies.ClaimValue, accepted []string) bool {
+	if aud.Kind() != policies.ClaimList {
+		s, _ := aud.Text()
+		return aud.Kind() == policies.ClaimString && slices.Contains(accepted, s)
 	}
-	return false
+	fits := false
+	for _, a := range aud.All() {
+		if a.Kind() != policies.ClaimString {
+			return false
+		}
+		s, _ := a.Text()
+		fits = fits || slices.Contains(accepted, s)
+	}
+	return fits
 }
 
 // readScopes reads scope (RFC 8693 section 4.2: a string with spaces) and scp, which some issuers write, each as a string or a list of strings.
-func readScopes(c object) ([]string, error) {
+func readScopes(c *policies.ClaimsSet) ([]string, error) {
 	var scopes []string
 	for _, name := range []string{"scope", "scp"} {
-		switch v := c[name].(type) {
-		case nil:
-		case string:
-			scopes = append(scopes, strings.Fields(v)...)
-		case []any:
-			for _, e := range v {
-				s, ok := e.(string)
-				if !ok {
+		v := c.Root().Member(name)
+		switch v.Kind() {
+		case policies.ClaimAbsent, policies.ClaimNull:
+		case policies.ClaimString:
+			s, _ := v.Text()
+			scopes = scopesOf(scopes, s)
+		case policies.ClaimList:
+			for _, e := range v.All() {
+				if e.Kind() != policies.ClaimString {
 					return nil, errors.New(name + " has an element that is not a string")
 				}
+				s, _ := e.Text()
 				scopes = append(scopes, s)
 			}
 		default:
@@ -111,76 +111,15 @@ func readScopes(c object) ([]string, error) {
 	return scopes, nil
 }
 
-// met reports whether the claim has a legal value, or is a list that has one.
-func (r *requirement) met(c object) bool {
-	value, present := c[r.claim]
-	if !present {
-		return false
+// readSubject returns the subject: the first of the claims that the token has.
+func readSubject(c *policies.ClaimsSet, claims Paths) (policies.ClaimValue, error) {
+	v := claims.first(c)
+	s, _ := v.Text()
+	switch {
+	case v.Kind() != policies.ClaimString:
+		return v, errors.New("no subject, or one that is not a string")
+	case s == "" || strings.ContainsFunc(s, unicode.IsControl):
+		return v, errors.New("the subject is empty or has control characters")
 	}
-	if list, ok := value.([]any); ok {
-		return slices.ContainsFunc(list, r.isLegal)
-	}
-	return r.isLegal(value)
-}
-
-func (r *requirement) isLegal(value any) bool {
-	if n, ok := value.(json.Number); ok {
-		f, err := strconv.ParseFloat(n.String(), 64)
-		if err != nil || f != math.Trunc(f) || math.Abs(f) > maxInteger {
-			return false
-		}
-		value = int64(f)
-	}
-	switch value.(type) {
-	case string, bool, int64:
-		return slices.Contains(r.legal, value)
-	}
-	return false
-}
-
-// text returns a claim as a text that a header can carry unchanged, empty if the token does not have it. Others are an error: an upstream
-// that misreads who the client is would be worse than a refusal.
-func text(c object, claim string) (string, error) {
-	switch v := c[claim].(type) {
-	case nil:
-		if _, present := c[claim]; present {
-			return "", errors.New(claim + " is null")
-		}
-		return "", nil
-	case string:
-		if !headerText(v) {
-			return "", errors.New(claim + " has characters that a header can't carry")
-		}
-		return v, nil
-	case json.Number:
-		return v.String(), nil
-	case bool:
-		return strconv.FormatBool(v), nil
-	}
-	return "", errors.New(claim + " is a list or an object")
-}
-
-// headerText takes printable ASCII without space at the ends, which HTTP/1.1 would take away (RFC 9110 section 5.5).
-func headerText(s string) bool {
-	for i := range len(s) {
-		if s[i] < ' ' || s[i] >= 0x7f {
-			return false
-		}
-	}
-	return s == strings.Trim(s, " ")
-}
-
-// facts returns the text of the claims of these names that the token has.
-func facts(c object, names []string) ([]policies.Entry, error) {
-	var entries []policies.Entry
-	for _, name := range names {
-		value, err := text(c, name)
-		if err != nil {
-			return nil, err
-		}
-		if value != "" {
-			entries = append(entries, policies.Entry{Key: name, Value: value})
-		}
-	}
-	return entries, nil
+	return v, nil
 }

@@ -1,14 +1,12 @@
-// Package jwtvalidation is the policy jwtValidation: it takes requests with a JSON Web Token (RFC 7519) of an issuer that is trusted.
+// Package jwtvalidation is the policy jwtValidation: it admits requests with a JSON Web Token (RFC 7519) of an issuer that is trusted.
 package jwtvalidation
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -31,22 +29,26 @@ type Policy struct {
 	params   [sha256.Size]byte // part of the cache's keys
 	refusals refusals
 
-	issuers      []policies.Issuer
+	issuers      issuers
 	algorithms   []*algorithm
+	types        []string // as mediaType returns them
 	audience     []string
+	subject      Paths
 	scopes       []string
-	requirements []requirement
-	header       string // in lower case
-	scheme       string
+	requirements ClaimRules
+	anyOf        []Alternative
+	places       []place
+	required     bool
 	leeway       time.Duration
 	mustExpire   bool
-	forward      bool
-	claims       []string // that go into headers
-	targets      []string // the headers of claims, in lower case
+	claims       HeaderClaims // that go into headers
+	targets      []string     // the headers of claims, in lower case
 
-	hits   policies.Counter
-	misses policies.Counter
-	awaits policies.Counter
+	hits      policies.Counter
+	misses    policies.Counter
+	awaits    policies.Counter
+	anonymous policies.Counter
+	leftOut   policies.Counter
 }
 
 func build(env policies.Env, params Params) (*Policy, error) {
@@ -54,7 +56,7 @@ func build(env policies.Env, params Params) (*Policy, error) {
 	if err := params.check(); err != nil {
 		return nil, err
 	}
-	issuers, err := resolve(env, params.Issuer)
+	trusted, err := resolve(env, params.Issuer)
 	if err != nil {
 		return nil, err
 	}
@@ -68,7 +70,7 @@ func build(env policies.Env, params Params) (*Policy, error) {
 		return nil, fmt.Errorf("open token cache: %w", err)
 	}
 	made, err := env.Shared("policy "+string(identity[:]), func() (io.Closer, error) {
-		return reused{newPolicy(env, &params, issuers, identity, verified.(*cache))}, nil
+		return reused{newPolicy(env, &params, trusted, identity, verified.(*cache))}, nil
 	})
 	if err != nil {
 		return nil, fmt.Errorf("share the policy: %w", err)
@@ -82,37 +84,47 @@ type reused struct{ policy *Policy }
 // Close implements io.Closer, as shared values do.
 func (reused) Close() error { return nil }
 
-func newPolicy(env policies.Env, params *Params, issuers []policies.Issuer, identity [sha256.Size]byte, verified *cache) *Policy {
+func newPolicy(env policies.Env, params *Params, trusted []policies.Issuer, identity [sha256.Size]byte, verified *cache) *Policy {
 	p := &Policy{
-		clock:      env.Clock(),
-		cache:      verified,
-		params:     identity,
-		refusals:   newRefusals(params),
-		issuers:    issuers,
-		audience:   slices.Clone(params.Audience),
-		scopes:     slices.Clone(params.RequiredScopes),
-		header:     strings.ToLower(params.HeaderName),
-		scheme:     params.Scheme,
-		leeway:     time.Duration(params.Leeway),
-		mustExpire: params.RequireExpiry,
-		forward:    params.ForwardToken,
-		hits:       env.Counter("cache_hit"),
-		misses:     env.Counter("cache_miss"),
-		awaits:     env.Counter("keys_awaited"),
+		clock:        env.Clock(),
+		cache:        verified,
+		params:       identity,
+		refusals:     newRefusals(params),
+		issuers:      newIssuers(trusted),
+		audience:     slices.Clone(params.Audience),
+		subject:      params.SubjectClaim,
+		scopes:       slices.Clone(params.RequiredScopes),
+		requirements: params.RequiredClaims,
+		anyOf:        params.AnyOf,
+		places:       placesOf(params, strings.ToLower(params.HeaderName)),
+		required:     params.Required,
+		leeway:       time.Duration(params.Leeway),
+		mustExpire:   params.RequireExpiry,
+		claims:       params.ClaimsToHeaders,
+		hits:         env.Counter("cache_hit"),
+		misses:       env.Counter("cache_miss"),
+		awaits:       env.Counter("keys_awaited"),
+		anonymous:    env.Counter("anonymous"),
+		leftOut:      env.Counter("claim_left_out"),
 	}
 	for _, a := range params.Algorithms {
 		p.algorithms = append(p.algorithms, findAlgorithm(a))
 	}
-	p.requirements, _ = requirements(params.RequiredClaims) // check has seen to its error.
-	for _, claim := range slices.Sorted(maps.Keys(params.ClaimsToHeaders)) {
-		p.claims = append(p.claims, claim)
-		p.targets = append(p.targets, strings.ToLower(params.ClaimsToHeaders[claim]))
+	for _, t := range params.Types {
+		p.types = append(p.types, mediaType(t))
+	}
+	for i := range p.claims {
+		p.targets = append(p.targets, strings.ToLower(p.claims[i].Header))
+	}
+	for _, hint := range params.literals() {
+		env.Logger().Warn("a claim's name looks like a path", "hint", hint)
 	}
 	return p
 }
 
+// resolve returns the issuers of these names, the tenants of a template each by itself.
 func resolve(env policies.Env, names []string) ([]policies.Issuer, error) {
-	var issuers []policies.Issuer
+	var all []policies.Issuer
 	var errs []error
 	for i, n := range names {
 		param := fmt.Sprintf("issuer[%d]", i)
@@ -124,21 +136,72 @@ func resolve(env policies.Env, names []string) ([]policies.Issuer, error) {
 			errs = append(errs, policies.BadParam(param, "%v", err))
 			continue
 		}
-		for _, other := range issuers {
-			if other.URL() == issuer.URL() {
-				errs = append(errs, policies.BadParam(param, "%q has the same iss as another one here; legal are issuers that a token's iss tells apart", n))
-			}
+		these := issuer.Tenants()
+		if these == nil {
+			these = []policies.Issuer{issuer}
 		}
-		issuers = append(issuers, issuer)
+		if slices.ContainsFunc(these, func(a policies.Issuer) bool {
+			return slices.ContainsFunc(all, func(b policies.Issuer) bool { return a.URL() == b.URL() })
+		}) {
+			errs = append(errs, policies.BadParam(param, "%q has the same iss as another one here, expected issuers that a token's iss tells apart", n))
+		}
+		all = append(all, these...)
 	}
-	return issuers, errors.Join(errs...)
+	return all, errors.Join(errs...)
+}
+
+// issuers are those that a policy trusts, by iss.
+type issuers struct {
+	list  []policies.Issuer
+	byURL map[string]policies.Issuer // nil if the list is short
+}
+
+// maxListed is the longest list that is searched faster than a map.
+const maxListed = 4
+
+func newIssuers(list []policies.Issuer) issuers {
+	i := issuers{list: list}
+	if len(list) > maxListed {
+		i.byURL = make(map[string]policies.Issuer, len(list))
+		for _, issuer := range list {
+			i.byURL[issuer.URL()] = issuer
+		}
+	}
+	return i
+}
+
+// find returns the issuer of tokens with this iss, nil if there is none.
+func (i *issuers) find(iss string) policies.Issuer {
+	if i.byURL != nil {
+		return i.byURL[iss]
+	}
+	for _, issuer := range i.list {
+		if iss != "" && issuer.URL() == iss {
+			return issuer
+		}
+	}
+	return nil
+}
+
+func (i *issuers) has(issuer policies.Issuer) bool {
+	if i.byURL != nil {
+		return i.byURL[issuer.URL()] == issuer
+	}
+	return slices.Contains(i.list, issuer)
 }
 
 // OwnedHeaders implements policies.Owner.
 func (p *Policy) OwnedHeaders() []string { return p.targets }
 
 // CredentialHeaders implements policies.CredentialReader.
-func (p *Policy) CredentialHeaders() []string { return []string{p.header} }
+func (p *Policy) CredentialHeaders() []string {
+	for i := range p.places {
+		if p.places[i].kind == inHeader {
+			return []string{p.places[i].name}
+		}
+	}
+	return nil
+}
 
 // OnRequestHeaders finds the token and says who the client is.
 func (p *Policy) OnRequestHeaders(_ context.Context, r *policies.Request) (policies.Verdict, error) {
@@ -146,54 +209,33 @@ func (p *Policy) OnRequestHeaders(_ context.Context, r *policies.Request) (polic
 	for _, target := range p.targets {
 		r.RemoveSpellings(target)
 	}
-	raw, refusal := p.token(r)
-	if refusal != nil {
+	f, refusal := p.find(r)
+	switch {
+	case refusal != nil:
 		return *refusal, nil
+	case f.raw == nil && p.required:
+		return p.refusals.missing, nil
+	case f.raw == nil:
+		p.anonymous.Inc()
+		p.strip(r, &f)
+		return policies.Continue(), nil
+	case len(f.raw) > maxTokenSize:
+		return p.refusals.malformed, nil
 	}
-	key := cacheKey{sha256.Sum256(raw), p.params}
-	// Fast path: the token is known to be good.
-	if v := p.cache.get(key, p.issuers); v != nil {
+	key := cacheKey{sha256.Sum256(f.raw), p.params}
+	// Fast path: the token is known to be valid.
+	if v := p.cache.get(key, &p.issuers); v != nil {
 		p.hits.Inc()
 		if refusal := p.untimely(&v.lifetime); refusal != nil {
 			p.cache.remove(key)
 			return *refusal, nil
 		}
-		p.admit(r, v)
+		p.admit(r, v, &f)
 		return policies.Continue(), nil
 	}
 	// Slow path: verify it.
 	p.misses.Inc()
-	return p.verify(r, key, raw)
-}
-
-// token returns the request's only token, or why there is none.
-func (p *Policy) token(r *policies.Request) ([]byte, *policies.Verdict) {
-	value, n := r.Header(p.header)
-	switch {
-	case n > 1 || r.Spellings(p.header) != n:
-		return nil, &p.refusals.repeated
-	case n == 0:
-		return nil, &p.refusals.missing
-	}
-	if p.scheme != "" {
-		scheme, rest, ok := bytes.Cut(value, []byte{' '})
-		// RFC 9110 section 11.1: schemes compare without regard to case.
-		if !ok || !equalFold(scheme, p.scheme) {
-			return nil, &p.refusals.missing
-		}
-		value = bytes.TrimLeft(rest, " ")
-	}
-	if len(value) == 0 {
-		return nil, &p.refusals.missing
-	}
-	if len(value) > maxTokenSize {
-		return nil, &p.refusals.malformed
-	}
-	return value, nil
-}
-
-func equalFold(b []byte, s string) bool {
-	return len(b) == len(s) && bytes.EqualFold(b, []byte(s))
+	return p.verify(r, key, &f)
 }
 
 // untimely looks at what changes with time.
@@ -209,13 +251,14 @@ func (p *Policy) untimely(l *lifetime) *policies.Verdict {
 }
 
 // admit lets the request go on with what the token says.
-func (p *Policy) admit(r *policies.Request, v *verified) {
-	if !p.forward {
-		r.RemoveHeader(p.header)
-	}
+func (p *Policy) admit(r *policies.Request, v *verified, f *found) {
+	p.strip(r, f)
 	r.SetIdentity(v.identity)
 	for i := range v.headers {
 		r.SetHeader(v.headers[i].Name, v.headers[i].Value)
+	}
+	for range v.leftOut {
+		p.leftOut.Inc()
 	}
 }
 

@@ -19,8 +19,11 @@ type refusals struct {
 	expired   policies.Verdict
 	early     policies.Verdict
 	audience  policies.Verdict
+	typ       policies.Verdict
 	claims    policies.Verdict
 	scope     policies.Verdict
+	claim     policies.Verdict
+	anyOf     policies.Verdict
 }
 
 func newRefusals(p *Params) refusals {
@@ -28,15 +31,25 @@ func newRefusals(p *Params) refusals {
 	if scheme == "" {
 		scheme = "Bearer"
 	}
-	// RFC 6750 section 3. A missing token gets an error attribute too, which section 3.1 advises against: clients of this engine are promised one in every 401, and it tells nothing
-	// that the status does not.
+	challenge := scheme + ` realm="` + p.Realm + `", error="`
+	metadata := ""
+	if p.ResourceMetadata != "" { // RFC 9728 section 5.1
+		metadata = `, resource_metadata="` + p.ResourceMetadata + `"`
+	}
+	// RFC 6750 section 3. A missing token gets an error attribute too, which section 3.1 advises against: clients of this engine are promised one
+	// in every 401, and it shows nothing that the status does not.
 	refuse := func(reason, message string) policies.Verdict {
 		return policies.Deny(http.StatusUnauthorized, reason).WithMessage(message).
-			WithHeader("www-authenticate", scheme+` realm="api", error="invalid_token", error_description="`+message+`"`)
+			WithHeader("www-authenticate", challenge+`invalid_token", error_description="`+message+`"`+metadata)
 	}
-	scope := scheme + ` realm="api", error="insufficient_scope"`
+	// RFC 6750 section 3.1: a token that is valid, but does not permit the request. Another login would not mend it.
+	refuseAccess := func(reason, message, attributes string) policies.Verdict {
+		return policies.Deny(http.StatusForbidden, reason).WithMessage(message).
+			WithHeader("www-authenticate", challenge+`insufficient_scope"`+attributes+metadata)
+	}
+	scope := ""
 	if len(p.RequiredScopes) > 0 {
-		scope += `, scope="` + strings.Join(p.RequiredScopes, " ") + `"`
+		scope = `, scope="` + strings.Join(p.RequiredScopes, " ") + `"`
 	}
 	const invalid = "the token is not valid"
 	return refusals{
@@ -44,15 +57,17 @@ func newRefusals(p *Params) refusals {
 		repeated:  refuse("token_repeated", "more than one token"),
 		malformed: refuse("token_malformed", invalid),
 		algorithm: refuse("token_algorithm", invalid),
+		typ:       refuse("token_type", invalid),
 		issuer:    refuse("token_issuer", invalid),
 		key:       refuse("token_key", invalid),
 		signature: refuse("token_signature", invalid),
-		// These are told only to those who have a token with a good signature.
+		// The others are for those who have a token with a valid signature.
 		expired:  refuse("token_expired", "the token has expired"),
 		early:    refuse("token_not_yet_valid", "the token is not valid yet"),
 		audience: refuse("token_audience", invalid),
 		claims:   refuse("token_claims", invalid),
-		scope: policies.Deny(http.StatusForbidden, "scope_missing").WithMessage("the token does not have the scope that this takes").
-			WithHeader("www-authenticate", scope),
+		scope:    refuseAccess("scope_missing", "the token does not have the scope that this takes", scope),
+		claim:    refuseAccess("claim_missing", "the token does not have the claims that this takes", ""),
+		anyOf:    refuseAccess("any_of_missing", "the token has neither the scopes nor the claims that this takes", ""),
 	}
 }

@@ -44,6 +44,10 @@ var algorithms = []algorithm{
 }
 
 func findAlgorithm(name string) *algorithm {
+	// RFC 9864: the name of EdDSA with this curve. Keys of the other curve are not supported, so that both names mean the same.
+	if name == "Ed25519" {
+		name = "EdDSA"
+	}
 	for i := range algorithms {
 		if algorithms[i].name == name {
 			return &algorithms[i]

@@ -3,33 +3,26 @@ package jwtvalidation
 import (
 	"bytes"
 	"encoding/base64"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"strings"
-	"unicode/utf8"
+
+	"github.com/policy-engine/policy-engine/policies"
 )
 
-const (
-	// maxTokenSize is in bytes.
-	maxTokenSize = 16 << 10
-	// maxDepth is how deep objects and lists may be nested.
-	maxDepth = 16
-)
+// maxTokenSize is in bytes. The claims of a token are smaller than policies.MaxClaimsSize.
+const maxTokenSize = 16 << 10
 
 // token is a JWS in compact serialization (RFC 7515 section 7.1), taken apart. Nothing of it has been verified.
 type token struct {
 	algorithm string
 	kid       string
 	hasKid    bool
-	claims    object
+	typ       string // in lower case, without application/
+	claims    *policies.ClaimsSet
 	signed    []byte // the signing input; aliases the token
 	signature []byte
 }
-
-// object is a JSON object. Its values are object, []any, string, json.Number, bool and nil.
-type object map[string]any
 
 // parseToken takes the one spelling that RFC 7515 gives a token: whoever reads it after us must read the same. The errors show nothing of the token.
 func parseToken(raw []byte) (*token, error) {
@@ -50,7 +43,7 @@ func parseToken(raw []byte) (*token, error) {
 		return nil, err
 	}
 	t := &token{signed: raw[:len(head)+1+len(body)]}
-	if err := t.header(header); err != nil {
+	if err := t.header(header.Root()); err != nil {
 		return nil, fmt.Errorf("header: %w", err)
 	}
 	if t.claims, err = decodeObject("claims", body); err != nil {
@@ -63,35 +56,39 @@ func parseToken(raw []byte) (*token, error) {
 }
 
 // header takes what is needed of the header. The members that name keys (jku, jwk, x5u, x5c) are never looked at: keys come from the issuer.
-func (t *token) header(h object) error {
-	var ok bool
-	if t.algorithm, ok = h["alg"].(string); !ok {
+func (t *token) header(h policies.ClaimValue) error {
+	alg := h.Member("alg")
+	if alg.Kind() != policies.ClaimString {
 		return errors.New("no alg")
 	}
-	if kid, present := h["kid"]; present {
-		if t.kid, t.hasKid = kid.(string); !t.hasKid || t.kid == "" {
+	t.algorithm, _ = alg.Text()
+	if kid := h.Member("kid"); kid.Kind() != policies.ClaimAbsent {
+		t.kid, _ = kid.Text()
+		if t.hasKid = kid.Kind() == policies.ClaimString && t.kid != ""; !t.hasKid {
 			return errors.New("kid is not a string, or empty")
 		}
 	}
 	// RFC 7515 section 4.1.11: what is not understood must be refused, and no extension is understood.
-	if _, present := h["crit"]; present {
+	if h.Member("crit").Kind() != policies.ClaimAbsent {
 		return errors.New("crit")
 	}
 	// RFC 7797 section 7: a JWT must not use it.
-	if _, present := h["b64"]; present {
+	if h.Member("b64").Kind() != policies.ClaimAbsent {
 		return errors.New("b64")
 	}
-	if typ, present := h["typ"]; present {
-		s, _ := typ.(string)
-		// RFC 7519 section 5.1 and RFC 9068 section 4, whose media type may be shortened (RFC 7515 section 4.1.9). Other types are tokens for other purposes.
-		switch strings.TrimPrefix(strings.ToLower(s), "application/") {
-		case "jwt", "at+jwt":
-		default:
-			return errors.New("typ is neither JWT nor at+jwt")
+	t.typ = "jwt" // RFC 7519 section 5.1: it may be left out.
+	if typ := h.Member("typ"); typ.Kind() != policies.ClaimAbsent {
+		s, _ := typ.Text()
+		if typ.Kind() != policies.ClaimString {
+			return errors.New("typ is not a string")
 		}
+		t.typ = mediaType(s)
 	}
 	return nil
 }
+
+// mediaType returns the type without the prefix that may be left out (RFC 7515 section 4.1.9), in lower case.
+func mediaType(typ string) string { return strings.TrimPrefix(strings.ToLower(typ), "application/") }
 
 var encoding = base64.RawURLEncoding.Strict()
 
@@ -112,104 +109,14 @@ func decodeSegment(segment []byte) ([]byte, error) {
 	return decoded[:n], nil
 }
 
-func decodeObject(what string, segment []byte) (object, error) {
+func decodeObject(what string, segment []byte) (*policies.ClaimsSet, error) {
 	text, err := decodeSegment(segment)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", what, err)
 	}
-	o, err := parseObject(text)
+	o, err := policies.ParseClaimsSet(text)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", what, err)
 	}
 	return o, nil
-}
-
-// parseObject takes a JSON object in which, at any depth, no member is repeated: readers differ in which one counts (RFC 8725 section 2.4).
-func parseObject(text []byte) (object, error) {
-	dec := json.NewDecoder(bytes.NewReader(text))
-	dec.UseNumber()
-	value, err := parseValue(dec, 0)
-	if err != nil {
-		return nil, err
-	}
-	if _, err := dec.Token(); err != io.EOF {
-		return nil, errors.New("more than one JSON value")
-	}
-	o, ok := value.(object)
-	if !ok {
-		return nil, errors.New("not a JSON object")
-	}
-	return o, nil
-}
-
-var errNotJSON = errors.New("not JSON")
-
-func parseValue(dec *json.Decoder, depth int) (any, error) {
-	t, err := dec.Token()
-	if err != nil {
-		return nil, errNotJSON
-	}
-	switch t := t.(type) {
-	case json.Delim:
-		if depth == maxDepth {
-			return nil, errors.New("nested too deep")
-		}
-		switch t {
-		case '{':
-			return parseMembers(dec, depth)
-		case '[':
-			return parseElements(dec, depth)
-		}
-		return nil, errNotJSON
-	case string:
-		return t, checkText(t)
-	}
-	return t, nil
-}
-
-func parseMembers(dec *json.Decoder, depth int) (object, error) {
-	o := object{}
-	for dec.More() {
-		t, err := dec.Token()
-		name, ok := t.(string)
-		if err != nil || !ok {
-			return nil, errNotJSON
-		}
-		if err := checkText(name); err != nil {
-			return nil, err
-		}
-		if _, repeated := o[name]; repeated {
-			return nil, errors.New("repeated member")
-		}
-		if o[name], err = parseValue(dec, depth+1); err != nil {
-			return nil, err
-		}
-	}
-	if t, err := dec.Token(); err != nil || t != json.Delim('}') {
-		return nil, errNotJSON
-	}
-	return o, nil
-}
-
-func parseElements(dec *json.Decoder, depth int) ([]any, error) {
-	list := []any{}
-	for dec.More() {
-		v, err := parseValue(dec, depth+1)
-		if err != nil {
-			return nil, err
-		}
-		list = append(list, v)
-	}
-	if t, err := dec.Token(); err != nil || t != json.Delim(']') {
-		return nil, errNotJSON
-	}
-	return list, nil
-}
-
-// checkText refuses what the decoder puts in place of invalid UTF-8 and of lone surrogates: it would make different texts equal.
-func checkText(s string) error {
-	if strings.ContainsRune(s, utf8.RuneError) {
-		return errors.New("text that is not Unicode")
-	}
-	return nil
 }

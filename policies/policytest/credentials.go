@@ -58,6 +58,8 @@ type Issuer struct {
 	set       *policies.KeySet
 	refreshes int
 	refresh   func(context.Context) ([]policies.VerificationKey, error)
+	tenants   []policies.Issuer
+	cool      bool
 }
 
 // NewIssuer makes an issuer whose key set was never loaded: see SetKeys.
@@ -92,6 +94,36 @@ func (i *Issuer) Refreshes() int {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	return i.refreshes
+}
+
+// SetTenants makes the issuer a template that stands for these issuers.
+func (i *Issuer) SetTenants(tenants ...policies.Issuer) *Issuer {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.tenants = tenants
+	return i
+}
+
+// CoolDown makes MayRefresh return false, as after a fetch, until it is called with false.
+func (i *Issuer) CoolDown(cool bool) *Issuer {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.cool = cool
+	return i
+}
+
+// MayRefresh implements policies.Issuer.
+func (i *Issuer) MayRefresh() bool {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return !i.cool
+}
+
+// Tenants implements policies.Issuer.
+func (i *Issuer) Tenants() []policies.Issuer {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return i.tenants
 }
 
 // URL implements policies.Issuer.

@@ -287,6 +287,9 @@ func cloneIdentity(id *policies.Identity) policies.Identity {
 	for _, s := range id.Scopes {
 		c.Scopes = append(c.Scopes, strings.Clone(s))
 	}
+	if set := id.ClaimsSet(); set != nil {
+		c = c.WithClaimsSet(set)
+	}
 	return c
 }
 

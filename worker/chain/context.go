@@ -180,5 +180,6 @@ func (r *Run) identityOf(id *workerv1.Identity) policies.Identity {
 	for _, c := range id.Claims {
 		r.claims = append(r.claims, policies.Entry{Key: c.Key, Value: c.Value})
 	}
-	return policies.Identity{Subject: id.Subject, Method: id.Method, Issuer: id.Issuer, Scopes: id.Scopes, Claims: r.claims}
+	who := policies.Identity{Subject: id.Subject, Method: id.Method, Issuer: id.Issuer, Scopes: id.Scopes, Claims: r.claims}
+	return who.WithCarriedClaims(id.ClaimsSet)
 }

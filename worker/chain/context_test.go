@@ -29,7 +29,7 @@ func TestContext(t *testing.T) {
 		a, _ := r.Header("x-a")
 		b, _ := r.Header("x-b")
 		k, _ := r.Metadata("k")
-		if got := fmt.Sprintf("%s %s %s %s %s %+v", a, b, r.Path(), r.ID(), k, *r.Identity()); got != "one two /new  v {Subject:alice Method:p0 Issuer:i Scopes:[s1 s2] Claims:[{Key:c Value:d}]}" {
+		if got := fmt.Sprintf("%s %s %s %s %s %+v", a, b, r.Path(), r.ID(), k, *r.Identity()); got != "one two /new  v {Subject:alice Method:p0 Issuer:i Scopes:[s1 s2] Claims:[{Key:c Value:d}] set:<nil> carried:}" {
 			return policies.Verdict{}, errors.New(got)
 		}
 		r.SetMethod("POST")
@@ -119,8 +119,8 @@ func TestIdentitiesDoNotMix(t *testing.T) {
 		}
 		run.Reset()
 	}
-	want := "{Subject:alice Method:m Issuer:i Scopes:[s1 s2] Claims:[{Key:a Value:b} {Key:c Value:d}]} {Subject:bob Method: Issuer: Scopes:[] Claims:[{Key:e Value:}]}" +
-		" nobody {Subject:carol Method: Issuer: Scopes:[s3] Claims:[]}"
+	want := "{Subject:alice Method:m Issuer:i Scopes:[s1 s2] Claims:[{Key:a Value:b} {Key:c Value:d}] set:<nil> carried:} {Subject:bob Method: Issuer: Scopes:[] Claims:[{Key:e Value:}] set:<nil> carried:}" +
+		" nobody {Subject:carol Method: Issuer: Scopes:[s3] Claims:[] set:<nil> carried:}"
 	if got := strings.Join(seen, " "); got != want {
 		t.Errorf("got  %s\nwant %s", got, want)
 	}

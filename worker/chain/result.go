@@ -117,6 +117,7 @@ func (r *Run) encodeContext() bool {
 	if who, ok := r.x.Identity(); ok {
 		c.Identity = &r.out.identity
 		c.Identity.Subject, c.Identity.Method, c.Identity.Issuer, c.Identity.Scopes = who.Subject, who.Method, who.Issuer, who.Scopes
+		c.Identity.ClaimsSet = who.CarriedClaims()
 		for _, claim := range who.Claims {
 			var e *workerv1.Entry
 			c.Identity.Claims, e = extend(c.Identity.Claims)

@@ -189,7 +189,7 @@ func eventually(t *testing.T, what string, ok func() bool) {
 }
 
 func TestKeysDoesNotAllocate(t *testing.T) {
-	i := &Issuer{log: slog.New(slog.DiscardHandler)}
+	i := &Issuer{log: slog.New(slog.DiscardHandler), clock: bubbleClock{}}
 	if err := i.install([]byte(setA)); err != nil {
 		t.Fatal(err)
 	}

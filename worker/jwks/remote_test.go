@@ -131,7 +131,7 @@ func TestRedirects(t *testing.T) {
 			}
 			return &http.Response{StatusCode: status, Header: header, Body: io.NopCloser(strings.NewReader(setA)), Request: r}, nil
 		})
-		_, _, err := fetch(t.Context(), newClient(transport), "https://issuer.example/jwks.json")
+		_, _, err := fetch(t.Context(), newClient(transport, 0, nil), "https://issuer.example/jwks.json")
 		if (err == nil) != want || visits > 1 && !want {
 			t.Errorf("%s: error %v after %d requests, want followed: %v", location, err, visits, want)
 		}

@@ -143,7 +143,7 @@ type HealthCheckResponse_Status int32
 const (
 	HealthCheckResponse_STATUS_UNSPECIFIED HealthCheckResponse_Status = 0
 	HealthCheckResponse_STATUS_SERVING     HealthCheckResponse_Status = 1
-	// The worker is draining: it answers what it has, and takes nothing new.
+	// The worker is draining, or unready: it answers what it has, and is to get nothing new.
 	HealthCheckResponse_STATUS_NOT_SERVING HealthCheckResponse_Status = 2
 )
 
@@ -448,8 +448,10 @@ type GetWorkerConfigResponse struct {
 	InstanceId uint64 `protobuf:"varint,4,opt,name=instance_id,json=instanceId,proto3" json:"instance_id,omitempty"`
 	// How many calls may be in flight at once; 0 means that the worker does not say. A kernel keeps further ones back.
 	MaxConcurrentRequests uint32 `protobuf:"varint,5,opt,name=max_concurrent_requests,json=maxConcurrentRequests,proto3" json:"max_concurrent_requests,omitempty"`
-	unknownFields         protoimpl.UnknownFields
-	sizeCache             protoimpl.SizeCache
+	// Why the worker takes no calls yet, as in HealthCheckResponse.
+	Unready       string `protobuf:"bytes,6,opt,name=unready,proto3" json:"unready,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *GetWorkerConfigResponse) Reset() {
@@ -515,6 +517,13 @@ func (x *GetWorkerConfigResponse) GetMaxConcurrentRequests() uint32 {
 		return x.MaxConcurrentRequests
 	}
 	return 0
+}
+
+func (x *GetWorkerConfigResponse) GetUnready() string {
+	if x != nil {
+		return x.Unready
+	}
+	return ""
 }
 
 type PolicyDescriptor struct {
@@ -672,8 +681,10 @@ type HealthCheckResponse struct {
 	Status     HealthCheckResponse_Status `protobuf:"varint,1,opt,name=status,proto3,enum=policyengine.worker.v1.HealthCheckResponse_Status" json:"status,omitempty"`
 	InstanceId uint64                     `protobuf:"varint,2,opt,name=instance_id,json=instanceId,proto3" json:"instance_id,omitempty"`
 	// The generations of the asking kernel that the worker holds.
-	Generations   []uint64 `protobuf:"varint,3,rep,packed,name=generations,proto3" json:"generations,omitempty"`
-	InFlight      uint32   `protobuf:"varint,4,opt,name=in_flight,json=inFlight,proto3" json:"in_flight,omitempty"`
+	Generations []uint64 `protobuf:"varint,3,rep,packed,name=generations,proto3" json:"generations,omitempty"`
+	InFlight    uint32   `protobuf:"varint,4,opt,name=in_flight,json=inFlight,proto3" json:"in_flight,omitempty"`
+	// Why the worker is not to get calls although it is not draining; empty otherwise.
+	Unready       string `protobuf:"bytes,5,opt,name=unready,proto3" json:"unready,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -734,6 +745,13 @@ func (x *HealthCheckResponse) GetInFlight() uint32 {
 		return x.InFlight
 	}
 	return 0
+}
+
+func (x *HealthCheckResponse) GetUnready() string {
+	if x != nil {
+		return x.Unready
+	}
+	return ""
 }
 
 type PushConfigRequest struct {
@@ -1745,10 +1763,12 @@ type Identity struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Subject string                 `protobuf:"bytes,1,opt,name=subject,proto3" json:"subject,omitempty"`
 	// The name of the policy that established it.
-	Method        string   `protobuf:"bytes,2,opt,name=method,proto3" json:"method,omitempty"`
-	Issuer        string   `protobuf:"bytes,3,opt,name=issuer,proto3" json:"issuer,omitempty"`
-	Scopes        []string `protobuf:"bytes,4,rep,name=scopes,proto3" json:"scopes,omitempty"`
-	Claims        []*Entry `protobuf:"bytes,5,rep,name=claims,proto3" json:"claims,omitempty"`
+	Method string   `protobuf:"bytes,2,opt,name=method,proto3" json:"method,omitempty"`
+	Issuer string   `protobuf:"bytes,3,opt,name=issuer,proto3" json:"issuer,omitempty"`
+	Scopes []string `protobuf:"bytes,4,rep,name=scopes,proto3" json:"scopes,omitempty"`
+	Claims []*Entry `protobuf:"bytes,5,rep,name=claims,proto3" json:"claims,omitempty"`
+	// All claims of the credential, a JSON object; empty if there are none.
+	ClaimsSet     string `protobuf:"bytes,6,opt,name=claims_set,json=claimsSet,proto3" json:"claims_set,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1816,6 +1836,13 @@ func (x *Identity) GetClaims() []*Entry {
 		return x.Claims
 	}
 	return nil
+}
+
+func (x *Identity) GetClaimsSet() string {
+	if x != nil {
+		return x.ClaimsSet
+	}
+	return ""
 }
 
 type Mutation struct {
@@ -2346,14 +2373,15 @@ var File_worker_v1_worker_proto protoreflect.FileDescriptor
 const file_worker_v1_worker_proto_rawDesc = "" +
 	"\n" +
 	"\x16worker/v1/worker.proto\x12\x16policyengine.worker.v1\"\x18\n" +
-	"\x16GetWorkerConfigRequest\"\xe6\x01\n" +
+	"\x16GetWorkerConfigRequest\"\x80\x02\n" +
 	"\x17GetWorkerConfigResponse\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x12D\n" +
 	"\bpolicies\x18\x03 \x03(\v2(.policyengine.worker.v1.PolicyDescriptorR\bpolicies\x12\x1f\n" +
 	"\vinstance_id\x18\x04 \x01(\x04R\n" +
 	"instanceId\x126\n" +
-	"\x17max_concurrent_requests\x18\x05 \x01(\rR\x15maxConcurrentRequests\"\xe3\x02\n" +
+	"\x17max_concurrent_requests\x18\x05 \x01(\rR\x15maxConcurrentRequests\x12\x18\n" +
+	"\aunready\x18\x06 \x01(\tR\aunready\"\xe3\x02\n" +
 	"\x10PolicyDescriptor\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x125\n" +
@@ -2364,13 +2392,14 @@ const file_worker_v1_worker_proto_rawDesc = "" +
 	"\x0edecodes_bodies\x18\a \x01(\bR\rdecodesBodies\x12*\n" +
 	"\x11reads_bodies_only\x18\b \x01(\bR\x0freadsBodiesOnly\"1\n" +
 	"\x12HealthCheckRequest\x12\x1b\n" +
-	"\tkernel_id\x18\x01 \x01(\x04R\bkernelId\"\x8f\x02\n" +
+	"\tkernel_id\x18\x01 \x01(\x04R\bkernelId\"\xa9\x02\n" +
 	"\x13HealthCheckResponse\x12J\n" +
 	"\x06status\x18\x01 \x01(\x0e22.policyengine.worker.v1.HealthCheckResponse.StatusR\x06status\x12\x1f\n" +
 	"\vinstance_id\x18\x02 \x01(\x04R\n" +
 	"instanceId\x12 \n" +
 	"\vgenerations\x18\x03 \x03(\x04R\vgenerations\x12\x1b\n" +
-	"\tin_flight\x18\x04 \x01(\rR\binFlight\"L\n" +
+	"\tin_flight\x18\x04 \x01(\rR\binFlight\x12\x18\n" +
+	"\aunready\x18\x05 \x01(\tR\aunready\"L\n" +
 	"\x06Status\x12\x16\n" +
 	"\x12STATUS_UNSPECIFIED\x10\x00\x12\x12\n" +
 	"\x0eSTATUS_SERVING\x10\x01\x12\x16\n" +
@@ -2457,13 +2486,15 @@ const file_worker_v1_worker_proto_rawDesc = "" +
 	"\x03out\x18\x05 \x01(\bR\x03out\"/\n" +
 	"\x05Entry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value\"\xa3\x01\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value\"\xc2\x01\n" +
 	"\bIdentity\x12\x18\n" +
 	"\asubject\x18\x01 \x01(\tR\asubject\x12\x16\n" +
 	"\x06method\x18\x02 \x01(\tR\x06method\x12\x16\n" +
 	"\x06issuer\x18\x03 \x01(\tR\x06issuer\x12\x16\n" +
 	"\x06scopes\x18\x04 \x03(\tR\x06scopes\x125\n" +
-	"\x06claims\x18\x05 \x03(\v2\x1d.policyengine.worker.v1.EntryR\x06claims\"\xad\x02\n" +
+	"\x06claims\x18\x05 \x03(\v2\x1d.policyengine.worker.v1.EntryR\x06claims\x12\x1d\n" +
+	"\n" +
+	"claims_set\x18\x06 \x01(\tR\tclaimsSet\"\xad\x02\n" +
 	"\bMutation\x129\n" +
 	"\x04kind\x18\x01 \x01(\x0e2%.policyengine.worker.v1.Mutation.KindR\x04kind\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x14\n" +

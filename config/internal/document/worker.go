@@ -1,6 +1,10 @@
 package document
 
-import "github.com/policy-engine/policy-engine/config/internal/strict"
+import (
+	"time"
+
+	"github.com/policy-engine/policy-engine/config/internal/strict"
+)
 
 // WorkerFile is worker-config-N.yaml.
 type WorkerFile struct {
@@ -53,15 +57,35 @@ type KeyStore struct {
 	File string `yaml:"file,required" min:"1"`
 }
 
-// JWTIssuer is an issuer of tokens.
+// JWTIssuer is an issuer of tokens. Without jwks_uri and jwks_file, its key set is found by OpenID Connect Discovery.
 type JWTIssuer struct {
-	strict.Node `exactly_one:"jwks_uri,jwks_file"`
-	// The value of iss in the issuer's tokens.
+	strict.Node
+	// The value of iss in the issuer's tokens. With tenants, {tenant} in it stands for each of them.
 	Issuer string `yaml:"issuer,required" min:"1"`
-	// The URL of the issuer's key set; https, or http to this machine.
+	// The tenants of an issuer template. Tokens of others are refused.
+	Tenants []string `yaml:"tenants" min:"1"`
+	// The URL of the issuer's key set; https, or http to this machine. {tenant} in it stands for the tenant.
 	JWKSURI KeySetURL `yaml:"jwks_uri"`
-	// The file with the issuer's key set, in place of jwks_uri.
+	// The file with the issuer's key set (a JWK set, or public keys and certificates in PEM), in place of jwks_uri.
 	JWKSFile string `yaml:"jwks_file" min:"1"`
+	// Whether URLs of the issuer may be http to other machines. Whoever can change what is fetched can sign tokens.
+	AllowHTTP bool `yaml:"allow_http"`
+	// TLS to the server of the key set.
+	TLS IssuerTLS `yaml:"tls"`
+	// How long a fetch may take, with connecting, redirects and the body.
+	Timeout strict.Duration `yaml:"timeout" min:"100ms" max:"1m"`
+	// Whether the worker takes calls only after the key set was loaded once.
+	Required bool `yaml:"required"`
+}
+
+// Defaults sets what the file leaves out.
+func (j *JWTIssuer) Defaults() { j.Timeout = strict.Duration(10 * time.Second) }
+
+// IssuerTLS is TLS to the server of a key set.
+type IssuerTLS struct {
+	strict.Node
+	// The authorities of the server's certificate (PEM), in place of the system's.
+	CAFile string `yaml:"ca_file" min:"1"`
 }
 
 // Defaults sets what the file leaves out.
