@@ -14,11 +14,11 @@ import (
 )
 
 const (
-	// MaxPatternSize is the largest program that a pattern may compile to, in instructions. A bounded repetition counts as
-	// often as it may repeat: [a-z]{1,1000} takes about 2,000.
+	// MaxPatternSize is the largest program that a pattern may compile to, in instructions. A bounded repetition counts
+	// as often as it may repeat: [a-z]{1,1000} takes about 2,000.
 	MaxPatternSize = 10_000
-	// DefaultPatternSteps is the default budget of a message for patterns, in steps. A step takes 2 to 4 ns, so a message
-	// that uses up its budget costs less than 10 ms.
+	// DefaultPatternSteps is the default budget of a message for patterns, in steps. A step takes 2 to 4 ns, so a
+	// message that uses up its budget costs less than 10 ms.
 	DefaultPatternSteps = 2_000_000
 	// MaxPatternSteps is the largest budget that an operator should be able to configure: a few seconds.
 	MaxPatternSteps = 1_000_000_000
@@ -42,8 +42,8 @@ type PatternBudget struct {
 	ask  int64 // below this, or 0, a match asks whether it may go on
 }
 
-// NewPatternBudget returns a budget of that many steps. Matches end with the error of ctx once it is over, so that a call
-// that was abandoned does no more work.
+// NewPatternBudget returns a budget of that many steps. Matches end with the error of ctx once it is over, so that a
+// call that was abandoned does no more work.
 func NewPatternBudget(ctx context.Context, steps int64) *PatternBudget {
 	return &PatternBudget{ctx: ctx, left: steps, ask: steps}
 }
@@ -52,8 +52,8 @@ func NewPatternBudget(ctx context.Context, steps int64) *PatternBudget {
 func (b *PatternBudget) Left() int64 { return b.left }
 
 // Charge takes steps off the budget, for work that is not that of Pattern.Match: a policy with an automaton of its own
-// charges what it is about to do, or does in pieces. It returns ErrPatternBudget if there are not so many left, and the error
-// of the context if the call has been abandoned.
+// charges what it is about to do, or does in pieces. It returns ErrPatternBudget if there are not so many left, and the
+// error of the context if the call has been abandoned.
 func (b *PatternBudget) Charge(steps int64) error {
 	if b.left -= steps; b.left < 0 {
 		b.left = -1 // Smaller work does not fit later either.
@@ -227,8 +227,8 @@ func (p *Pattern) String() string { return p.text }
 // Size returns the number of instructions of the program, at most MaxPatternSize.
 func (p *Pattern) Size() int { return len(p.insts) }
 
-// Cost returns the number of steps that a match on a text of that many bytes takes in the worst case. A policy that runs
-// package regexp, for the places of groups, charges it before.
+// Cost returns the number of steps that a match on a text of that many bytes takes in the worst case. A policy that
+// runs package regexp, for the places of groups, charges it before.
 func (p *Pattern) Cost(length int) int64 { return int64(length+1) * p.cost }
 
 // stepsPerInst is how often an instruction can come up at one character: once by each of those that lead to it is
@@ -310,8 +310,8 @@ func (s *asciiSet) prefix(text string) int {
 	return len(text)
 }
 
-// step visits the instructions at the place between two characters, -1 for none, and fills m.next with those that follow the second
-// one. It reports whether one of them is the end of a match.
+// step visits the instructions at the place between two characters, -1 for none, and fills m.next with those that
+// follow the second one. It reports whether one of them is the end of a match.
 func (p *Pattern) step(m *patternMachine, before, r rune, b *PatternBudget) (matched bool, err error) {
 	if m.at++; m.at == 0 { // It has wrapped around.
 		clear(m.seen)

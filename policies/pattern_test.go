@@ -208,7 +208,8 @@ var genText = rapid.Custom(func(t *rapid.T) string {
 	}), 0, 40).Draw(t, "text"), "")
 })
 
-// Random patterns: the answer is that of package regexp, each place that has to be looked at is charged, and the worst case is one.
+// Random patterns: the answer is that of package regexp, each place that has to be looked at is charged, and the worst
+// case is one.
 func TestPatternsAnswerAndChargeForAllTheyDo(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		expression, text := genExpression().Draw(t, "expression"), genText.Draw(t, "text")

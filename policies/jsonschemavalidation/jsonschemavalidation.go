@@ -1,4 +1,5 @@
-// Package jsonschemavalidation is the policy jsonSchemaValidation: it lets only those bodies pass that are JSON and fit a JSON Schema.
+// Package jsonschemavalidation is the policy jsonSchemaValidation: it lets only those bodies pass that are JSON and fit
+// a JSON Schema.
 package jsonschemavalidation
 
 import (
@@ -15,8 +16,14 @@ const (
 	version = "1.0.0"
 )
 
-// maxInline is the longest body, in bytes, that is checked at once: that takes 0.2 ms, or 2 ms if each of its values is an error. With a longer one, other requests need not wait.
+// maxInline is the longest body, in bytes, that is checked at once, within inline: that takes 1 ms or 2 at most. A
+// longer one, or one whose schema takes more, is checked beside other requests.
 const maxInline = 2 << 10
+
+var inline = limits{steps: 5_000, patternSteps: 200_000}
+
+// errNotInline is the error of a check that needs more than inline.
+var errNotInline = errors.New("the check takes longer than others may wait for")
 
 // Definition returns the policy's entry for a worker's registry.
 func Definition() policies.Definition { return policies.Define(name, version, build) }
@@ -28,13 +35,15 @@ type Policy struct {
 	required  bool
 	maxBody   int64 // bytes; 0: no limit of its own
 	bounds    bounds
-	maxSteps  int
+	limits    limits
+	methods   methods
 	maxErrors int
 	status    int
 
 	missing     policies.Verdict
 	unsupported policies.Verdict
 	tooLarge    policies.Verdict
+	tooMuchText policies.Verdict
 	response    policies.Verdict
 	log         *slog.Logger
 	events      events
@@ -53,13 +62,15 @@ func build(env policies.Env, params Params) (*Policy, error) {
 		required:  params.Required,
 		maxBody:   params.MaxBodyBytes,
 		bounds:    bounds{depth: params.MaxDepth, values: params.MaxValues},
-		maxSteps:  params.MaxSteps,
+		limits:    limits{steps: params.MaxSteps, patternSteps: params.MaxPatternSteps},
+		methods:   params.Methods,
 		maxErrors: params.MaxErrors,
 		status:    params.Status,
 
 		missing:     policies.Deny(http.StatusBadRequest, "body_missing").WithMessage("a JSON body is required"),
 		unsupported: policies.Deny(http.StatusUnsupportedMediaType, "content_type_unsupported").WithMessage("the content-type is not one that is taken here"),
 		tooLarge:    policies.Deny(http.StatusRequestEntityTooLarge, "body_too_large").WithMessage("the body is too large"),
+		tooMuchText: policies.Deny(http.StatusRequestEntityTooLarge, "pattern_budget").WithMessage("the body has too much text for the patterns of the schema"),
 		response:    policies.Deny(http.StatusBadGateway, "response_invalid").WithMessage("the upstream's response is not what it should be"),
 		log:         env.Logger(),
 		events:      events{env.Counter("malformed"), env.Counter("invalid"), env.Counter("response_invalid")},
@@ -73,8 +84,11 @@ func (p *Policy) DecodesBodies() {}
 func (p *Policy) ReadsBodiesOnly() {}
 
 // OnRequestBody refuses what does not fit.
-func (p *Policy) OnRequestBody(_ context.Context, r *policies.Request) (policies.Verdict, error) {
+func (p *Policy) OnRequestBody(ctx context.Context, r *policies.Request) (policies.Verdict, error) {
 	body := r.Body()
+	if !p.methods.apply(r, len(body) > 0) {
+		return policies.Continue(), nil
+	}
 	if len(body) == 0 {
 		if p.required {
 			return p.missing, nil
@@ -89,25 +103,32 @@ func (p *Policy) OnRequestBody(_ context.Context, r *policies.Request) (policies
 	case p.maxBody > 0 && int64(len(body)) > p.maxBody:
 		return p.tooLarge, nil
 	case len(body) <= maxInline:
-		return p.judge(body)
+		if verdict, err := p.judge(ctx, body, p.limits.within(inline)); !errors.Is(err, errNotInline) {
+			return verdict, err
+		}
 	}
-	return policies.Await(func(context.Context) (policies.Verdict, error) { return p.judge(body) }), nil
+	return policies.Await(func(ctx context.Context) (policies.Verdict, error) { return p.judge(ctx, body, p.limits) }), nil
 }
 
 // judge checks the body of a request.
-func (p *Policy) judge(body []byte) (policies.Verdict, error) {
-	value, flaw := parse(body, p.bounds)
+func (p *Policy) judge(ctx context.Context, body []byte, most limits) (policies.Verdict, error) {
+	value, depth, flaw := parse(body, p.bounds)
 	if flaw != nil {
 		p.events.malformed.Inc()
 		return policies.Deny(http.StatusBadRequest, flaw.reason).WithMessage(flaw.Error()), nil
 	}
-	invalid, err := p.schema.check(value, p.maxSteps)
+	invalid, err := p.schema.check(ctx, value, most.at(depth))
 	switch {
 	case err != nil:
 		return policies.Verdict{}, err
+	case most != p.limits && exhausted(invalid):
+		return policies.Verdict{}, errNotInline
 	case errors.Is(invalid, errTooLong):
 		p.events.malformed.Inc()
 		return policies.Deny(http.StatusBadRequest, tooComplex).WithMessage("the body is not taken: " + errTooLong.Error()), nil
+	case errors.Is(invalid, policies.ErrPatternBudget):
+		p.events.malformed.Inc()
+		return p.tooMuchText, nil
 	case invalid != nil:
 		p.events.invalid.Inc()
 		return policies.Deny(p.status, "body_invalid").WithBody("application/json", report(invalid, p.maxErrors)), nil
@@ -115,10 +136,14 @@ func (p *Policy) judge(body []byte) (policies.Verdict, error) {
 	return policies.Continue(), nil
 }
 
-// OnResponseBody puts 502 in the place of a successful response that does not fit. Others say why there is no result, in a form of their own.
-func (p *Policy) OnResponseBody(_ context.Context, r *policies.Response) (policies.Verdict, error) {
+// OnResponseBody puts 502 in the place of a successful response that does not fit. Others say why there is no result,
+// in a form of their own.
+func (p *Policy) OnResponseBody(ctx context.Context, r *policies.Response) (policies.Verdict, error) {
 	status := r.Status()
 	if status < 200 || status > 299 || string(r.Request().Method()) == http.MethodHead {
+		return policies.Continue(), nil
+	}
+	if !p.methods.apply(r.Request(), false) {
 		return policies.Continue(), nil
 	}
 	body := r.Body()
@@ -135,22 +160,28 @@ func (p *Policy) OnResponseBody(_ context.Context, r *policies.Response) (polici
 	case p.maxBody > 0 && int64(len(body)) > p.maxBody:
 		return p.refuseResponse("it is too large"), nil
 	case len(body) <= maxInline:
-		return p.judgeResponse(body)
+		if verdict, err := p.judgeResponse(ctx, body, p.limits.within(inline)); !errors.Is(err, errNotInline) {
+			return verdict, err
+		}
 	}
-	return policies.Await(func(context.Context) (policies.Verdict, error) { return p.judgeResponse(body) }), nil
+	return policies.Await(func(ctx context.Context) (policies.Verdict, error) { return p.judgeResponse(ctx, body, p.limits) }), nil
 }
 
-func (p *Policy) judgeResponse(body []byte) (policies.Verdict, error) {
-	value, flaw := parse(body, p.bounds)
+func (p *Policy) judgeResponse(ctx context.Context, body []byte, most limits) (policies.Verdict, error) {
+	value, depth, flaw := parse(body, p.bounds)
 	if flaw != nil {
 		return p.refuseResponse(flaw.reason), nil
 	}
-	invalid, err := p.schema.check(value, p.maxSteps)
+	invalid, err := p.schema.check(ctx, value, most.at(depth))
 	switch {
 	case err != nil:
 		return policies.Verdict{}, err
+	case most != p.limits && exhausted(invalid):
+		return policies.Verdict{}, errNotInline
 	case errors.Is(invalid, errTooLong):
 		return p.refuseResponse(tooComplex), nil
+	case errors.Is(invalid, policies.ErrPatternBudget):
+		return p.refuseResponse(policies.ReasonPatternBudget), nil
 	case invalid != nil:
 		return p.refuseResponse("it does not fit at " + firstKeyword(invalid)), nil
 	}

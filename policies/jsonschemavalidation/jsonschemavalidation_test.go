@@ -53,7 +53,7 @@ func TestParameters(t *testing.T) {
 		`{"schema": true, "content_types": ["a/b;c=d"]}`:                                        "content_types: ",
 		`{"schema": true, "content_types": [1]}`:                                                "content_types",
 		`{"schema": true, "required": "yes"}`:                                                   "required: string is not legal here; want true or false",
-		`{"shema": true}`:                                                                       "shema: unknown parameter; legal are schema, content_types, required, status, assert_formats, max_body_bytes, max_depth, max_values, max_steps, max_errors",
+		`{"shema": true}`:                                                                       "shema: unknown parameter; legal are schema, content_types, methods, required, status, assert_formats, max_body_bytes, max_depth, max_values, max_steps, max_pattern_steps, max_errors",
 		`{"schema": true, "status": 1, "max_depth": -1}`:                                        "max_depth: -1",
 	} {
 		_, err := Definition().Build(policytest.NewEnv(t), json.RawMessage(params))
@@ -208,7 +208,7 @@ func TestMessages(t *testing.T) {
 
 // What a client sends does not make its answer long.
 func TestAnswersAreBounded(t *testing.T) {
-	p := instance(t, `{"schema": {"additionalProperties": false, "patternProperties": {"^x": {"type": "null"}, "^s": {"pattern": "^$"}}}, "max_errors": 50, "max_depth": 512, "max_values": 100000}`)
+	p := instance(t, `{"schema": {"additionalProperties": false, "patternProperties": {"^x": {"type": "null"}, "^s": {"pattern": "^$"}}}, "max_errors": 50, "max_depth": 512, "max_values": 100000, "max_pattern_steps": 10000000}`)
 	members := []string{`"s": "` + strings.Repeat(`é\n<`, 50_000) + `"`}
 	for i := range 30_000 {
 		members = append(members, fmt.Sprintf(`"x%d%s": 1, "y%d": 1`, i, strings.Repeat("é", i%300), i))
@@ -294,7 +294,7 @@ func benchmark(b *testing.B, body string) {
 	b.ReportAllocs()
 	b.SetBytes(int64(len(data)))
 	for b.Loop() {
-		if _, err := p.judge(data); err != nil {
+		if _, err := p.judge(b.Context(), data, p.limits); err != nil {
 			b.Fatal(err)
 		}
 	}
@@ -349,10 +349,10 @@ func TestConcurrent(t *testing.T) {
 	for range 4 * maxKept {
 		all.Go(func() {
 			for range 20 {
-				if v, err := p.judge([]byte(`{"item": "tea", "quantity": 2}`)); err != nil || !v.IsContinue() {
+				if v, err := p.judge(t.Context(), []byte(`{"item": "tea", "quantity": 2}`), p.limits); err != nil || !v.IsContinue() {
 					t.Error(v, err)
 				}
-				if v, err := p.judge([]byte(`{"item": "tea", "quantity": 200}`)); err != nil || v.Status() != 400 {
+				if v, err := p.judge(t.Context(), []byte(`{"item": "tea", "quantity": 200}`), p.limits); err != nil || v.Status() != 400 {
 					t.Error(v, err)
 				}
 			}
@@ -366,7 +366,7 @@ func BenchmarkSteps(b *testing.B) {
 	data := []byte(strings.Repeat(`{"op": "and", "args": [`, 200) + strings.Repeat(`]}`, 200))
 	b.ReportAllocs()
 	for b.Loop() {
-		if v, err := p.judge(data); err != nil || v.Status() != 400 {
+		if v, err := p.judge(b.Context(), data, p.limits); err != nil || v.Status() != 400 {
 			b.Fatal(v, err)
 		}
 	}

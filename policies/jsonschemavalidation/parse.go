@@ -16,7 +16,8 @@ type bounds struct {
 	values int
 }
 
-// Bounds of a number. Schemas compare exact numbers, whose cost grows with their digits, and with the exponent's value rather than its length.
+// Bounds of a number. Schemas compare exact numbers, whose cost grows with their digits, and with the exponent's value
+// rather than its length.
 const (
 	maxNumber   = 128 // bytes
 	maxExponent = 400 // beyond what a 64-bit float holds
@@ -39,28 +40,30 @@ func (f *flaw) Error() string {
 	return fmt.Sprintf("the body is not taken: %s at byte %d", f.what, f.at)
 }
 
-// parser reads one JSON text (RFC 8259), and is stricter than most: what two parsers might read in two ways is malformed, so that nobody behind it sees another value
-// than the one that was checked. Numbers stay text.
+// parser reads one JSON text (RFC 8259), and is stricter than most: what two parsers might read in two ways is
+// malformed, so that nobody behind it sees another value than the one that was checked. Numbers stay text.
 type parser struct {
 	src    string
 	at     int
 	bounds bounds // what is left
+	// shallow is the least that was left of bounds.depth.
+	shallow int
 }
 
-// parse returns the value in the form that the schema takes. Its texts alias body.
-func parse(body []byte, b bounds) (any, *flaw) {
-	p := parser{src: view.String(body), bounds: b}
+// parse returns the value in the form that the schema takes, and how deep objects and arrays are nested in it. Its
+// texts alias body.
+func parse(body []byte, b bounds) (value any, depth int, f *flaw) {
+	p := parser{src: view.String(body), bounds: b, shallow: b.depth}
 	if !utf8.Valid(body) {
-		return nil, &flaw{malformed, invalidAt(body), "it is not UTF-8"}
+		return nil, 0, &flaw{malformed, invalidAt(body), "it is not UTF-8"}
 	}
-	value, f := p.value()
-	if f != nil {
-		return nil, f
+	if value, f = p.value(); f != nil {
+		return nil, 0, f
 	}
 	if p.space(); p.at < len(p.src) {
-		return nil, p.flaw("more than one value")
+		return nil, 0, p.flaw("more than one value")
 	}
-	return value, nil
+	return value, b.depth - p.shallow, nil
 }
 
 func invalidAt(b []byte) int {
@@ -99,6 +102,7 @@ func (p *parser) value() (any, *flaw) {
 			return nil, &flaw{tooComplex, p.at, "nested too deep"}
 		}
 		p.at++
+		p.shallow = min(p.shallow, p.bounds.depth)
 		defer func() { p.bounds.depth++ }()
 		if c == '{' {
 			return p.object()
@@ -236,7 +240,8 @@ func (p *parser) escaped(begin int) (string, *flaw) {
 	return "", p.flaw("the end within a string")
 }
 
-// unicode reads \uXXXX, or two of them that are one character (RFC 8259 section 7). Half of such a pair is no character, and parsers differ in what they make of it.
+// unicode reads \uXXXX, or two of them that are one character (RFC 8259 section 7). Half of such a pair is no
+// character, and parsers differ in what they make of it.
 func (p *parser) unicode() (rune, bool) {
 	r, ok := p.unit(p.at)
 	if !ok {

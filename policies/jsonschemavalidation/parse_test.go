@@ -19,7 +19,7 @@ func TestParse(t *testing.T) {
 		`"\"\\\/\b\f\n\r\t\u0041\u00e9\ud83d\ude00\uFFFD"`, `"é😀` + "\u007f\u2028" + `"`, `{"a":1,"A":2,"":3,"\u0000":4}`, strings.Repeat("9", maxNumber),
 		strings.Repeat("[", maxDepth) + strings.Repeat("]", maxDepth), `{"__proto__":{}}`, `[0,{},"",[]]`,
 	} {
-		got, f := parse([]byte(text), plenty)
+		got, _, f := parse([]byte(text), plenty)
 		if f != nil {
 			t.Errorf("%.60q: %v", text, f)
 			continue
@@ -111,7 +111,7 @@ func TestParseRefuses(t *testing.T) {
 		"[" + strings.Repeat("0,", maxValues-1) + "0]":                  "too many values",
 		strings.Repeat("[", 1_000_000) + strings.Repeat("]", 1_000_000): "nested too deep",
 	} {
-		_, f := parse([]byte(text), plenty)
+		_, _, f := parse([]byte(text), plenty)
 		if f == nil || !strings.Contains(f.Error(), want) {
 			t.Errorf("%.60q: %v, want %s", text, f, want)
 		}
@@ -123,7 +123,7 @@ func TestBounds(t *testing.T) {
 	for text, ok := range map[string]bool{
 		`[[],[],[]]`: true, `[[[]]]`: false, `{"a":{},"b":[]}`: true, `[1,2,3,4]`: true, `[1,2,3,4,5]`: false, `{"a":1,"b":2,"c":[1,2]}`: false,
 	} {
-		if _, f := parse([]byte(text), bounds{depth: 2, values: 5}); (f == nil) != ok || f != nil && f.reason != tooComplex {
+		if _, _, f := parse([]byte(text), bounds{depth: 2, values: 5}); (f == nil) != ok || f != nil && f.reason != tooComplex {
 			t.Errorf("%s: %v", text, f)
 		}
 	}
@@ -136,7 +136,7 @@ func FuzzParse(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, body []byte) {
 		before := bytes.Clone(body)
-		got, flaw := parse(body, plenty)
+		got, _, flaw := parse(body, plenty)
 		if !bytes.Equal(before, body) {
 			t.Fatal("the body was changed")
 		}

@@ -3,6 +3,7 @@ package jsonschemavalidation
 import (
 	"bytes"
 	"cmp"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -13,12 +14,15 @@ import (
 
 	"github.com/santhosh-tekuri/jsonschema/v6"
 	"github.com/santhosh-tekuri/jsonschema/v6/kind"
+
+	"github.com/policy-engine/policy-engine/policies"
 )
 
 // base is where the schema stands for its own relative references. Nothing is loaded from there.
 const base = "schema:///params"
 
-// noLoader keeps references within the schema: what it means must not depend on another document that may change, or may not be there.
+// noLoader keeps references within the schema: what it means must not depend on another document that may change, or
+// may not be there.
 type noLoader struct{}
 
 func (noLoader) Load(url string) (any, error) {
@@ -28,27 +32,47 @@ func (noLoader) Load(url string) (any, error) {
 // otherDocument is a reference out of the schema.
 type otherDocument struct{ url string }
 
-func (e *otherDocument) Error() string {
-	return fmt.Sprintf("%q is another document, and those are not fetched; put it under $defs with that $id", e.url)
-}
+func (e *otherDocument) Error() string { return fmt.Sprintf("%q is another document", e.url) }
 
 // compile makes a checker out of the parameter, or says where it is wrong.
-func compile(raw json.RawMessage, formats bool) (*checker, error) {
-	doc, err := jsonschema.UnmarshalJSON(bytes.NewReader(raw))
+func (s *checkers) compile() (*checker, error) {
+	doc, err := jsonschema.UnmarshalJSON(bytes.NewReader(s.raw))
 	if err != nil {
 		return nil, err
 	}
+	made, guards := &checker{}, []*guard(nil)
 	c := jsonschema.NewCompiler()
 	c.DefaultDraft(jsonschema.Draft2020)
 	c.UseLoader(noLoader{})
-	if formats {
+	c.UseRegexpEngine(func(expression string) (jsonschema.Regexp, error) {
+		p, err := s.pattern(expression)
+		if err != nil {
+			return nil, err
+		}
+		return &countedPattern{p, made}, nil
+	})
+	if s.formats {
 		c.AssertFormat()
+		for _, f := range formats {
+			c.RegisterFormat(f)
+		}
 	}
-	made := &checker{}
 	c.RegisterVocabulary(&jsonschema.Vocabulary{
-		URL: base + "/steps",
-		Compile: func(*jsonschema.CompilerContext, map[string]any) (jsonschema.SchemaExt, error) {
-			return made, nil
+		URL: base + "/guards",
+		Compile: func(ctx *jsonschema.CompilerContext, obj map[string]any) (jsonschema.SchemaExt, error) {
+			schema := ctx.Enqueue(nil) // The one that is being compiled.
+			switch name, _ := obj["format"].(string); {
+			case !s.formats: // Older drafts enforce it in any case.
+				schema.Format = nil
+			case slices.Contains(unsupportedFormats, name):
+				return nil, fmt.Errorf("format %q is not supported, expected one of %s; remove it, or set assert_formats to false", name, formatNames)
+			case name == "hostname" && schema.DraftVersion < 7:
+				schema.Format = plainHostname
+			case name == "regex":
+				schema.Format = &jsonschema.Format{Name: name, Validate: made.validateRegex}
+			}
+			guards = append(guards, newGuard(made, schema))
+			return nil, nil
 		},
 	})
 	c.AssertVocabs()
@@ -56,24 +80,47 @@ func compile(raw json.RawMessage, formats bool) (*checker, error) {
 		return nil, err
 	}
 	if made.schema, err = c.Compile(base); err != nil {
-		return nil, explain(err)
+		return nil, explain(err, doc)
+	}
+	for _, g := range guards {
+		g.finish()
 	}
 	return made, probe(made)
 }
 
+// embedding returns the keywords by which a schema holds other documents: drafts before 2019-09 have other ones.
+func embedding(doc any) (under, id string) {
+	object, _ := doc.(map[string]any)
+	draft, _ := object["$schema"].(string)
+	switch {
+	case strings.Contains(draft, "draft-04"):
+		return "definitions", "id"
+	case strings.Contains(draft, "draft-06"), strings.Contains(draft, "draft-07"):
+		return "definitions", "$id"
+	}
+	return "$defs", "$id"
+}
+
 // explain turns an error of the compiler into one line.
-func explain(err error) error {
+func explain(err error, doc any) error {
 	var load *jsonschema.LoadURLError
 	var other *otherDocument
 	if errors.As(err, &load) && errors.As(load.Err, &other) {
-		return other
+		under, id := embedding(doc)
+		return fmt.Errorf("%w, and those are not fetched; put it under %s with that %s", other, under, id)
 	}
 	var meta *jsonschema.SchemaValidationError
 	var where *jsonschema.ValidationError
 	if errors.As(err, &meta) && errors.As(meta.Err, &where) {
 		var lines []string
 		for _, l := range leaves(where) {
-			lines = append(lines, fmt.Sprintf("at %q: %s", pointer(l.InstanceLocation), detail(l)))
+			what := detail(l)
+			if k, ok := l.ErrorKind.(*kind.PropertyNames); ok { // One of patternProperties.
+				if _, err := compilePattern(k.Property); err != nil {
+					what = fmt.Sprintf("%s: %v", what, err)
+				}
+			}
+			lines = append(lines, fmt.Sprintf("at %q: %s", pointer(l.InstanceLocation), what))
 		}
 		slices.Sort(lines)
 		return fmt.Errorf("it is no JSON Schema: %s", strings.Join(slices.Compact(lines), "; "))
@@ -85,7 +132,7 @@ func explain(err error) error {
 func probe(c *checker) error {
 	for _, value := range []any{nil, true, json.Number("0"), "", []any{}, map[string]any{}} {
 		var err *jsonschema.ValidationError
-		if !errors.As(c.check(value, maxSteps), &err) {
+		if !errors.As(c.check(context.Background(), value, limits{steps: maxSteps, patternSteps: policies.MaxPatternSteps}), &err) {
 			continue
 		}
 		for _, l := range leaves(err) {
@@ -139,6 +186,11 @@ func leaves(err *jsonschema.ValidationError) (all []*jsonschema.ValidationError)
 		// The library (6.0.3) writes other places over that of this error. The name has to do.
 		return []*jsonschema.ValidationError{{SchemaURL: err.SchemaURL, ErrorKind: err.ErrorKind}}
 	case len(err.Causes) == 0:
+		if k, ok := err.ErrorKind.(*kind.Format); ok {
+			if g, ok := k.Err.(*guarded); ok {
+				return []*jsonschema.ValidationError{{SchemaURL: err.SchemaURL, InstanceLocation: err.InstanceLocation, ErrorKind: g.kind}}
+			}
+		}
 		return []*jsonschema.ValidationError{err}
 	}
 	for _, cause := range err.Causes {
@@ -157,11 +209,23 @@ func propertyName(err *jsonschema.ValidationError) string {
 
 // first returns the first errors in the order of their places, so that the same body has the same answer.
 func first(errs []*jsonschema.ValidationError, most int) []*jsonschema.ValidationError {
-	slices.SortStableFunc(errs, func(a, b *jsonschema.ValidationError) int {
-		return cmp.Or(slices.Compare(a.InstanceLocation, b.InstanceLocation), cmp.Compare(a.SchemaURL, b.SchemaURL),
-			slices.Compare(a.ErrorKind.KeywordPath(), b.ErrorKind.KeywordPath()), cmp.Compare(propertyName(a), propertyName(b)))
-	})
-	return errs[:min(most, len(errs))]
+	var kept []*jsonschema.ValidationError
+	for _, err := range errs {
+		i, _ := slices.BinarySearchFunc(kept, err, func(a, b *jsonschema.ValidationError) int { return cmp.Or(compare(a, b), -1) })
+		if i == most {
+			continue
+		}
+		kept = slices.Insert(kept[:min(len(kept), most-1)], i, err)
+	}
+	return kept
+}
+
+func compare(a, b *jsonschema.ValidationError) int {
+	if c := slices.Compare(a.InstanceLocation, b.InstanceLocation); c != 0 {
+		return c
+	}
+	return cmp.Or(cmp.Compare(a.SchemaURL, b.SchemaURL), slices.Compare(a.ErrorKind.KeywordPath(), b.ErrorKind.KeywordPath()),
+		cmp.Compare(propertyName(a), propertyName(b)))
 }
 
 func pointer(location []string) string {

@@ -58,10 +58,20 @@ func (w *jsonWriter) value(n *yaml.Node, below string) {
 			w.list(target, below)
 		}
 	default:
+		if isNull(target) {
+			w.out.WriteString("null")
+			return
+		}
 		if w.want(target, yaml.ScalarNode, w.path(below), "a value, or leave the key out") {
 			w.scalar(target, below)
 		}
 	}
+}
+
+// isNull reports whether the value is the word null. Whether it may stand there is for the owner of the object to say. An empty value and ~ are
+// not taken for it: they are more often left over than meant.
+func isNull(n *yaml.Node) bool {
+	return n.Kind == yaml.ScalarNode && n.Style == 0 && n.Value == "null" && n.ShortTag() == "!!null"
 }
 
 func (w *jsonWriter) mapping(n *yaml.Node, below string) {
