@@ -1,6 +1,8 @@
 package config
 
 import (
+	"fmt"
+
 	"github.com/policy-engine/policy-engine/config/internal/document"
 	"github.com/policy-engine/policy-engine/config/internal/strict"
 )
@@ -10,6 +12,8 @@ import (
 type checker struct {
 	file string
 	errs Errors
+	// origins are the variables that values of the file have in them: messages name them, and do not show their values.
+	origins strict.Origins
 }
 
 func (c *checker) add(problems []strict.Problem) {
@@ -19,7 +23,7 @@ func (c *checker) add(problems []strict.Problem) {
 }
 
 func (c *checker) fail(pos strict.Pos, format string, args ...any) {
-	c.errs.Add(Pos(pos), format, args...)
+	c.errs = append(c.errs, Error{Pos(pos), c.origins.Hide(pos.Path, fmt.Sprintf(format, args...))})
 }
 
 // names refuses what is there twice.

@@ -11,6 +11,8 @@ import (
 type Fixed struct {
 	Pos   Pos
 	Value string
+	// Shown is the value for messages, without secrets and values of variables.
+	Shown string
 }
 
 // reloadable are the keys of policy_kernel that a reload changes, with all below them. Whatever is not here takes a restart.
@@ -29,11 +31,11 @@ func isReloadable(path string) bool {
 }
 
 // fixed are the keys that take a restart, in their order.
-func fixed(d *document.Kernel) (all []Fixed) {
-	strict.Leaves(d, func(path string) bool {
+func fixed(d *document.Kernel, origins strict.Origins) (all []Fixed) {
+	strict.Leaves(d, origins, func(path string) bool {
 		return isReloadable(strings.TrimPrefix(path, "policy_kernel."))
-	}, func(at strict.Pos, value string) {
-		all = append(all, Fixed{Pos(at), value})
+	}, func(at strict.Pos, value, shown string) {
+		all = append(all, Fixed{Pos(at), value, shown})
 	})
 	return all
 }
@@ -43,8 +45,11 @@ func (k *Kernel) RestartNeeded(next *Kernel) error {
 	var errs Errors
 	for i := range min(len(k.Fixed), len(next.Fixed)) {
 		if was, now := k.Fixed[i], next.Fixed[i]; was.Value != now.Value {
-			errs.Add(now.Pos, "%q needs a restart; legal for a reload is %q, as it is now", now.Value, was.Value)
+			errs.Add(now.Pos, "%q needs a restart; legal for a reload is %q, as it is now", now.Shown, was.Shown)
 		}
 	}
 	return errs.Err()
 }
+
+// Hide replaces the values of variables in a message about what stands at path, such as one of a policy about its parameters, by the names of the variables.
+func (k *Kernel) Hide(path, message string) string { return k.origins.Hide(path, message) }

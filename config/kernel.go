@@ -24,7 +24,8 @@ func (c *checker) kernel(d *document.Kernel) *Kernel {
 			MaxHeaderCount: d.Limits.MaxHeaderCount, MaxHeaderSize: int(d.Limits.MaxHeaderSize),
 		},
 		Observability: Observability{LogLevel: string(d.Observability.LogLevel), Tracing: c.kernelTracing(&d.Observability.Tracing)},
-		Fixed:         fixed(d),
+		Fixed:         fixed(d, c.origins),
+		origins:       c.origins,
 	}
 	if d.Admin.Has("token") && d.Admin.Has("token_file") {
 		c.fail(d.Admin.At("token_file"), "stands beside token; legal is one of them")

@@ -45,6 +45,7 @@ func parseKernel(file string, data []byte, env func(string) (string, bool)) (*Ke
 	var doc document.KernelFile
 	c := checker{file: file}
 	c.add(strict.Decode(file, data, env, &doc))
+	c.origins = doc.Origins()
 	k := c.kernel(&doc.PolicyKernel)
 	k.Digest, k.Text = sha256.Sum256(data), data
 	if err := c.errs.Err(); err != nil {
@@ -57,6 +58,7 @@ func parseWorker(file string, data []byte, env func(string) (string, bool)) (*Wo
 	var doc document.WorkerFile
 	c := checker{file: file}
 	c.add(strict.Decode(file, data, env, &doc))
+	c.origins = doc.Origins()
 	w := c.worker(&doc.PolicyWorker)
 	if err := c.errs.Err(); err != nil {
 		return nil, err

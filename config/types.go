@@ -4,6 +4,8 @@ package config
 import (
 	"encoding/json"
 	"time"
+
+	"github.com/policy-engine/policy-engine/config/internal/strict"
 )
 
 // Pos is where a value stands in a file.
@@ -30,6 +32,8 @@ type Kernel struct {
 	Observability      Observability
 	// Fixed are the keys that take a restart, always the same ones in the same order.
 	Fixed []Fixed `json:"-"`
+	// origins are the variables that values of the file have in them.
+	origins strict.Origins
 	// Digest is the SHA-256 of Text, the file's text.
 	Digest [32]byte `json:"-"`
 	Text   []byte   `json:"-"`

@@ -18,7 +18,7 @@ func mistakes(cfg *config.Kernel, err error) config.Errors {
 	var compiled route.Errors
 	if errors.As(err, &compiled) {
 		for _, e := range compiled {
-			all = append(all, config.Error{Pos: e.Pos, Problem: e.Problem})
+			all = append(all, config.Error{Pos: e.Pos, Problem: cfg.Hide(e.Pos.Path, e.Problem)})
 		}
 	}
 	var rejected *workers.RejectedError
@@ -26,7 +26,7 @@ func mistakes(cfg *config.Kernel, err error) config.Errors {
 		policies := policiesByPath(cfg)
 		for _, r := range rejected.Rejections {
 			for _, ce := range r.Errors {
-				all = append(all, config.Error{Pos: locate(cfg, policies, ce.Path), Problem: ce.Message + " (says worker " + r.Worker + ")"})
+				all = append(all, config.Error{Pos: locate(cfg, policies, ce.Path), Problem: cfg.Hide(ce.Path, ce.Message) + " (says worker " + r.Worker + ")"})
 			}
 		}
 	}

@@ -75,7 +75,11 @@ func (p *program) validate(args []string) error {
 func (v *validation) add(err error) { v.found = append(v.found, err.Error()) }
 
 func (v *validation) fail(pos config.Pos, format string, args ...any) {
-	v.add(config.Error{Pos: pos, Problem: fmt.Sprintf(format, args...)})
+	problem := fmt.Sprintf(format, args...)
+	if v.kernel != nil && pos.File == v.kernel.File {
+		problem = v.kernel.Hide(pos.Path, problem)
+	}
+	v.add(config.Error{Pos: pos, Problem: problem})
 }
 
 // load reads all files. Those with mistakes are left out of the checks that follow.

@@ -8,9 +8,9 @@ import (
 )
 
 // Leaves visits all keys of a decoded struct whose values are not mappings with keys of their own, with the place of each and its value as one text; skip says what to leave out by its path.
-// The struct is root's, or below it, at path.
-func Leaves(v any, skip func(path string) bool, visit func(at Pos, value string)) {
-	leaves(reflect.ValueOf(v).Elem(), skip, visit)
+// The struct is root's, or below it. shown is the value as messages have it: a version of a secret or of what variables stand for.
+func Leaves(v any, origins Origins, skip func(path string) bool, visit func(at Pos, value, shown string)) {
+	leaves(reflect.ValueOf(v).Elem(), origins, skip, visit)
 }
 
 // fingerprint makes versions of secrets that mean nothing outside of this process.
@@ -27,7 +27,7 @@ func version(v reflect.Value) uint64 {
 	return h.Sum64()
 }
 
-func leaves(v reflect.Value, skip func(string) bool, visit func(Pos, string)) {
+func leaves(v reflect.Value, origins Origins, skip func(string) bool, visit func(at Pos, value, shown string)) {
 	owner := v.Addr().Interface().(interface{ node() *Node }).node()
 	for _, f := range Fields(v.Type()) {
 		field, at := v.Field(f.Index), owner.At(f.Key)
@@ -38,24 +38,32 @@ func leaves(v reflect.Value, skip func(string) bool, visit func(Pos, string)) {
 			if below := n.node(); below.pos.Path == "" { // The file leaves it out.
 				below.pos = at
 			}
-			leaves(field, skip, visit)
+			leaves(field, origins, skip, visit)
 			continue
 		}
 		var t treeMaker
 		secret := v.Type().Field(f.Index).Tag.Get("secret") == "true"
 		value := t.value(field, at.Path, secret)
 		if secret && !field.IsZero() {
-			visit(at, fmt.Sprintf("%s (version %x)", mask, version(field)))
+			text := fmt.Sprintf("%s (version %x)", mask, version(field))
+			visit(at, text, text)
 			continue
 		}
+		visitShown := func(text string) {
+			shown := text
+			if names := origins.Names(at.Path); names != "" {
+				shown = fmt.Sprintf("%s (version %x)", names, version(field))
+			}
+			visit(at, text, shown)
+		}
 		if text, ok := value.(string); ok {
-			visit(at, text)
+			visitShown(text)
 			continue
 		}
 		text, err := json.Marshal(value)
 		if err != nil { // Trees always encode.
 			panic(fmt.Sprint("strict: ", err))
 		}
-		visit(at, string(text))
+		visitShown(string(text))
 	}
 }

@@ -123,13 +123,13 @@ func (w *jsonWriter) scalar(n *yaml.Node, below string) {
 	switch tag := resolved.ShortTag(); tag {
 	case "!!int", "!!float":
 		if !jsonNumber.MatchString(text) {
-			w.fail(n.Line, w.path(below), "the number %s is not legal here; write it in decimal, or quote it to make it a text", text)
+			w.fail(n.Line, w.path(below), "the number %s is not legal here; write it in decimal, or quote it to make it a text", n.Value)
 			return
 		}
 		w.out.WriteString(text)
 	case "!!bool":
 		if text != "true" && text != "false" {
-			w.fail(n.Line, w.path(below), "%s is not legal; legal are true and false, or quote it to make it a text", text)
+			w.fail(n.Line, w.path(below), "%s is not legal; legal are true and false, or quote it to make it a text", n.Value)
 			return
 		}
 		w.out.WriteString(text)

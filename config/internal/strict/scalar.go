@@ -27,7 +27,7 @@ func (d *decoder) scalar(n *yaml.Node, dst reflect.Value, path string, f Field) 
 	switch v := dst.Addr().Interface().(type) {
 	case Enum:
 		if !slices.Contains(v.Legal(), text) {
-			d.fail(n.Line, path, "%s is not legal; %s", quote(text), what)
+			d.fail(n.Line, path, "%s is not legal; %s", shown(n), what)
 			return
 		}
 		dst.SetString(text)
@@ -69,15 +69,15 @@ func (d *decoder) plainScalar(n *yaml.Node, text string, plain, substituted bool
 		most, _ := strconv.ParseInt(f.Max, 10, 64)
 		switch {
 		case err != nil || text != strconv.FormatInt(i, 10) || !plain && !substituted:
-			d.fail(n.Line, path, "%s is not an integer; legal are %s to %s", shown(n, text), f.Min, f.Max)
+			d.fail(n.Line, path, "%s is not an integer; legal are %s to %s", shown(n), f.Min, f.Max)
 		case i < least || i > most:
-			d.fail(n.Line, path, "%s is out of range; legal are %s to %s", text, f.Min, f.Max)
+			d.fail(n.Line, path, "%s is out of range; legal are %s to %s", n.Value, f.Min, f.Max)
 		default:
 			dst.SetInt(i)
 		}
 	case reflect.Bool:
 		if text != "true" && text != "false" || !plain && !substituted {
-			d.fail(n.Line, path, "%s is not a truth value; legal are true and false", shown(n, text))
+			d.fail(n.Line, path, "%s is not a truth value; legal are true and false", shown(n))
 			return
 		}
 		dst.SetBool(text == "true")
@@ -87,9 +87,9 @@ func (d *decoder) plainScalar(n *yaml.Node, text string, plain, substituted bool
 		most, _ := strconv.ParseFloat(f.Max, 64)
 		switch {
 		case err != nil || math.IsNaN(x) || !decimal(text) || !plain && !substituted:
-			d.fail(n.Line, path, "%s is not a number; legal are %s to %s", shown(n, text), f.Min, f.Max)
+			d.fail(n.Line, path, "%s is not a number; legal are %s to %s", shown(n), f.Min, f.Max)
 		case x < least || x > most:
-			d.fail(n.Line, path, "%s is out of range; legal are %s to %s", text, f.Min, f.Max)
+			d.fail(n.Line, path, "%s is out of range; legal are %s to %s", n.Value, f.Min, f.Max)
 		default:
 			dst.SetFloat(x)
 		}
@@ -106,13 +106,8 @@ func isText(n *yaml.Node) bool {
 	return tag == "!!str" || tag == "!!timestamp"
 }
 
-// shown is the value as it is in the file, and what it stands for when that is another text.
-func shown(n *yaml.Node, text string) string {
-	if text != n.Value {
-		return quote(n.Value) + " (" + quote(text) + ")"
-	}
-	return quote(text)
-}
+// shown is the value as it is in the file: with the names of its variables, not with their values.
+func shown(n *yaml.Node) string { return quote(n.Value) }
 
 // wanted describes what dst takes.
 func wanted(dst reflect.Value) string {
@@ -201,7 +196,8 @@ func (d *decoder) substitute(n *yaml.Node, path string) (text string, substitute
 			return "", false, false
 		}
 		out.WriteString(value)
-		substituted, d.fromEnv[path] = true, true
+		substituted = true
+		d.origins.add(path, name, value)
 		rest = after
 	}
 }

@@ -50,8 +50,8 @@ type Problem struct {
 type Node struct {
 	pos  Pos
 	keys []keyLine
-	// fromEnv, of the root, are the paths of values with a variable in them.
-	fromEnv map[string]bool
+	// origins, of the root, are the variables that values have in them.
+	origins Origins
 }
 
 type keyLine struct {
@@ -60,6 +60,9 @@ type keyLine struct {
 }
 
 func (n *Node) node() *Node { return n }
+
+// Origins are the variables that the values of a decoded root have in them.
+func (n *Node) Origins() Origins { return n.origins }
 
 // Pos returns the position of the mapping.
 func (n *Node) Pos() Pos { return n.pos }
@@ -100,14 +103,14 @@ type decoder struct {
 	// aliased counts the values reached through aliases, at most maxAliased.
 	aliased, maxAliased int
 	stopped             bool // a bound was passed
-	fromEnv             map[string]bool
+	origins             Origins
 	fields              map[reflect.Type][]Field
 	problems            []Problem
 }
 
 // Decode fills root, a pointer to a struct, from the YAML text. env looks up the variables that values refer to.
 func Decode(file string, data []byte, env func(string) (string, bool), root any) []Problem {
-	d := &decoder{file: file, env: env, maxAliased: minAliased + len(data), fields: map[reflect.Type][]Field{}, fromEnv: map[string]bool{}}
+	d := &decoder{file: file, env: env, maxAliased: minAliased + len(data), fields: map[reflect.Type][]Field{}, origins: Origins{}}
 	if def, ok := root.(Defaulter); ok {
 		def.Defaults()
 	}
@@ -118,7 +121,7 @@ func Decode(file string, data []byte, env func(string) (string, bool), root any)
 	}
 	d.value(n, reflect.ValueOf(root).Elem(), "", Field{})
 	if r, ok := root.(interface{ node() *Node }); ok {
-		r.node().fromEnv = d.fromEnv
+		r.node().origins = d.origins
 	}
 	return d.problems
 }
@@ -188,7 +191,11 @@ func syntaxProblem(err error, data []byte) *Problem {
 }
 
 func (d *decoder) fail(line int, path, format string, args ...any) {
-	d.problems = append(d.problems, Problem{Pos{d.file, line, path}, fmt.Sprintf(format, args...)})
+	text := fmt.Sprintf(format, args...)
+	if d.origins[path] != nil {
+		text = d.origins.Hide(path, text)
+	}
+	d.problems = append(d.problems, Problem{Pos{d.file, line, path}, text})
 }
 
 // enter goes down to the value that n is or refers to, or returns nil when the bounds of a file are passed. After a value, leave(n) comes up again.

@@ -5,33 +5,21 @@ import (
 	"encoding/json"
 	"fmt"
 	"reflect"
-	"regexp"
+	"slices"
 	"strconv"
 )
 
-// Secret is a text that is compared, and never shown.
-type Secret string
-
-const mask = "***"
-
-func (Secret) String() string { return mask }
-
-// MarshalJSON never fails.
-func (Secret) MarshalJSON() ([]byte, error) { return []byte(`"` + mask + `"`), nil }
-
-// secretKey are keys of parameters and header lines whose texts are secrets, wherever they come from.
-var secretKey = regexp.MustCompile(`(?i)(secret|passw|credential|private|api[-_]?key$|token$|^(proxy-)?authorization$|^(set-)?cookie$)`)
-
 // Tree is what a decoded root says, with all defaults: mappings are map[string]any, lists []any, and scalars string, json.Number, bool or Secret. Durations and sizes are texts as in
-// the file. Secrets are the fields with the tag `secret:"true"`, or their values, and in parameters and header lines what came from a variable, and what has the key of a secret.
+// the file. Secrets are the fields with the tag `secret:"true"`, or their values; in parameters and
+// header lines what came from a variable, and what has the key or the name of a secret; and everywhere the texts that are credentials by their form.
 func Tree(root any) any {
 	v := reflect.ValueOf(root).Elem()
-	t := treeMaker{fromEnv: v.Addr().Interface().(interface{ node() *Node }).node().fromEnv}
+	t := treeMaker{origins: v.Addr().Interface().(interface{ node() *Node }).node().origins}
 	return t.value(v, "", false)
 }
 
 type treeMaker struct {
-	fromEnv map[string]bool // paths of values that had a variable in them
+	origins Origins
 }
 
 func (t *treeMaker) value(v reflect.Value, path string, secret bool) any {
@@ -46,7 +34,7 @@ func (t *treeMaker) value(v reflect.Value, path string, secret bool) any {
 		entries.each(func(key string, value any) {
 			at := member(path, key)
 			e := reflect.ValueOf(value).Elem()
-			out[key] = t.value(e, at, e.Kind() == reflect.String && (secret || t.fromEnv[at] || secretKey.MatchString(key)))
+			out[key] = t.value(e, at, e.Kind() == reflect.String && (secret || t.origins[at] != nil || secretKey(key)))
 		})
 		return out
 	}
@@ -70,7 +58,7 @@ func (t *treeMaker) value(v reflect.Value, path string, secret bool) any {
 	case reflect.Float64:
 		return json.Number(strconv.FormatFloat(v.Float(), 'g', -1, 64))
 	default:
-		if secret && v.Len() > 0 {
+		if v.Len() > 0 && (secret || looksSecret(v.String())) {
 			return Secret(v.String())
 		}
 		return v.String()
@@ -94,19 +82,20 @@ func (t *treeMaker) object(text json.RawMessage, path string) any {
 func (t *treeMaker) masked(v any, path string, secret bool) any {
 	switch typed := v.(type) {
 	case map[string]any:
+		line := secretLine(typed)
 		for key, value := range typed {
-			typed[key] = t.masked(value, member(path, key), secret || secretKey.MatchString(key))
+			typed[key] = t.masked(value, member(path, key), secret || secretKey(key) || line && slices.Contains(valueKeys, key))
 		}
 	case []any:
 		for i, value := range typed {
 			typed[i] = t.masked(value, item(path, i), secret)
 		}
 	case string:
-		if secret || t.fromEnv[path] {
+		if typed != "" && (secret || t.origins[path] != nil || looksSecret(typed)) {
 			return Secret(typed)
 		}
 	case json.Number:
-		if t.fromEnv[path] {
+		if secret || t.origins[path] != nil {
 			return Secret(typed)
 		}
 	}
