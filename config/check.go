@@ -2,6 +2,7 @@ package config
 
 import (
 	"fmt"
+	"time"
 
 	"github.com/policy-engine/policy-engine/config/internal/document"
 	"github.com/policy-engine/policy-engine/config/internal/strict"
@@ -42,12 +43,19 @@ func (n names) add(c *checker, name string, pos strict.Pos, what string) {
 
 func (c *checker) server(d *document.Server, admin *document.Admin) Server {
 	s := Server{
-		Address:              string(d.Address),
-		Port:                 d.Port,
-		SocketPath:           string(d.SocketPath),
-		Transport:            Transport(d.Transport),
-		MaxConcurrentStreams: uint32(d.MaxConcurrentStreams),
-		TLS:                  TLS{CertFile: d.TLS.CertFile, KeyFile: d.TLS.KeyFile, ClientCAFile: d.TLS.ClientCAFile},
+		Address:               string(d.Address),
+		Port:                  d.Port,
+		SocketPath:            string(d.SocketPath),
+		Transport:             Transport(d.Transport),
+		MaxConcurrentStreams:  uint32(d.MaxConcurrentStreams),
+		MaxConnections:        d.MaxConnections,
+		MaxConnectionsPerPeer: d.MaxConnectionsPerPeer,
+		MaxMemory:             int64(d.MaxMemory),
+		HandshakeTimeout:      time.Duration(d.HandshakeTimeout),
+		TLS:                   TLS{CertFile: d.TLS.CertFile, KeyFile: d.TLS.KeyFile, ClientCAFile: d.TLS.ClientCAFile},
+	}
+	if d.Has("max_memory") && d.MaxMemory > 0 && d.MaxMemory < leastMemory {
+		c.fail(d.At("max_memory"), "must be at least %v, or 0B to derive it from the memory limit, got %v", leastMemory, d.MaxMemory)
 	}
 	if d.Has("socket_path") {
 		s.Address, s.Port = "", 0
@@ -70,6 +78,9 @@ func (c *checker) server(d *document.Server, admin *document.Admin) Server {
 	}
 	return s
 }
+
+// leastMemory is what connections need to be of use.
+const leastMemory = strict.Size(16 << 20)
 
 func wildcard(address string) bool { return address == "0.0.0.0" || address == "::" }
 

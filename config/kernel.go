@@ -9,9 +9,12 @@ import (
 
 func (c *checker) kernel(d *document.Kernel) *Kernel {
 	k := &Kernel{
-		File:               c.file,
-		Server:             c.server(&d.Server, &d.Admin),
-		Admin:              Admin{Address: string(d.Admin.Address), Port: d.Admin.Port, Token: string(d.Admin.Token), TokenFile: d.Admin.TokenFile},
+		File:   c.file,
+		Server: c.server(&d.Server, &d.Admin),
+		Admin: Admin{
+			Address: string(d.Admin.Address), Port: d.Admin.Port, GuardedAddress: string(d.Admin.GuardedAddress), Token: string(d.Admin.Token), TokenFile: d.Admin.TokenFile,
+			MaxConnections: d.Admin.MaxConnections, MaxConnectionsPerPeer: d.Admin.MaxConnectionsPerPeer,
+		},
 		Workers:            c.workers(d),
 		UnknownRoute:       UnknownRoute(d.UnknownRoute),
 		Routes:             c.routes(d.RoutePolicies),

@@ -65,7 +65,14 @@ type Server struct {
 	SocketPath           string
 	Transport            Transport
 	MaxConcurrentStreams uint32
-	TLS                  TLS
+	// MaxConnections is how many connections may be open, MaxConnectionsPerPeer how many of them from one address.
+	MaxConnections        int
+	MaxConnectionsPerPeer int
+	// MaxMemory is what all connections may hold, in bytes; 0 derives it from the memory limit of the process.
+	MaxMemory int64
+	// HandshakeTimeout bounds TLS and the HTTP/2 preface.
+	HandshakeTimeout time.Duration
+	TLS              TLS
 }
 
 // TLS is off when CertFile is empty; mutual TLS is on when ClientCAFile is set.
@@ -79,10 +86,23 @@ type TLS struct {
 type Admin struct {
 	Address string
 	Port    int
-	// Token is what peers from other machines show; empty if they can't. If TokenFile is set, it has the token.
+	// GuardedAddress is where the pages are that are not for everyone: GuardedLoopback, GuardedAll, HOST:PORT, or the path of a Unix socket.
+	GuardedAddress string
+	// Token is what everyone shows who uses those pages; without one, peers on this machine may. If TokenFile is set, it has the token.
 	Token     string `json:",omitempty"`
 	TokenFile string `json:",omitempty"`
+	// MaxConnections is how many connections may be open, MaxConnectionsPerPeer how many of them from one address.
+	MaxConnections        int
+	MaxConnectionsPerPeer int
 }
+
+// The guarded addresses that are on the admin port.
+const (
+	// GuardedLoopback serves the guarded pages to connections to a loopback address.
+	GuardedLoopback = "loopback"
+	// GuardedAll serves them at every address of the admin port.
+	GuardedAll = "all"
+)
 
 // WorkerRef is a worker name with its replicas, one socket each.
 type WorkerRef struct {

@@ -8,7 +8,6 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"strconv"
 	"sync/atomic"
 	"time"
 
@@ -19,9 +18,9 @@ import (
 	workerv1 "github.com/policy-engine/policy-engine/api/worker/v1"
 	"github.com/policy-engine/policy-engine/config"
 	"github.com/policy-engine/policy-engine/kernel/extproc"
-	"github.com/policy-engine/policy-engine/kernel/listener"
 	"github.com/policy-engine/policy-engine/kernel/transport"
 	"github.com/policy-engine/policy-engine/kernel/workers"
+	"github.com/policy-engine/policy-engine/limits"
 	"github.com/policy-engine/policy-engine/telemetry"
 	"github.com/policy-engine/policy-engine/telemetry/trace"
 )
@@ -50,6 +49,8 @@ type kernel struct {
 	access      *access
 	log         *telemetry.Logger
 	transport   transport.Server
+	ports       *ports
+	pages       *slots
 	tracer      *trace.Tracer // nil if nothing is traced
 	draining    atomic.Bool
 }
@@ -61,19 +62,19 @@ func Run(ctx context.Context, cfg *config.Kernel, o Options) error {
 		return err
 	}
 	defer k.stopTracing(o.Log)
-	envoy, err := listener.Open(cfg.Server)
+	descriptors, err := limits.Descriptors()
 	if err != nil {
 		return err
 	}
-	admin, err := net.Listen("tcp", net.JoinHostPort(cfg.Admin.Address, strconv.Itoa(cfg.Admin.Port)))
-	if err != nil {
-		return errors.Join(fmt.Errorf("listen for admin requests: %w", err), envoy.Close())
+	if err := k.ports.open(cfg, descriptors); err != nil {
+		return err
 	}
-	o.Log.Info("policy kernel is listening", zap.String("version", o.Version), zap.Stringer("envoy", envoy.Addr()), zap.Stringer("admin", admin.Addr()))
+	envoy, admin := k.ports.envoy.Addr(), k.ports.admin.Addr()
+	o.Log.Info("policy kernel is listening", zap.String("version", o.Version), zap.Stringer("envoy", envoy), zap.Stringer("admin", admin))
 	if o.Listening != nil {
-		o.Listening(envoy.Addr(), admin.Addr())
+		o.Listening(envoy, admin)
 	}
-	err = k.serve(ctx, o, envoy, admin)
+	err = k.serve(ctx, o)
 	if err != nil {
 		o.Log.Error("policy kernel has ended", zap.Error(err))
 		return err
@@ -103,6 +104,8 @@ func build(cfg *config.Kernel, o Options) (*kernel, error) {
 	settings := &extproc.Settings{Routes: k.distributor.routes, Bodies: bodies, Observer: observer}
 	k.set.NewGauge("policy_kernel_body_bytes", func() float64 { return float64(bodies.Used()) })
 	panics := k.set.NewCounter("policy_kernel_panics_total")
+	k.ports, k.pages = newPorts(k.set, log), newSlots()
+	refusals := k.set.NewCounter("policy_kernel_memory_refusals_total")
 	if err := k.trace(cfg.Observability.Tracing, o); err != nil {
 		return nil, err
 	}
@@ -112,7 +115,9 @@ func build(cfg *config.Kernel, o Options) (*kernel, error) {
 	var err error
 	k.transport, err = transport.New(transport.Options{
 		Config: cfg.Server, Logger: log, Panicked: panics.Inc, Bodies: bodies,
-		New: func() extproc.Driven { return extproc.New(settings) },
+		New:    func() extproc.Driven { return extproc.New(settings) },
+		Memory: connectionMemory(&cfg.Server), Refused: k.ports.refusedForMemory(refusals),
+		Ended: func(reason string, peer net.Addr) { k.ports.ended(envoyPort, reason, peer) },
 	})
 	if err != nil {
 		return nil, err
@@ -123,25 +128,32 @@ func build(cfg *config.Kernel, o Options) (*kernel, error) {
 		}
 	}
 	k.set.NewGauge("policy_kernel_streams", func() float64 { return float64(k.transport.Streams()) })
+	k.set.NewGauge("policy_kernel_connection_memory_bytes", func() float64 { return float64(k.transport.Held()) })
 	telemetry.DescribeKernel(k.set, o.Version, o.Log.Lost)
 	return k, nil
 }
 
 // serve runs all parts until ctx ends or one fails, and then ends them in the order in which nothing is lost: no new work, work under way, workers.
-func (k *kernel) serve(ctx context.Context, o Options, envoy, admin net.Listener) error {
+func (k *kernel) serve(ctx context.Context, o Options) error {
 	group, ctx := errgroup.WithContext(ctx)
-	web := k.admin()
 	k.transport.SetServing(false) // Until there is a configuration in use.
 	k.registry.Start()
 	group.Go(func() error { return k.distributor.run(ctx) })
 	group.Go(func() error { k.reloader.run(ctx, o.Hangups); return nil })
-	group.Go(func() error { return k.transport.Serve(envoy) })
-	group.Go(func() error {
-		if err := web.Serve(admin); !errors.Is(err, http.ErrServerClosed) {
-			return fmt.Errorf("serve admin requests: %w", err)
-		}
-		return nil
-	})
+	group.Go(func() error { return k.transport.Serve(k.ports.envoy) })
+	web := []*http.Server{k.admin(false)}
+	sockets := []net.Listener{k.ports.admin}
+	if k.ports.guarded != nil {
+		web, sockets = append(web, k.admin(true)), append(sockets, k.ports.guarded)
+	}
+	for i := range web {
+		group.Go(func() error {
+			if err := web[i].Serve(sockets[i]); !errors.Is(err, http.ErrServerClosed) {
+				return fmt.Errorf("serve admin requests: %w", err)
+			}
+			return nil
+		})
+	}
 	group.Go(func() error {
 		<-ctx.Done()
 		k.draining.Store(true)
@@ -154,7 +166,11 @@ func (k *kernel) serve(ctx context.Context, o Options, envoy, admin net.Listener
 		defer cancel()
 		k.transport.Drain(drain)
 		k.registry.Close()
-		return web.Close()
+		var errs []error
+		for _, s := range web {
+			errs = append(errs, s.Close())
+		}
+		return errors.Join(errs...)
 	})
 	return group.Wait()
 }

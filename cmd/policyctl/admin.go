@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"strings"
@@ -32,6 +33,13 @@ func (p *program) askAdmin(admin, tokenFile, page string, into any) error {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), adminTime)
 	defer cancel()
+	transport := &http.Transport{DisableKeepAlives: true}
+	if path, ok := strings.CutPrefix(admin, "unix:"); ok {
+		admin = "http://localhost"
+		transport.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "unix", path)
+		}
+	}
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, strings.TrimSuffix(admin, "/")+page, nil)
 	if err != nil {
 		return fmt.Errorf("ask the kernel: %w", err)
@@ -40,7 +48,7 @@ func (p *program) askAdmin(admin, tokenFile, page string, into any) error {
 		req.Header.Set("Authorization", "Bearer "+token)
 	}
 	// The token is for this kernel, not for where it may send us.
-	client := &http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+	client := &http.Client{Transport: transport, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 	resp, err := client.Do(req)
 	if err != nil {
 		return fmt.Errorf("ask the kernel: %w", err)

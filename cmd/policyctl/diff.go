@@ -22,7 +22,7 @@ func (p *program) diff(args []string) error {
 			"Defaults that are written out and the order of routes are no changes. Secrets are compared and never shown; the\n"+
 			"page of a running kernel doesn't show them either, so with --admin a changed secret is not seen.\n"+
 			"Exit status: 0 no changes, 1 changes, 2 trouble.")
-	f.StringVar(&admin, "admin", "", "the `URL` of a running kernel's admin port, such as http://127.0.0.1:9090: its configuration takes the place of OLD")
+	f.StringVar(&admin, "admin", "", "the `URL` of a running kernel's guarded pages, such as http://127.0.0.1:9090, or unix:PATH of their socket: its configuration takes the place of OLD")
 	f.StringVar(&tokenFile, "token-file", "", "a `file` with the admin token; else $"+tokenVariable+" is used, if it is set")
 	f.BoolVar(&asJSON, "json", false, "print a list of changes as JSON")
 	switch err := f.Parse(args); {

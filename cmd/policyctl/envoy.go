@@ -37,7 +37,7 @@ func (p *program) envoyFlags(e *envoyFlags) *flag.FlagSet {
 	f.StringVar(&e.kernel, "kernel", "", "the kernel's configuration `file`; required")
 	f.StringVar(&e.kernel, "config", "", "another name of --kernel")
 	f.StringVar(&e.listen, "listen", "127.0.0.1:10000", "where Envoy listens, an `address`")
-	f.StringVar(&e.admin, "admin", "127.0.0.1:9901", "where Envoy's admin pages are, an `address`; empty for none")
+	f.StringVar(&e.admin, "admin", "", "where Envoy's admin pages are, an `address` such as 127.0.0.1:9901: who reaches them can change and end Envoy (default: none)")
 	f.StringVar(&e.engine, "engine", "", "where the kernel is, an `address` or the path of a Unix socket (default: from the kernel's configuration); several kernels with the same\n"+
 		"configuration, with commas between them, share the requests, and Envoy leaves out those that say they are not ready")
 	f.StringVar(&e.upstream, "upstream", "127.0.0.1:8080", "where requests go that the engine lets pass, an `address`")

@@ -47,7 +47,7 @@ func (p *program) explain(args []string) error {
 	var admin, tokenFile string
 	f := p.flags("policyctl explain [FLAGS] ROUTE",
 		"Prints what a running kernel does with the requests of a route: which worker runs which policies in which phase,\nwhat a failure of each means, and in what form bodies are asked for.")
-	f.StringVar(&admin, "admin", defaultAdmin, "the `URL` of the kernel's admin port")
+	f.StringVar(&admin, "admin", defaultAdmin, "the `URL` of the kernel's guarded pages, or unix:PATH of their socket")
 	f.StringVar(&tokenFile, "token-file", "", "a `file` with the admin token; else $"+tokenVariable+" is used, if it is set")
 	switch err := f.Parse(args); {
 	case errors.Is(err, flag.ErrHelp):

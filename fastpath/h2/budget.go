@@ -9,12 +9,13 @@ package h2
 // A peer may answer what we send with control frames: grpc-go sends a PING for DATA to estimate the bandwidth, everybody sends WINDOW_UPDATE, and a RST_STREAM may come for a stream
 // that is gone. Each frame of an answer pays for one of them.
 type budget struct {
-	since   int64 // start of the window, in nanoseconds
-	control uint32
-	windows uint32
-	useless uint32
-	useful  uint32
-	answers uint32 // HEADERS and DATA that we sent
+	since           int64  // start of the window, in nanoseconds
+	control         uint32 // all control frames
+	settings, pings uint32 // of these
+	windows         uint32
+	useless         uint32
+	useful          uint32
+	answers         uint32 // HEADERS and DATA that we sent
 }
 
 const (
@@ -28,11 +29,18 @@ const (
 func (b *budget) check(now int64) error {
 	switch {
 	case b.control > maxControl+b.answers:
-		return connErr(EnhanceYourCalm, "too many control frames")
+		label := ReasonControl
+		switch {
+		case b.settings > b.control/2:
+			label = ReasonSettings
+		case b.pings > b.control/2:
+			label = ReasonPings
+		}
+		return flood("too many control frames", label)
 	case b.windows > maxWindows+4*b.answers:
-		return connErr(EnhanceYourCalm, "too many WINDOW_UPDATE frames")
+		return flood("too many WINDOW_UPDATE frames", ReasonWindows)
 	case b.useless > maxUseless && b.useless > b.useful:
-		return connErr(EnhanceYourCalm, "too many streams reset before their answer")
+		return flood("too many streams reset before their answer", ReasonResets)
 	}
 	if now-b.since > budgetWindow {
 		*b = budget{since: now}

@@ -2,7 +2,10 @@ package h2
 
 import (
 	"crypto/tls"
+	"net"
 	"time"
+
+	"github.com/policy-engine/policy-engine/fastpath/memory"
 )
 
 // Config are the limits of a server. The zero value of a field means its default.
@@ -21,6 +24,13 @@ type Config struct {
 	WriteTimeout         time.Duration // of one blocking write; 20 s
 	IdlePing             time.Duration // silence before a PING; 60 s. No answer for the same time again ends the connection.
 	TLS                  *tls.Config   // nil: plain text with prior knowledge
+
+	// Memory is what all connections may hold together of messages, answers and streams; nil has no bound. Streams and messages beyond it are refused with RESOURCE_EXHAUSTED, and Refused is
+	// called for each. It may be nil, and is called with the connection locked.
+	Memory  *memory.Budget
+	Refused func()
+	// Ended is called with why the server has ended a connection, one of the Reasons, and the peer's address. It may be nil.
+	Ended func(reason string, peer net.Addr)
 
 	// Panicked is called with what a receiver or handler panicked with, and the stack. The call or connection has ended with INTERNAL then; the process goes on.
 	Panicked func(v any, stack []byte)

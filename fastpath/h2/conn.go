@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/net/http2/hpack"
 
+	"github.com/policy-engine/policy-engine/fastpath/memory"
 	"github.com/policy-engine/policy-engine/fastpath/socket"
 )
 
@@ -83,6 +84,13 @@ type Conn struct {
 	closing       bool   // no stream is opened any more
 	pingSent      int64
 	budget        budget
+
+	account *memory.Account // what the connection holds of Config.Memory
+	tight   bool            // it may not hold more: messages are refused
+	served  bool            // a message was answered
+	opened  bool            // streams were opened
+	ended   string          // why we end the connection
+	usage   usage
 }
 
 // owner is the server or client that a connection belongs to.
@@ -103,13 +111,14 @@ type owner interface {
 type connError struct {
 	code   ErrCode
 	reason string
+	label  string // one of the Reasons; empty for ReasonProtocol
 }
 
 func (e *connError) Error() string {
 	return fmt.Sprintf("h2: connection error %d: %s", e.code, e.reason)
 }
 
-func connErr(code ErrCode, reason string) error { return &connError{code, reason} }
+func connErr(code ErrCode, reason string) error { return &connError{code: code, reason: reason} }
 
 func newConn(o owner, cfg *Config, nc net.Conn) *Conn {
 	c := &Conn{
@@ -124,8 +133,11 @@ func newConn(o owner, cfg *Config, nc net.Conn) *Conn {
 		peerMaxHeaderList: 1<<32 - 1,
 	}
 	c.writer.conn = c
+	c.account = cfg.Memory.Open(nc.RemoteAddr())
+	c.account.Set(connCost)
 	c.unadmitted.what = toReceive
 	c.lastFrame.Store(o.now())
+	c.usage.since.Store(c.lastFrame.Load())
 	c.decoder = hpack.NewDecoder(headerTableSize, c.emit)
 	c.decoder.SetMaxStringLength(int(cfg.MaxHeaderListSize))
 	return c
@@ -146,10 +158,12 @@ func (c *Conn) RemoteAddr() net.Addr { return c.socket.RemoteAddr() }
 // input is what the goroutine that reads a connection has read.
 type input struct {
 	buf  *[]byte
-	have int   // bytes in buf
-	used int   // bytes of these that were handled
-	more bool  // further ones are to be handled
-	err  error // of the last read
+	have int  // bytes in buf
+	used int  // bytes of these that were handled
+	more bool // further ones are to be handled
+	// pooled: buf is one of readBuffers. A connection has a smaller one of its own until its first stream.
+	pooled bool
+	err    error // of the last read; why it ended, once it is over
 	// over: the connection has ended, and linger: after an error of the protocol.
 	over, linger bool
 }
@@ -159,7 +173,11 @@ var errTakenOver = errors.New("h2: another goroutine reads the connection")
 
 // serve reads the connection until it ends.
 func (c *Conn) serve() {
-	c.in.buf = readBuffers.Get().(*[]byte)
+	first := []byte(nil)
+	if !c.client {
+		first = make([]byte, firstBufferSize) // There may be many connections without streams.
+	}
+	c.in.buf = &first
 	c.serveFrom(c.turn.Load(), false)
 }
 
@@ -193,7 +211,7 @@ func (c *Conn) serveFrom(turn uint32, resumed bool) {
 		c.closing = true
 		c.resetAll()
 		c.mu.Unlock()
-		c.in.over, c.in.linger = true, ce != nil
+		c.in.over, c.in.linger, c.in.err = true, ce != nil, err
 	}
 	c.afterRead()
 	if c.turn.Load() == turn {
@@ -206,8 +224,11 @@ func (c *Conn) serveFrom(turn uint32, resumed bool) {
 
 // end is the last that happens to a connection.
 func (c *Conn) end() {
-	readBuffers.Put(c.in.buf)
+	if c.in.pooled {
+		readBuffers.Put(c.in.buf)
+	}
 	c.in.buf = nil
+	c.over(c.in.err)
 	c.owner.ended(c)
 }
 
@@ -229,7 +250,9 @@ func (c *Conn) deserted(turn uint32) {
 		<-told
 	}
 	c.writer.group.Wait()
-	c.in.over = true
+	if !c.in.over {
+		c.in.over, c.in.err = true, nil
+	}
 	defer func() { // Also when the handler ends the goroutine again.
 		if c.turn.Load() == turn {
 			c.end()
@@ -240,7 +263,6 @@ func (c *Conn) deserted(turn uint32) {
 
 func (c *Conn) readLoop(turn uint32, resumed bool) error {
 	in := &c.in
-	buf := *in.buf
 	if !resumed {
 		if err := c.limitHandshake(); err != nil {
 			return err
@@ -248,8 +270,13 @@ func (c *Conn) readLoop(turn uint32, resumed bool) error {
 	}
 	for {
 		if !resumed {
+			if !in.pooled && (c.opened || c.client) { // Only this goroutine changes opened.
+				large := readBuffers.Get().(*[]byte)
+				in.have = copy(*large, (*in.buf)[:in.have])
+				in.buf, in.pooled = large, true
+			}
 			var n int
-			n, in.err = c.read(buf[in.have:])
+			n, in.err = c.read((*in.buf)[in.have:])
 			in.have += n
 			in.used, in.more = 0, n > 0
 		}
@@ -257,7 +284,7 @@ func (c *Conn) readLoop(turn uint32, resumed bool) error {
 			return err
 		}
 		resumed = false
-		in.have = copy(buf, buf[in.used:in.have])
+		in.have = copy(*in.buf, (*in.buf)[in.used:in.have])
 		if in.err != nil {
 			return in.err
 		}
@@ -281,6 +308,8 @@ var readBuffers = sync.Pool{New: func() any {
 }}
 
 const (
+	// firstBufferSize holds one frame of the largest size.
+	firstBufferSize = maxFrameSize + frameHeaderLen
 	// readBufferSize holds several frames of the largest size.
 	readBufferSize = 128 << 10
 	// flushSize is how many bytes of answers gather before they are sent, even within a read, and in one buffer before long messages go into the next.
@@ -376,6 +405,7 @@ func (c *Conn) checkIdle(now int64) {
 		c.out = appendPing(c.out, 0, "idle?\x00\x00\x00")
 		c.flush()
 	case now-c.pingSent > int64(c.cfg.IdlePing):
+		c.endFor(ReasonSilent)
 		c.writer.abort()
 	}
 }

@@ -36,6 +36,7 @@ func (c *Conn) onSettings(h frameHeader, p []byte) error {
 		}
 		c.settingsAcked = true
 		c.budget.control++
+		c.budget.settings++
 		return nil
 	}
 	if len(p)%6 != 0 {
@@ -45,6 +46,7 @@ func (c *Conn) onSettings(h frameHeader, p []byte) error {
 	c.settingsSeen = true
 	if !first {
 		c.budget.control += 1 + uint32(len(p)/settingsUnit)
+		c.budget.settings += 1 + uint32(len(p)/settingsUnit)
 	}
 	window := c.peerInitialWindow
 	for ; len(p) > 0; p = p[6:] {
@@ -131,6 +133,7 @@ func (c *Conn) onPing(h frameHeader, p []byte) error {
 		return connErr(FrameSizeError, "PING")
 	}
 	c.budget.control++
+	c.budget.pings++
 	if !h.has(flagAck) {
 		c.out = appendPing(c.out, flagAck, string(p))
 		return nil

@@ -24,7 +24,7 @@ func (c *Conn) frames(b []byte) (used int, more bool, err error) {
 		c.reap()
 		switch {
 		case c.writer.busy && c.unsent() > c.cfg.MaxSendBuffer:
-			return used, false, connErr(EnhanceYourCalm, "answers are not read")
+			return used, false, flood("answers are not read", ReasonUnread)
 		case !c.writer.busy && c.unsent() > flushSize:
 			return used, true, nil
 		}

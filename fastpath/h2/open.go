@@ -50,7 +50,7 @@ func (c *Conn) onContinuation(h frameHeader, p []byte) error {
 	// Compressed, a block is hardly larger than its list; many tiny frames are an attack (CVE-2024-27316 and its kin).
 	c.blockCount++
 	if len(c.block)+len(p) > int(c.cfg.MaxHeaderListSize) || c.blockCount > maxContinuations {
-		return connErr(EnhanceYourCalm, "header block too large")
+		return flood("header block too large", ReasonHeaders)
 	}
 	c.block = append(c.block, p...)
 	if !h.has(flagEndHeaders) {
@@ -134,12 +134,16 @@ func (c *Conn) trailers(s *Stream, r *Request, endStream bool) {
 
 // open makes the stream and lets the handler decide on it.
 func (c *Conn) open(id uint32, r *Request, endStream bool) {
+	c.opened = true
 	s := c.newStream(id)
 	s.contentLength = r.contentLength
 	switch {
 	case r.tooLarge:
 		c.budget.useless++
 		s.Fail(8, "request headers larger than the limit") // RESOURCE_EXHAUSTED
+	case c.tight || !c.affords(0):
+		c.exhausted()
+		s.Fail(8, noMemory) // RESOURCE_EXHAUSTED
 	case !r.isGRPC():
 		s.head = r.Method == "HEAD" // Answered when the request has ended.
 	default:

@@ -82,6 +82,11 @@ func (s *Stream) abort(code uint32, message string) {
 
 // data takes the payload of a DATA frame, without its padding: it cuts it into gRPC messages.
 func (s *Stream) data(p []byte) {
+	if s.conn.tight && s.receiver != nil && len(p) > 0 {
+		s.conn.exhausted()
+		s.abort(8, noMemory) // RESOURCE_EXHAUSTED
+		return
+	}
 	for id := s.id; len(p) > 0 && s.id == id && s.receiver != nil; {
 		if len(s.message) == 0 && len(p) >= prefixLen {
 			// Fast path: a whole message within the frame.
@@ -164,6 +169,11 @@ func (s *Stream) room(n, size int) bool {
 	more := capacity - cap(s.message)
 	if c.held+more > c.cfg.MaxReceiveBuffer {
 		s.abort(8, "too many unfinished messages on the connection") // RESOURCE_EXHAUSTED
+		return false
+	}
+	if !c.affords(more) {
+		c.exhausted()
+		s.abort(8, noMemory) // RESOURCE_EXHAUSTED
 		return false
 	}
 	c.held += more

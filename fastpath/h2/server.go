@@ -123,17 +123,25 @@ func (s *Server) accept(nc net.Conn) {
 	}
 	s.mu.Lock()
 	if s.closed || len(s.conns) >= s.cfg.MaxConnections {
+		full := !s.closed
 		s.mu.Unlock()
+		c.account.Close()
 		nc.Close()
+		if full {
+			c.reportEnd(ReasonConnections)
+		}
 		return
 	}
 	s.conns[c] = struct{}{}
 	s.group.Add(1)
 	s.mu.Unlock()
+	s.track(c)
 	go func() {
 		defer s.group.Done()
 		if !c.secure() {
 			nc.Close()
+			c.endFor(ReasonHandshake)
+			c.over(nil)
 			s.ended(c)
 			return
 		}

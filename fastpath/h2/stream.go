@@ -213,6 +213,7 @@ func (s *Stream) sendHeaders() {
 // sendMessage sends a message, which is msg and then tail, with its gRPC prefix, as far as the windows allow; the rest waits.
 func (s *Stream) sendMessage(msg, tail []byte) {
 	c := s.conn
+	c.served = true
 	length := len(msg) + len(tail)
 	size := prefixLen + length
 	// Fast path: it fits into both windows.
@@ -326,9 +327,19 @@ func (s *Stream) closeLocal() {
 	s.state = stateHalfClosedLocal
 	if !c.client {
 		s.release()
+		s.discard()
 		c.keepFinished(s)
 	}
 	c.closeIfDone()
+}
+
+// discard gives the memory of an unfinished message back, of which nothing will be delivered any more.
+func (s *Stream) discard() {
+	if !s.collected && cap(s.message) > maxPooledBuffer {
+		s.conn.held -= cap(s.message)
+		putMessageBuffer(s.message)
+		s.message = nil
+	}
 }
 
 // notGRPC answers a request that is not gRPC: 415 with a short body.

@@ -1,7 +1,9 @@
 package h2
 
 import (
+	"errors"
 	"net"
+	"os"
 	"slices"
 	"sync"
 	"time"
@@ -32,6 +34,8 @@ func (c *Conn) flush() {
 		w.busy = true
 		if c.plain == nil {
 			w.handOver(b)
+			c.charge()
+			c.noteUsage()
 			return
 		}
 		c.mu.Unlock()
@@ -43,6 +47,8 @@ func (c *Conn) flush() {
 			w.abort()
 		case n < len(b):
 			w.handOver(b[n:])
+			c.charge()
+			c.noteUsage()
 			return
 		default:
 			w.keep(b)
@@ -53,6 +59,8 @@ func (c *Conn) flush() {
 	if w.broken || w.shut {
 		w.discard()
 	}
+	c.charge()
+	c.noteUsage()
 	if w.ending && !w.busy {
 		w.shutdown()
 	}
@@ -72,6 +80,7 @@ func (c *Conn) checkOut() {
 		limit = c.cfg.MaxSendBuffer
 	}
 	if c.unsent() > limit {
+		c.endFor(ReasonUnread)
 		c.writer.abort()
 	}
 	if c.writer.broken {
@@ -152,6 +161,9 @@ func (w *writer) writeBlocking(b []byte) {
 			err = c.nc.SetWriteDeadline(time.Time{})
 		}
 		if err != nil {
+			if errors.Is(err, os.ErrDeadlineExceeded) {
+				c.endFor(ReasonUnread)
+			}
 			w.busy = false
 			w.abort()
 			c.mu.Unlock()

@@ -14,6 +14,7 @@ import (
 	"github.com/policy-engine/policy-engine/config"
 	"github.com/policy-engine/policy-engine/fastpath/h2"
 	"github.com/policy-engine/policy-engine/fastpath/lane"
+	"github.com/policy-engine/policy-engine/fastpath/memory"
 	"github.com/policy-engine/policy-engine/kernel/extproc"
 	"github.com/policy-engine/policy-engine/kernel/listener"
 	"github.com/policy-engine/policy-engine/kernel/route"
@@ -36,6 +37,11 @@ type Options struct {
 	Panicked func()
 	// Bodies bounds what messages that wait take together; nil stands for a bound of the server's own.
 	Bodies *extproc.Budget
+	// Memory is what all connections may hold; nil has no bound. Refused is called for each stream and message that is refused because it is used up; it may be nil.
+	Memory  *memory.Budget
+	Refused func()
+	// Ended is called with why the server has ended a connection, one of h2.Reasons, and the peer's address. It may be nil.
+	Ended func(reason string, peer net.Addr)
 }
 
 const (
@@ -59,6 +65,7 @@ type Server struct {
 	health   health
 	epoch    time.Time
 	bodies   *extproc.Budget
+	memory   *memory.Budget // nil: no bound
 	open     atomic.Int64
 
 	watching     sync.Once
@@ -82,7 +89,12 @@ func New(o Options) (*Server, error) {
 		s.bodies = extproc.NewBudget(maxAllQueued)
 	}
 	s.streams.New = func() any { return &stream{server: s, machine: o.New()} }
-	s.http2 = h2.NewServer(h2.Config{MaxConcurrentStreams: o.Config.MaxConcurrentStreams, StreamWindow: streamWindow, MaxUnderWay: maxUnderWay, MaxReceiveBuffer: maxReceiveBuffer, MaxSendBuffer: maxSendBuffer, TLS: tlsConfig, Panicked: s.panicking}, s)
+	s.memory = o.Memory
+	s.http2 = h2.NewServer(h2.Config{
+		MaxConcurrentStreams: o.Config.MaxConcurrentStreams, StreamWindow: streamWindow, MaxUnderWay: maxUnderWay, MaxReceiveBuffer: maxReceiveBuffer, MaxSendBuffer: maxSendBuffer,
+		MaxConnections:   2 * o.Config.MaxConnections, // The listener has the bound; those that it has closed are here for a moment longer.
+		HandshakeTimeout: o.Config.HandshakeTimeout, Memory: o.Memory, Refused: o.Refused, Ended: o.Ended, TLS: tlsConfig, Panicked: s.panicking,
+	}, s)
 	return s, nil
 }
 
@@ -197,6 +209,14 @@ func (s *Server) Drain(ctx context.Context) {
 	last, cancel := context.WithTimeout(context.Background(), lastWords)
 	defer cancel()
 	_ = s.http2.Drain(last) // What is left is reset.
+}
+
+// Held is what the connections hold, in bytes.
+func (s *Server) Held() int64 {
+	if s.memory == nil {
+		return 0
+	}
+	return s.memory.Used()
 }
 
 // Streams is how many streams are open.

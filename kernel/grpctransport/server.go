@@ -2,6 +2,7 @@
 package grpctransport
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net"
@@ -12,12 +13,16 @@ import (
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/experimental"
 	"google.golang.org/grpc/health"
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/mem"
 
 	"github.com/policy-engine/policy-engine/config"
 	"github.com/policy-engine/policy-engine/fastpath/codec"
+	"github.com/policy-engine/policy-engine/fastpath/memory"
 	"github.com/policy-engine/policy-engine/kernel/extproc"
 	"github.com/policy-engine/policy-engine/kernel/listener"
 )
@@ -35,8 +40,8 @@ const (
 	connWindow   = 4 << 20
 	// bufferSize is of the buffers that a connection reads into and writes from.
 	bufferSize = 64 << 10
-	// handshakeTimeout bounds TLS and the HTTP/2 preface.
-	handshakeTimeout = 10 * time.Second
+	// handshakeTimeout bounds TLS and the HTTP/2 preface where the configuration does not.
+	handshakeTimeout = 5 * time.Second
 	// lastWords is how long answers that were made at the drain deadline have to leave.
 	lastWords = 250 * time.Millisecond
 )
@@ -49,6 +54,9 @@ type Options struct {
 	Logger *zap.Logger
 	// Panicked is called for each panic of a machine, after it was logged.
 	Panicked func()
+	// Memory is what all connections may hold; nil has no bound. Refused is called for each stream and connection that is refused because it is used up; it may be nil.
+	Memory  *memory.Budget
+	Refused func()
 }
 
 // Server serves ext_proc and the gRPC health protocol.
@@ -63,14 +71,20 @@ type Server struct {
 	overdue     chan struct{}
 	overdueOnce sync.Once
 	// open counts the streams that have begun and not ended.
-	open atomic.Int64
+	open   atomic.Int64
+	bounds *bounds
 }
 
 // New makes a server.
 func New(o Options) (*Server, error) {
 	s := &Server{health: health.NewServer(), log: o.Logger, panicked: o.Panicked, epoch: time.Now(), overdue: make(chan struct{})}
 	s.streams.pool.New = func() any { return newStream(s, o.New()) }
+	s.bounds = &bounds{budget: o.Memory, pool: mem.DefaultBufferPool(), streams: &s.open, refused: o.Refused}
+	handshake := cmp.Or(o.Config.HandshakeTimeout, handshakeTimeout)
 	options := []grpc.ServerOption{
+		experimental.BufferPool(s.bounds),
+		grpc.InTapHandle(s.bounds.tap),
+		grpc.UnaryInterceptor(unary),
 		grpc.ForceServerCodecV2(codec.Codec{}),
 		grpc.MaxConcurrentStreams(o.Config.MaxConcurrentStreams),
 		grpc.MaxRecvMsgSize(maxMessage),
@@ -79,7 +93,7 @@ func New(o Options) (*Server, error) {
 		grpc.StaticConnWindowSize(connWindow),
 		grpc.ReadBufferSize(bufferSize),
 		grpc.WriteBufferSize(bufferSize),
-		grpc.ConnectionTimeout(handshakeTimeout),
+		grpc.ConnectionTimeout(handshake),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 30 * time.Second, Timeout: 10 * time.Second}),
 		// Envoy pings as its connection_keepalive says; more than one a second is a flood.
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: time.Second, PermitWithoutStream: true}),
@@ -88,9 +102,11 @@ func New(o Options) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
+	creds := insecure.NewCredentials()
 	if tlsConfig != nil {
-		options = append(options, grpc.Creds(credentials.NewTLS(tlsConfig)))
+		creds = credentials.NewTLS(tlsConfig)
 	}
+	options = append(options, grpc.Creds(handshaker{creds, s.bounds}))
 	s.grpc = grpc.NewServer(options...)
 	// The handler type is any type: the messages are frames, so there is no generated interface to check.
 	s.grpc.RegisterService(&grpc.ServiceDesc{
@@ -150,6 +166,9 @@ func (s *Server) Drain(ctx context.Context) {
 
 // AfterBatch implements the transport: handlers send their answers themselves.
 func (s *Server) AfterBatch() {}
+
+// Held is what the connections hold, in bytes.
+func (s *Server) Held() int64 { return s.bounds.held() }
 
 // Streams is how many streams are open.
 func (s *Server) Streams() int64 { return s.open.Load() }

@@ -28,6 +28,7 @@ type stream struct {
 	server *Server
 	in     codec.Frame
 	out    codec.Parts
+	conn   *conn // nil if it is not followed
 	// completed wakes the handler: effect is ready.
 	completed chan struct{}
 
@@ -68,6 +69,8 @@ func (s *Server) process(_ any, gs grpc.ServerStream) error {
 	s.open.Add(1)
 	defer s.open.Add(-1)
 	st := s.streams.get()
+	st.conn = connOf(gs.Context())
+	defer st.conn.begin()()
 	defer st.end()
 	if err := st.start(name); err != nil {
 		return err
@@ -80,6 +83,7 @@ func (st *stream) run(gs grpc.ServerStream) error {
 	for {
 		err := gs.RecvMsg(&st.in)
 		halfClosed := errors.Is(err, io.EOF)
+		st.conn.received(len(st.in.B))
 		if err != nil && !halfClosed {
 			return err // The peer is gone; end aborts the machine.
 		}
@@ -151,6 +155,7 @@ func (st *stream) perform(gs grpc.ServerStream, e extproc.Effect) (over bool, er
 func (st *stream) send(gs grpc.ServerStream, e extproc.Effect) error {
 	st.out = codec.Parts{Head: e.Answer, Tail: e.Tail}
 	err := gs.SendMsg(&st.out)
+	st.conn.answered()
 	st.out = codec.Parts{}
 	return err
 }
@@ -288,6 +293,7 @@ func (st *stream) recycle() {
 	st.mu.Lock()
 	st.release()
 	broken := st.broken
+	st.conn = nil
 	st.outstanding, st.abandoned, st.over, st.effect = false, false, false, extproc.Effect{}
 	select {
 	case <-st.completed:

@@ -8,6 +8,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/policy-engine/policy-engine/config"
+	"github.com/policy-engine/policy-engine/fastpath/memory"
 	"github.com/policy-engine/policy-engine/kernel/extproc"
 	"github.com/policy-engine/policy-engine/kernel/fasttransport"
 	"github.com/policy-engine/policy-engine/kernel/grpctransport"
@@ -23,6 +24,8 @@ type Server interface {
 	Drain(context.Context)
 	// Streams is how many streams are open.
 	Streams() int64
+	// Held is what the connections hold of Options.Memory, in bytes.
+	Held() int64
 	// AfterBatch is to be called when calls were completed together: the answers leave then at the latest.
 	AfterBatch()
 }
@@ -37,13 +40,18 @@ type Options struct {
 	Panicked func()
 	// Bodies bounds what bodies take that wait to be read by a machine; it may be nil.
 	Bodies *extproc.Budget
+	// Memory is what all connections may hold; nil has no bound. Refused is called for each stream and message that is refused because it is used up; it may be nil.
+	Memory  *memory.Budget
+	Refused func()
+	// Ended is called with why the server has ended a connection, one of h2.Reasons, and the peer's address; grpc-go does not say it. It may be nil.
+	Ended func(reason string, peer net.Addr)
 }
 
 // New makes the server.
 func New(o Options) (Server, error) {
 	if o.Config.Transport == config.TransportGRPC {
 		// It reads a stream no further than its machine takes it: what waits, waits in Envoy.
-		return grpctransport.New(grpctransport.Options{Config: o.Config, New: o.New, Logger: o.Logger, Panicked: o.Panicked})
+		return grpctransport.New(grpctransport.Options{Config: o.Config, New: o.New, Logger: o.Logger, Panicked: o.Panicked, Memory: o.Memory, Refused: o.Refused})
 	}
 	return fasttransport.New(fasttransport.Options(o))
 }

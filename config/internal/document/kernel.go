@@ -85,6 +85,14 @@ type Server struct {
 	Transport Transport `yaml:"transport"`
 	// How many requests one connection of Envoy may have under way.
 	MaxConcurrentStreams int `yaml:"max_concurrent_streams" min:"1" max:"1000000"`
+	// How many connections may be open. When one is too many, one that is of no use is closed for it; without such a one it is refused.
+	MaxConnections int `yaml:"max_connections" min:"1" max:"1000000"`
+	// How many of them may come from one address (of IPv6, from one /64); not for a Unix socket.
+	MaxConnectionsPerPeer int `yaml:"max_connections_per_peer" min:"1" max:"1000000"`
+	// What all connections together may hold of messages and answers; 0B is half of the memory limit of the process, or 256MiB where there is none.
+	MaxMemory strict.Size `yaml:"max_memory" min:"0B" max:"64GiB"`
+	// How long a connection may take until it speaks HTTP/2, TLS included.
+	HandshakeTimeout strict.Duration `yaml:"handshake_timeout" min:"100ms" max:"1m"`
 	// TLS towards Envoy; off without a certificate.
 	TLS TLS `yaml:"tls"`
 }
@@ -107,10 +115,17 @@ type Admin struct {
 	Address Host `yaml:"address"`
 	// The TCP port to listen on.
 	Port int `yaml:"port" min:"1" max:"65535"`
-	// What peers from other machines must show (Authorization: Bearer) to use the pages that are not for everyone. Better a variable than a text.
+	// Where the guarded pages are, which are not for everyone (configuration, routes, reload, log level, profiles): loopback is on the admin port for connections to a loopback address, all is at
+	// every address of the admin port; or host:port or the path of a Unix socket (mode 0600) that is for them alone.
+	GuardedAddress GuardedAddress `yaml:"guarded_address"`
+	// What everyone must show (Authorization: Bearer) to use the guarded pages; without it, peers on this machine may use them. Better a variable than a text.
 	Token AdminToken `yaml:"token" secret:"true"`
 	// A file with the token, in place of token.
 	TokenFile string `yaml:"token_file"`
+	// How many connections may be open, as in server.
+	MaxConnections int `yaml:"max_connections" min:"1" max:"10000"`
+	// How many of them may come from one address (of IPv6, from one /64).
+	MaxConnectionsPerPeer int `yaml:"max_connections_per_peer" min:"1" max:"10000"`
 }
 
 // Worker is a worker with its replicas.
@@ -232,8 +247,10 @@ type Observability struct {
 // Defaults sets what the file leaves out.
 func (f *KernelFile) Defaults() {
 	f.PolicyKernel = Kernel{
-		Server:       Server{Address: "0.0.0.0", Port: 9001, Transport: "fast", MaxConcurrentStreams: 4096},
-		Admin:        Admin{Address: "0.0.0.0", Port: 9090},
+		Server: Server{
+			Address: "0.0.0.0", Port: 9001, Transport: "fast", MaxConcurrentStreams: 4096, MaxConnections: 1024, MaxConnectionsPerPeer: 256, HandshakeTimeout: strict.Duration(5 * time.Second),
+		},
+		Admin:        Admin{Address: "0.0.0.0", Port: 9090, GuardedAddress: "loopback", MaxConnections: 128, MaxConnectionsPerPeer: 32},
 		UnknownRoute: "deny",
 		PolicyNotSupportedResponse: ImmediateResponse{
 			StatusCode: 500,

@@ -107,6 +107,28 @@ func (p *SocketPath) UnmarshalText(text []byte) error {
 // Pattern is for the schema.
 func (*SocketPath) Pattern() string { return `^/.{1,106}$` }
 
+// GuardedAddress is where the guarded pages of the admin server are.
+type GuardedAddress string
+
+// UnmarshalText checks the address.
+func (g *GuardedAddress) UnmarshalText(text []byte) error {
+	s := string(text)
+	switch {
+	case s == "loopback" || s == "all":
+	case strings.HasPrefix(s, "/"):
+		if err := new(SocketPath).UnmarshalText(text); err != nil {
+			return err
+		}
+	case new(Endpoint).UnmarshalText(text) != nil:
+		return fmt.Errorf("unknown address %q, expected loopback, all, host:port or the path of a Unix socket", s)
+	}
+	*g = GuardedAddress(s)
+	return nil
+}
+
+// Pattern is for the schema.
+func (*GuardedAddress) Pattern() string { return `^(loopback|all|/.{1,106}|.+:[0-9]{1,5})$` }
+
 // AdminToken is what a holder shows to the admin server.
 type AdminToken string
 
