@@ -18,7 +18,8 @@ import (
 func pattern(t interface {
 	Helper()
 	Fatal(...any)
-}, expression string) *Pattern {
+}, expression string,
+) *Pattern {
 	t.Helper()
 	p, err := CompilePattern(expression)
 	if err != nil {

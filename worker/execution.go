@@ -49,8 +49,8 @@ func (e *execution) Moved(now, deadline time.Time) {
 	l, to, later := &late{}, e.to, e.later
 	l.timer = time.AfterFunc(deadline.Sub(now), func() {
 		if l.claim() {
-			if to, ok := to.(LateReceiver); ok {
-				to.Late()
+			if receiver, ok := to.(LateReceiver); ok {
+				receiver.Late()
 			} else {
 				to.Result(nil)
 			}

@@ -20,8 +20,8 @@ const (
 var (
 	ErrNoName     = errors.New("the name is empty")
 	ErrName       = errors.New("the name has a character that is not allowed in a header name (RFC 9110 section 5.6.2)")
-	ErrHost       = errors.New("Envoy forbids changes of the host")
-	ErrEnvoy      = errors.New("Envoy forbids changes of x-envoy- headers")
+	ErrHost       = errors.New("the host is not for policies to change: Envoy forbids it")
+	ErrEnvoy      = errors.New("x-envoy- headers are not for policies to change: Envoy forbids it")
 	ErrFraming    = errors.New("only Envoy and the engine set it: it frames the body, or belongs to the connection")
 	ErrLineBreak  = errors.New("the value has a NUL, CR or LF")
 	ErrValue      = errors.New("the value has a control character (RFC 9110 section 5.5)")

@@ -37,7 +37,8 @@ func TestHeadersBeyondEnvoysLimit(t *testing.T) {
 		{"whole body, same", "request auth@hb", "request_headers :method=POST :path=/", []string{ok + " set:x-a=1", "request_body body=x end_of_stream", ok + " set:x-a=2"}, 97, 431},
 		{
 			"withheld", "request auth@hb", "request_headers full_duplex :method=POST :path=/",
-			[]string{ok + " set:x-a=1", "request_body body=x end_of_stream", ok + " set:x-b=1"}, 96, 431,
+			[]string{ok + " set:x-a=1", "request_body body=x end_of_stream", ok + " set:x-b=1"},
+			96, 431,
 		},
 	} {
 		for n, passes := range map[int]bool{tc.room: true, tc.room + 1: false} {

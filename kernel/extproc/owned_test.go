@@ -74,6 +74,7 @@ func apply(fields []headermap.Field, m *extprocv3.HeaderMutation) []headermap.Fi
 		remove(name)
 	}
 	for _, h := range m.GetSetHeaders() {
+		//lint:ignore SA1019 Envoy 1.36 reads no other.
 		if !h.GetAppend().GetValue() {
 			remove(h.Header.Key)
 		}

@@ -247,7 +247,9 @@ func TestAnnouncedCapacity(t *testing.T) {
 	small.capacity = 10
 	small.start(t, path)
 	defer small.release()
-	reg, w2 := setup(t, func(r *config.WorkerRef) { r.MaxInFlight, r.RouteShare, r.MaxQueued, r.Timeout = 4096, 1, 1000, 20*time.Second }, path)
+	reg, w2 := setup(t, func(r *config.WorkerRef) {
+		r.MaxInFlight, r.RouteShare, r.MaxQueued, r.Timeout = 4096, 1, 1000, 20*time.Second
+	}, path)
 	pushChains(t, reg, 5, 1)
 	ready(t, w2)
 	all := start(t, w2, 1, 100, true)

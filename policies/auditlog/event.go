@@ -144,7 +144,7 @@ func (e *event) value(dst []byte, name, value string) []byte {
 // values of parameters, and user information of URLs.
 func (e *event) text(dst, text []byte, path bool) []byte {
 	// Fast path: there are neither parameters nor URLs.
-	if bytes.IndexAny(text, "=%@{") < 0 {
+	if !bytes.ContainsAny(text, "=%@{") {
 		return escape(dst, view.String(text))
 	}
 	separators, ends := "&;?#", "&"
@@ -184,7 +184,7 @@ func (e *event) text(dst, text []byte, path bool) []byte {
 
 // part appends a name or a value, if no credential is in it.
 func (e *event) part(dst, text []byte) []byte {
-	if bytes.IndexAny(text, "%={") >= 0 && e.redact.leaks(text) {
+	if bytes.ContainsAny(text, "%={") && e.redact.leaks(text) {
 		return append(dst, redacted...)
 	}
 	return escape(dst, view.String(text))

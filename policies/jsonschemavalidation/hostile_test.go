@@ -16,8 +16,10 @@ var hostile = []struct {
 	name, schema, body string
 	want               error // nil: it is cheap
 }{
-	{"pattern on a long text", `{"properties": {"e": {"pattern": "[a-z0-9._-]{1,64}@[a-z0-9.-]{1,255}"}}}`,
-		`{"e": "` + strings.Repeat("a", 1_000_000) + `"}`, policies.ErrPatternBudget},
+	{
+		"pattern on a long text", `{"properties": {"e": {"pattern": "[a-z0-9._-]{1,64}@[a-z0-9.-]{1,255}"}}}`,
+		`{"e": "` + strings.Repeat("a", 1_000_000) + `"}`, policies.ErrPatternBudget,
+	},
 	{"large pattern", `{"pattern": "[a-z]{1,1000}@"}`, `"` + strings.Repeat("a", 1<<20) + `"`, policies.ErrPatternBudget},
 	{"pattern behind maxLength", `{"pattern": "[a-z]{1,1000}@", "maxLength": 300}`, `"` + strings.Repeat("a", 1<<20) + `"`, nil},
 	{"pattern on many texts", `{"items": {"pattern": "^([a-z]{1,10}){50}!$"}}`, list(9000, `"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"`), policies.ErrPatternBudget},
@@ -33,15 +35,23 @@ var hostile = []struct {
 	{"branches that fail at once", `{"items": {"anyOf": [` + repeat(500, `{"const": %d}`) + `]}}`, list(9000, `"a"`), errTooLong},
 	{"branches of another type", `{"items": {"anyOf": [` + repeat(500, `{"type": "string", "maxLength": %d}`) + `]}}`, list(9000, `1`), errTooLong},
 	{"branches that are false", `{"items": {"anyOf": [` + repeat(500, `false`) + `]}}`, list(9000, `1`), errTooLong},
-	{"items and contains in not", `{"not": {"$ref": "#/$defs/n"}, "$defs": {"n": {"type": "array", "items": {"$ref": "#/$defs/n"}, "contains": {"$ref": "#/$defs/n"}}}}`,
-		nested(100, "[", "1", "]"), errTooLong},
+	{
+		"items and contains in not", `{"not": {"$ref": "#/$defs/n"}, "$defs": {"n": {"type": "array", "items": {"$ref": "#/$defs/n"}, "contains": {"$ref": "#/$defs/n"}}}}`,
+		nested(100, "[", "1", "]"), errTooLong,
+	},
 	{"two patterns for one name", `{"patternProperties": {"a": {"$ref": "#"}, "^a": {"$ref": "#"}}, "type": "object"}`, nested(100, `{"a":`, "1", "}"), errTooLong},
-	{"property and pattern in if", `{"if": {"$ref": "#/$defs/n"}, "$defs": {"n": {"type": "object", "properties": {"a": {"$ref": "#/$defs/n"}}, "patternProperties": {"a": {"$ref": "#/$defs/n"}}}}}`,
-		nested(100, `{"a":`, "1", "}"), errTooLong},
-	{"oneOf of itself", `{"$ref": "#/$defs/n", "$defs": {"n": {"oneOf": [{"properties": {"a": {"$ref": "#/$defs/n"}}, "required": ["x"]}, {"properties": {"a": {"$ref": "#/$defs/n"}}}]}}}`,
-		nested(100, `{"a":`, "1", "}"), errTooLong},
-	{"draft 7, dependencies of itself", `{"$schema": "http://json-schema.org/draft-07/schema#", "dependencies": {"a": {"properties": {"a": {"$ref": "#"}}}}, "properties": {"a": {"$ref": "#"}}}`,
-		nested(100, `{"a":`, "1", "}"), errTooLong},
+	{
+		"property and pattern in if", `{"if": {"$ref": "#/$defs/n"}, "$defs": {"n": {"type": "object", "properties": {"a": {"$ref": "#/$defs/n"}}, "patternProperties": {"a": {"$ref": "#/$defs/n"}}}}}`,
+		nested(100, `{"a":`, "1", "}"), errTooLong,
+	},
+	{
+		"oneOf of itself", `{"$ref": "#/$defs/n", "$defs": {"n": {"oneOf": [{"properties": {"a": {"$ref": "#/$defs/n"}}, "required": ["x"]}, {"properties": {"a": {"$ref": "#/$defs/n"}}}]}}}`,
+		nested(100, `{"a":`, "1", "}"), errTooLong,
+	},
+	{
+		"draft 7, dependencies of itself", `{"$schema": "http://json-schema.org/draft-07/schema#", "dependencies": {"a": {"properties": {"a": {"$ref": "#"}}}}, "properties": {"a": {"$ref": "#"}}}`,
+		nested(100, `{"a":`, "1", "}"), errTooLong,
+	},
 	{"dynamic references", `{"$dynamicAnchor": "n", "items": {"$dynamicRef": "#n"}, "contains": {"$dynamicRef": "#n"}}`, nested(100, "[", "", "]"), errTooLong},
 	{"unevaluated members", `{"allOf": [` + repeat(100, `{"properties": {"b%d": {}}}`) + `], "unevaluatedProperties": {}}`, object(5000, `"a%d"`, "0"), errTooLong},
 	{"enum of numbers", `{"items": {"enum": [` + repeat(5000, `%d.5`) + `]}}`, list(9000, `1e400`), nil},

@@ -61,7 +61,10 @@ func TestMethodsOfResponses(t *testing.T) {
 		method, want string
 		headers      []string
 	}{
-		{"GET", "502 response_invalid", nil}, {"POST", "continue unchanged", nil}, {"get", "502 response_invalid", nil}, {"FOO", "502 response_invalid", nil},
+		{"GET", "502 response_invalid", nil},
+		{"POST", "continue unchanged", nil},
+		{"get", "502 response_invalid", nil},
+		{"FOO", "502 response_invalid", nil},
 		{"POST", "502 response_invalid", []string{"x-http-method-override: GET"}},
 	} {
 		e := policytest.NewExchange(policytest.Request{Method: c.method, Headers: c.headers})

@@ -20,7 +20,7 @@ func TestParameters(t *testing.T) {
 		`{"set": {"": "a"}}`:                               "the name is empty",
 		`{"set": {"x a": "a"}}`:                            "not allowed in a header name",
 		`{"set": {"x": "a\nb"}}`:                           "set: set header \"x\": the value has a NUL, CR or LF",
-		`{"set": {"host": "a"}}`:                           "Envoy forbids changes of the host",
+		`{"set": {"host": "a"}}`:                           "the host is not for policies to change: Envoy forbids it",
 		`{"append": {"x": "\u0000"}}`:                      "append: set header \"x\": the value",
 		`{"append": {":method": "a"}}`:                     "not allowed in a header name",
 		`{"append": {"X-Envoy-A": ""}}`:                    "x-envoy-",

@@ -249,6 +249,7 @@ func (p *policy) response(r *policies.Response) {
 
 func (*policy) Ran(chain.Status, time.Duration) {}
 func (*policy) Failed(chain.Failure)            {}
+func (*policy) Slow(time.Duration, bool)        {}
 func (*policy) Retain()                         {}
 func (*policy) Release()                        {}
 
