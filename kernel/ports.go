@@ -28,6 +28,8 @@ const (
 	leastConnections = 16
 	// requestGrace is how long a connection that has asked for something may go without any answer before it may be closed to make room for another one.
 	requestGrace = 10 * time.Second
+	// answerGrace is how long one may go without a further answer: a request may take its time, but Envoy seldom has so little else to ask.
+	answerGrace = time.Minute
 )
 
 // The names of the listeners in labels and lines.
@@ -66,10 +68,11 @@ func (p *ports) open(cfg *config.Kernel, descriptors int) (err error) {
 	}()
 	limited := func(name string, l net.Listener, most, perPeer int) *listener.Limited {
 		opened = append(opened, l)
-		limited := listener.Limit(l, listener.Limits{
-			Max: most, PerPeer: perPeer, Grace: requestGrace, Report: func(reason string, peer net.Addr) { p.ended(name, reason, peer) },
-		})
-		return limited
+		limits := listener.Limits{Max: most, PerPeer: perPeer, Grace: requestGrace, Report: func(reason string, peer net.Addr) { p.ended(name, reason, peer) }}
+		if name == envoyPort { // An admin page may take longer, and has a bound of its own.
+			limits.Stall = answerGrace
+		}
+		return listener.Limit(l, limits)
 	}
 	l, err := listener.Open(cfg.Server)
 	if err != nil {

@@ -87,7 +87,7 @@ type Conn struct {
 
 	account *memory.Account // what the connection holds of Config.Memory
 	tight   bool            // it may not hold more: messages are refused
-	served  bool            // a message was answered
+	served  bool            // a message was answered since noteUsage was called
 	opened  bool            // streams were opened
 	ended   string          // why we end the connection
 	usage   usage

@@ -112,7 +112,7 @@ const noMemory = "the memory for all connections is used up"
 // usage is what of a connection decides whether it may be closed to make room for another one. It is read without the lock.
 type usage struct {
 	active, served atomic.Bool
-	since          atomic.Int64 // when it became active or idle: owner's clock, in nanoseconds
+	since          atomic.Int64 // when it became active or idle, or was answered last: owner's clock, in nanoseconds
 }
 
 // noteUsage follows the streams of the connection, which is locked.
@@ -122,13 +122,17 @@ func (c *Conn) noteUsage() {
 		c.usage.active.Store(active)
 		c.usage.since.Store(c.lastFrame.Load())
 	}
-	if c.served && !c.usage.served.Load() {
-		c.usage.served.Store(true)
+	if c.served {
+		c.served = false
+		c.usage.since.Store(c.lastFrame.Load())
+		if !c.usage.served.Load() {
+			c.usage.served.Store(true)
+		}
 	}
 }
 
 // Tracked is a net.Conn whose listener may close it to make room for another one, and wants to know how much it is used: whether streams are open, whether a message was ever answered, and since
-// when streams are open or are not.
+// when there are no streams, or nothing was answered.
 type Tracked interface {
 	Track(usage func() (active, served bool, since time.Time))
 }

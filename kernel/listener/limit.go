@@ -28,15 +28,15 @@ const (
 type Limits struct {
 	// Max is how many may be open, PerPeer how many of them from one peer (memory.Peer). The peers of a Unix socket share Max alone.
 	Max, PerPeer int
-	// Grace is how long a connection that has asked for something may go without any answer before it may be closed to make room.
-	Grace time.Duration
+	// Grace is how long a connection that has asked for something may go without any answer before it may be closed to make room, and Stall how long without a further one.
+	Grace, Stall time.Duration
 	// Report is called for each connection that is refused or closed, with one of the reasons. It must not block.
 	Report func(reason string, peer net.Addr)
 }
 
 // Limited is a listener with a bound of its connections. When a connection is one too many, one that is of no use makes room for it: first those that never asked for anything, the oldest first;
-// then those that were asking for longer than the grace time and never got an answer; then those that are idle, the longest idle first. A connection that is answering requests is never closed.
-// So connections without requests cannot lock out a client that connects again.
+// then those that were asking for longer than the grace time and never got an answer; then those that are idle, the longest idle first; then those that hold requests open of which none was
+// answered for the stall time. A connection that is answering requests is never closed. So neither connections without requests nor requests that are held open lock out a client that connects again.
 type Limited struct {
 	net.Listener
 	limits Limits
@@ -116,7 +116,7 @@ func (l *Limited) evict(peer string) bool {
 	var victim *Conn
 	var least rank
 	for _, c := range conns {
-		if r := c.rank(now, l.limits.Grace); r.class < inUse && (victim == nil || r.compare(least) < 0) {
+		if r := c.rank(now, l.limits); r.class < inUse && (victim == nil || r.compare(least) < 0) {
 			victim, least = c, r
 		}
 	}
@@ -135,6 +135,7 @@ const (
 	neverAsked = iota
 	neverAnswered
 	idle
+	stalled
 	inUse
 )
 
@@ -158,17 +159,23 @@ type Conn struct {
 	usage  atomic.Pointer[func() (active, served bool, since time.Time)]
 	active atomic.Int64
 	served atomic.Bool
-	since  atomic.Int64 // when it became idle, in nanoseconds of the Unix epoch
+	since  atomic.Int64 // when a request began, was answered or ended last, in nanoseconds of the Unix epoch
 }
 
 // Track sets what tells the use of the connection, in place of Begin, Answered and End (h2.Tracked).
 func (c *Conn) Track(usage func() (active, served bool, since time.Time)) { c.usage.Store(&usage) }
 
 // Begin notes that a request has begun.
-func (c *Conn) Begin() { c.active.Add(1) }
+func (c *Conn) Begin() {
+	c.since.Store(time.Now().UnixNano())
+	c.active.Add(1)
+}
 
 // Answered notes that a request of the connection was answered, or is one that may take its time.
-func (c *Conn) Answered() { c.served.Store(true) }
+func (c *Conn) Answered() {
+	c.since.Store(time.Now().UnixNano())
+	c.served.Store(true)
+}
 
 // End notes that a request that has begun is over.
 func (c *Conn) End() {
@@ -176,7 +183,7 @@ func (c *Conn) End() {
 	c.active.Add(-1)
 }
 
-func (c *Conn) rank(now time.Time, grace time.Duration) rank {
+func (c *Conn) rank(now time.Time, limits Limits) rank {
 	active, served, since := c.active.Load() > 0, c.served.Load(), time.Unix(0, c.since.Load())
 	if usage := c.usage.Load(); usage != nil {
 		active, served, since = (*usage)()
@@ -184,10 +191,12 @@ func (c *Conn) rank(now time.Time, grace time.Duration) rank {
 	switch {
 	case !served && !active:
 		return rank{neverAsked, c.opened}
-	case !served && now.Sub(c.opened) >= grace:
+	case !served && now.Sub(c.opened) >= limits.Grace:
 		return rank{neverAnswered, c.opened}
 	case !active:
 		return rank{idle, since}
+	case served && limits.Stall > 0 && now.Sub(since) >= limits.Stall:
+		return rank{stalled, since}
 	}
 	return rank{class: inUse}
 }

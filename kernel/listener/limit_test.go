@@ -107,6 +107,35 @@ func TestWhoMakesRoom(t *testing.T) {
 	}
 }
 
+// TestHeldRequestsMakeRoom: of connections that hold requests open, the one whose last answer is the oldest makes room, and none that was answered within the stall time.
+func TestHeldRequestsMakeRoom(t *testing.T) {
+	r := &reports{count: map[string]int{}}
+	l := Limit(source{}, Limits{Max: 3, PerPeer: 3, Grace: time.Minute, Stall: time.Minute, Report: r.add})
+	held := make([]*Conn, 3)
+	for i := range held {
+		held[i] = l.admit(from("192.0.2.1"))
+		held[i].Begin()
+		held[i].Answered()
+	}
+	if l.admit(from("192.0.2.1")) != nil {
+		t.Error("connections that were just answered made room")
+	}
+	held[1].since.Store(time.Now().Add(-2 * time.Minute).UnixNano())
+	held[2].since.Store(time.Now().Add(-3 * time.Minute).UnixNano())
+	again := l.admit(from("192.0.2.1"))
+	if again == nil || !held[2].Conn.(*at).closed || held[1].Conn.(*at).closed {
+		t.Fatal("not the oldest answer made room")
+	}
+	again.Begin()
+	held[1].Begin() // A new request is time to answer it.
+	if l.admit(from("192.0.2.1")) != nil || held[1].Conn.(*at).closed {
+		t.Error("a connection with a new request was closed")
+	}
+	if r.count[Evicted] != 1 || r.count[PeerFull] != 2 {
+		t.Errorf("%v", r.count)
+	}
+}
+
 // TestPeerMakesRoomForItself: a peer at its share costs nobody else a connection.
 func TestPeerMakesRoomForItself(t *testing.T) {
 	r := &reports{count: map[string]int{}}

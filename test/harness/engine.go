@@ -42,6 +42,8 @@ type Spec struct {
 	Absent []string
 	// Log is the file, pipe or device that kernel and workers log to, in place of the output that tests can look at.
 	Log string
+	// Descriptors is the kernel's limit of open files; 0 leaves that of the test.
+	Descriptors int
 	// Env are variables for all programs.
 	Env []string
 	// Transport is the kernel's, if it is not that of all tests.
@@ -205,6 +207,10 @@ func (e *Engine) StartKernel() {
 // start starts a program, with its standard output where the spec wants it.
 func (e *Engine) start(name, program string, env []string, args ...string) *Process {
 	e.t.Helper()
+	if (name == "kernel" || name == "engine") && e.spec.Descriptors > 0 {
+		args = append([]string{"-c", fmt.Sprintf(`ulimit -n %d && exec "$0" "$@"`, e.spec.Descriptors), program}, args...)
+		program = "/bin/sh"
+	}
 	if e.spec.Log == "" {
 		return Start(e.t, name, program, env, args...)
 	}
