@@ -13,6 +13,10 @@ import (
 // maxValue is how much of a value is written, in bytes.
 const maxValue = 512
 
+// maxSearched is the longest name or value that is searched for credentials, in bytes. It bounds the work that a client can
+// make: each byte is read once for each decoding.
+const maxSearched = 8 << 10
+
 const redacted = "[redacted]"
 
 // event writes lines of JSON. All that a client chose is written as text of JSON, so that it can't end a line or begin a member.
@@ -182,9 +186,9 @@ func (e *event) text(dst, text []byte, path bool) []byte {
 	return dst
 }
 
-// part appends a name or a value, if no credential is in it.
+// part appends a name or a value, if no credential is in it. One that is too long to be searched may have one.
 func (e *event) part(dst, text []byte) []byte {
-	if bytes.ContainsAny(text, "%={") && e.redact.leaks(text) {
+	if bytes.ContainsAny(text, "%={") && (len(text) > maxSearched || e.redact.leaks(text)) {
 		return append(dst, redacted...)
 	}
 	return escape(dst, view.String(text))

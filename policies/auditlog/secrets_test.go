@@ -112,6 +112,15 @@ func TestCredentialsInValues(t *testing.T) {
 	}
 }
 
+// A value that is too long to be searched is not written.
+func TestLongValuesAreNotSearched(t *testing.T) {
+	for _, value := range []string{strings.Repeat("%3D", maxSearched/3+1), strings.Repeat("a=", maxSearched), "{" + strings.Repeat("a:", maxSearched)} {
+		if line := lineOf(t, policytest.Request{Path: "/?x=" + value + "&y=1"}, policytest.Response{}); !strings.Contains(line, `"query":"x=[redacted]&y=1"`) {
+			t.Errorf("%.20s: %s", value, line)
+		}
+	}
+}
+
 // FuzzCredentials: no text makes a line that is not JSON, or writes the value of a parameter that any of the usual readers
 // finds under the name of a credential.
 func FuzzCredentials(f *testing.F) {

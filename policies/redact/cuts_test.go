@@ -134,12 +134,14 @@ func FuzzPattern(f *testing.F) {
 				t.Errorf("%q matches %q, which is not %d to %d long", pattern, m, least, most)
 			}
 		}
-		program, err := compile([]*syntax.Regexp{re})
+		program, err := compile([]*syntax.Regexp{re}, defaultSteps)
 		if err != nil {
 			return
 		}
 		s := newScanner(program)
-		s.scan([]byte(body), 0, true)
+		if _, err := s.scan(t.Context(), []byte(body), 0, true); err != nil {
+			t.Fatal(err)
+		}
 		for _, g := range s.regions {
 			if g.from < 0 || g.from >= g.to || g.to > len(body) {
 				t.Errorf("%q in %q: %v", pattern, body, s.regions)

@@ -22,6 +22,8 @@ func (p *Policy) examine(m message, status int, refusals *refusals) (looked bool
 	}
 	_, ranges := m.Header("content-range")
 	switch {
+	case n == 1 && framed(contentType):
+		return true, &refusals.framed
 	case ranges > 0 || status == 206:
 		// A range that begins in the middle of a match has the rest of it in clear (RFC 9110 section 14).
 		return true, &refusals.partial
@@ -36,8 +38,7 @@ func (p *Policy) wants(contentType []byte) bool {
 	if len(p.types) == 0 {
 		return true
 	}
-	essence, _, _ := bytes.Cut(contentType, []byte(";"))
-	essence = bytes.Trim(essence, " \t")
+	essence := essenceOf(contentType)
 	if bytes.Count(essence, []byte("/")) != 1 || bytes.ContainsAny(essence, " \t,\"") {
 		return true // It is not readable.
 	}
@@ -48,6 +49,46 @@ func (p *Policy) wants(contentType []byte) bool {
 		}
 	}
 	return false
+}
+
+// essenceOf returns a media type without its parameters.
+func essenceOf(contentType []byte) []byte {
+	essence, _, _ := bytes.Cut(contentType, []byte(";"))
+	return bytes.Trim(essence, " \t")
+}
+
+// framedTypes are media types, or what they start with, of formats that tell lengths: a replacement of another length
+// makes another message of them, or none.
+var framedTypes = []struct {
+	text   string
+	prefix bool
+}{
+	{"application/grpc", true}, // also +proto, +json, -web and -web-text
+	{"application/connect+", true},
+	{"application/proto", false},
+	{"application/protobuf", false},
+	{"application/x-protobuf", false},
+	{"application/vnd.google.protobuf", false},
+	{"application/msgpack", false},
+	{"application/x-msgpack", false},
+	{"application/vnd.msgpack", false},
+	{"application/cbor", false},
+	{"application/bson", false},
+	{"application/avro", false},
+	{"avro/binary", false},
+}
+
+// framed reports whether a body of that type has lengths in it.
+func framed(contentType []byte) bool {
+	essence := essenceOf(contentType)
+	for _, t := range framedTypes {
+		if n := len(t.text); len(essence) == n || t.prefix && len(essence) > n {
+			if bytes.EqualFold(essence[:n], []byte(t.text)) {
+				return true
+			}
+		}
+	}
+	return len(essence) > 5 && bytes.EqualFold(essence[len(essence)-5:], []byte("+cbor"))
 }
 
 // legibleCharset reports whether text stands in the body as it does in the parameters, which are UTF-8. Of a type that can't be read, nobody knows.

@@ -13,11 +13,14 @@ const (
 	maxMatch = 4096
 	// maxStates bounds the automaton. In the worst case each rune costs a step of each state.
 	maxStates = 1 << 13
+	// maxTransitions bounds the memory of the automaton: in the worst case each state leads to each other.
+	maxTransitions = 1 << 20
 )
 
 // program is all literals and patterns as one nondeterministic automaton over runes, without empty transitions.
 type program struct {
 	states []state
+	steps  int64 // the budget of each window of a body
 	// starts has the states in which a match may begin, startsAt those of them that take an ASCII character.
 	starts   []uint16
 	startsAt [utf8.RuneSelf][]uint16
@@ -51,7 +54,7 @@ func (s *state) takes(r rune) bool {
 }
 
 // compile makes a program that finds what any of the expressions matches; bound has checked each.
-func compile(expressions []*syntax.Regexp) (*program, error) {
+func compile(expressions []*syntax.Regexp, steps int64) (*program, error) {
 	all := &syntax.Regexp{Op: syntax.OpAlternate, Sub: expressions}
 	if len(expressions) == 1 {
 		all = expressions[0]
@@ -60,7 +63,7 @@ func compile(expressions []*syntax.Regexp) (*program, error) {
 	if err != nil {
 		return nil, err
 	}
-	p, index := &program{}, make(map[uint32]uint16)
+	p, index := &program{steps: steps}, make(map[uint32]uint16)
 	for pc := range compiled.Inst {
 		if inst := &compiled.Inst[pc]; consumes(inst) {
 			if len(p.states) == maxStates {
@@ -70,9 +73,13 @@ func compile(expressions []*syntax.Regexp) (*program, error) {
 			p.states = append(p.states, state{inst: inst, ascii: asciiOf(inst)})
 		}
 	}
+	transitions := 0
 	for i := range p.states {
 		s := &p.states[i]
 		s.next, s.accepts = closure(compiled, index, s.inst.Out)
+		if transitions += len(s.next); transitions > maxTransitions {
+			return nil, fmt.Errorf("the automaton has more than %d transitions; use fewer optional parts inside of repetitions, such as (a?){500}", maxTransitions)
+		}
 	}
 	p.starts, _ = closure(compiled, index, uint32(compiled.Start))
 	p.fillBegins()

@@ -31,13 +31,15 @@ type Policy struct {
 	redacted, refused   policies.Counter
 }
 
-// refusals are the answers to messages that can't be redacted.
-type refusals struct{ charset, partial policies.Verdict }
+// refusals are the answers to messages that cannot be redacted.
+type refusals struct{ charset, partial, framed, budget policies.Verdict }
 
-func newRefusals(unreadable, partial int) refusals {
+func newRefusals(unreadable, partial, budget int) refusals {
 	return refusals{
 		charset: policies.Deny(unreadable, "charset").WithMessage("the body can't be redacted in its charset"),
 		partial: policies.Deny(partial, "partial_content").WithMessage("a part of a body can't be redacted"),
+		framed:  policies.Deny(unreadable, "framed_body").WithMessage("a body whose format has lengths in it can't be redacted"),
+		budget:  policies.Deny(budget, policies.ReasonPatternBudget).WithMessage("the body takes too long to be redacted"),
 	}
 }
 
@@ -51,36 +53,63 @@ func build(env policies.Env, params Params) (*Policy, error) {
 		types:       types,
 		program:     program,
 		scanners:    make(chan *scanner, runtime.GOMAXPROCS(0)),
-		requests:    newRefusals(415, 400),
-		responses:   newRefusals(502, 502),
+		requests:    newRefusals(415, 400, 413),
+		responses:   newRefusals(502, 502, 502),
 		redacted:    env.Counter("redacted"),
 		refused:     env.Counter("refused"),
 	}, nil
 }
 
+// OnRequestHeaders refuses a body that cannot be redacted before the upstream gets any of it.
+func (p *Policy) OnRequestHeaders(_ context.Context, r *policies.Request) (policies.Verdict, error) {
+	if r.EndOfStream() {
+		return policies.Continue(), nil
+	}
+	_, refusal := p.examine(r, 0, &p.requests)
+	return p.verdict(refusal), nil
+}
+
+// OnResponseHeaders refuses a body that cannot be redacted before the client gets any of the response: one that breaks off
+// later looks complete to a client on HTTP/2.
+func (p *Policy) OnResponseHeaders(_ context.Context, r *policies.Response) (policies.Verdict, error) {
+	if r.EndOfStream() {
+		return policies.Continue(), nil
+	}
+	_, refusal := p.examine(r, r.Status(), &p.responses)
+	return p.verdict(refusal), nil
+}
+
 // OnRequestChunk redacts the body of a request.
-func (p *Policy) OnRequestChunk(_ context.Context, r *policies.Request, c policies.Chunk) (policies.Verdict, error) {
+func (p *Policy) OnRequestChunk(ctx context.Context, r *policies.Request, c policies.Chunk) (policies.Verdict, error) {
 	if !r.HasBody() {
 		return policies.Continue(), nil
 	}
 	if looked, refusal := p.examine(r, 0, &p.requests); refusal != nil || !looked {
-		return p.settle(refusal), nil
+		return p.verdict(refusal), nil
 	}
-	return policies.Continue(), p.chunk(r, c)
+	return p.outcome(p.chunk(ctx, r, c), &p.requests)
 }
 
 // OnResponseChunk redacts the body of a response.
-func (p *Policy) OnResponseChunk(_ context.Context, r *policies.Response, c policies.Chunk) (policies.Verdict, error) {
+func (p *Policy) OnResponseChunk(ctx context.Context, r *policies.Response, c policies.Chunk) (policies.Verdict, error) {
 	if !r.HasBody() {
 		return policies.Continue(), nil
 	}
 	if looked, refusal := p.examine(r, r.Status(), &p.responses); refusal != nil || !looked {
-		return p.settle(refusal), nil
+		return p.verdict(refusal), nil
 	}
-	return policies.Continue(), p.chunk(r, c)
+	return p.outcome(p.chunk(ctx, r, c), &p.responses)
 }
 
-func (p *Policy) settle(refusal *policies.Verdict) policies.Verdict {
+// outcome returns the verdict on a chunk that was redacted, or could not be.
+func (p *Policy) outcome(err error, refusals *refusals) (policies.Verdict, error) {
+	if errors.Is(err, policies.ErrPatternBudget) {
+		return p.verdict(&refusals.budget), nil
+	}
+	return policies.Continue(), err
+}
+
+func (p *Policy) verdict(refusal *policies.Verdict) policies.Verdict {
 	if refusal == nil {
 		return policies.Continue()
 	}
@@ -98,7 +127,7 @@ type keeper interface {
 }
 
 // chunk redacts a chunk. What travels to the next, besides the bytes held back, is how many of those have been replaced already.
-func (p *Policy) chunk(r keeper, c policies.Chunk) error {
+func (p *Policy) chunk(ctx context.Context, r keeper, c policies.Chunk) error {
 	b := c.Bytes()
 	front, err := decodeFront(r.State(), len(b))
 	if err != nil {
@@ -106,7 +135,10 @@ func (p *Policy) chunk(r keeper, c policies.Chunk) error {
 	}
 	s := p.scanner()
 	defer p.release(s)
-	keep := s.scan(b, front, c.Last())
+	keep, err := s.scan(ctx, b, front, c.Last())
+	if err != nil {
+		return err
+	}
 	left := 0
 	// Fast path: nothing was found, and the bytes go on where they are.
 	if len(s.regions) > 0 && s.regions[0].from < keep {
@@ -162,7 +194,9 @@ func decodeFront(state []byte, most int) (int, error) {
 }
 
 var (
-	_ policies.RequestChunks  = (*Policy)(nil)
-	_ policies.ResponseChunks = (*Policy)(nil)
-	_ policies.DecodedBodies  = (*Policy)(nil)
+	_ policies.RequestHeaders  = (*Policy)(nil)
+	_ policies.ResponseHeaders = (*Policy)(nil)
+	_ policies.RequestChunks   = (*Policy)(nil)
+	_ policies.ResponseChunks  = (*Policy)(nil)
+	_ policies.DecodedBodies   = (*Policy)(nil)
 )

@@ -1,6 +1,11 @@
 package redact
 
-import "unicode/utf8"
+import (
+	"context"
+	"unicode/utf8"
+
+	"github.com/policy-engine/policy-engine/policies"
+)
 
 // region is a stretch of the bytes that is part of a match, or of several that overlap: [from, to). from is -1 if it began in bytes that have been sent.
 type region struct{ from, to int }
@@ -19,19 +24,40 @@ type scanner struct {
 	seen      []uint32 // by state: the step at which it was last reached
 	step      uint32
 	regions   []region
+	steps     int64 // that are not charged yet
+	budget    policies.PatternBudget
 }
+
+const (
+	// window is how many bytes of a body share a budget of steps.
+	window = 64 << 10
+	// chargedSteps is how many steps are charged at once.
+	chargedSteps = 1 << 15
+)
 
 func newScanner(p *program) *scanner { return &scanner{p: p, seen: make([]uint32, len(p.states))} }
 
-// scan finds the regions of b, which is all that it does to s.regions: the union of all matches, of every expression at every place. The first front bytes of b are known to be
-// of a region that began before. It returns from where on b has to be seen again, with what follows: len(b) if no match has begun. What is before that is decided.
-func (s *scanner) scan(b []byte, front int, last bool) (keep int) {
+// scan finds the regions of b, which is all that it does to s.regions: the union of all matches, of every expression at
+// every place. The first front bytes of b are known to be of a region that began before. It returns from where on b has to
+// be seen again, with what follows: len(b) if no match has begun. What is before that is decided. Each window of b has a
+// budget of steps, one for each state that is reached. An error is policies.ErrPatternBudget, or that of ctx.
+func (s *scanner) scan(ctx context.Context, b []byte, front int, last bool) (keep int, err error) {
 	s.cur, s.regions = s.cur[:0], s.regions[:0]
 	if front > 0 {
 		s.regions = append(s.regions, region{-1, front})
 	}
-	i := 0
+	s.steps, s.budget = 0, *policies.NewPatternBudget(ctx, s.p.steps)
+	i, renewed := 0, window
 	for i < len(b) {
+		if i >= renewed {
+			s.steps, s.budget, renewed = 0, *policies.NewPatternBudget(ctx, s.p.steps), i+window
+		}
+		if s.steps > chargedSteps {
+			if err := s.budget.Charge(s.steps); err != nil {
+				return 0, err
+			}
+			s.steps = 0
+		}
 		if len(s.cur) == 0 {
 			// Fast path: most bytes begin nothing.
 			for i < len(b) && !s.p.mayBegin(b[i:]) {
@@ -52,12 +78,12 @@ func (s *scanner) scan(b []byte, front int, last bool) (keep int) {
 		i += width
 	}
 	if last {
-		return len(b)
+		return len(b), nil
 	}
 	if len(s.cur) > 0 {
-		return s.cur[0].start
+		return s.cur[0].start, nil
 	}
-	return i
+	return i, nil
 }
 
 // advance takes the rune at [at, end).
@@ -67,6 +93,7 @@ func (s *scanner) advance(r rune, at, end int) {
 		s.step = 1
 	}
 	s.next = s.next[:0]
+	s.steps += int64(len(s.cur)) + 1
 	match := -1
 	for _, t := range s.cur {
 		if q := &s.p.states[t.state]; q.takes(r) {
@@ -95,6 +122,7 @@ func (s *scanner) advance(r rune, at, end int) {
 }
 
 func (s *scanner) reach(q *state, start int) {
+	s.steps += int64(len(q.next))
 	for _, n := range q.next {
 		if s.seen[n] != s.step {
 			s.seen[n] = s.step

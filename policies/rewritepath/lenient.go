@@ -2,9 +2,11 @@ package rewritepath
 
 import (
 	"bytes"
-	"regexp"
 	"unicode"
 	"unicode/utf8"
+
+	"github.com/policy-engine/policy-engine/fastpath/view"
+	"github.com/policy-engine/policy-engine/policies"
 )
 
 // lenient matches paths that a rule does not match and that an upstream could take for one that it does: an upstream
@@ -12,7 +14,7 @@ import (
 type lenient struct {
 	rule     rule // its texts as read returns them
 	segments []segment
-	regex    *regexp.Regexp // without regard to case
+	regex    *policies.Pattern // without regard to case
 }
 
 // newLenient returns the matcher of a rule. pattern is that of its regex.
@@ -20,7 +22,7 @@ func newLenient(u *rule, pattern string) (*lenient, error) {
 	l := &lenient{rule: rule{prefix: string(trimSlash(read(nil, []byte(u.prefix), true)))}}
 	if u.regex != nil {
 		var err error
-		l.regex, err = regexp.Compile(`\A(?i:` + pattern + `)\z`)
+		l.regex, err = policies.CompilePattern(`\A(?i:` + pattern + `)\z`)
 		return l, err
 	}
 	for _, s := range u.segments {
@@ -34,24 +36,28 @@ func newLenient(u *rule, pattern string) (*lenient, error) {
 	return l, nil
 }
 
-// match reports whether a safe path can be taken for one of the rule.
-func (l *lenient) match(path []byte) bool {
+// match reports whether a safe path can be taken for one of the rule. Only an expression uses the budget, and it has no
+// answer when that is used up.
+func (l *lenient) match(path []byte, budget *policies.PatternBudget) (bool, error) {
 	var buf [512]byte
 	plain := read(buf[:0], path, true)
 	if l.regex != nil {
 		// The expression may name escapes or what they stand for.
-		return l.matchRegex(plain) || l.matchRegex(path) || l.matchRegex(read(nil, path, false))
+		for _, p := range [...][]byte{plain, path, read(nil, path, false)} {
+			for _, p := range [...][]byte{p, trimSlash(p)} {
+				if matched, err := l.regex.Match(view.String(p), budget); matched || err != nil {
+					return matched, err
+				}
+			}
+		}
+		return false, nil
 	}
 	var found spans
 	if l.rule.match(plain, &found) {
-		return true
+		return true, nil
 	}
 	short := rule{prefix: l.rule.prefix, segments: l.segments}
-	return short.match(trimSlash(plain), &found)
-}
-
-func (l *lenient) matchRegex(path []byte) bool {
-	return l.regex.Match(path) || l.regex.Match(trimSlash(path))
+	return short.match(trimSlash(plain), &found), nil
 }
 
 // read appends a safe path as a lenient upstream reads it: variants of characters folded, letters in lower case, segments

@@ -105,6 +105,9 @@ func (p *Params) pattern(param string, problems *problems) (u rule, parts []stri
 		if err != nil {
 			problems.bad("regex", "%q is not legal: %v", p.Regex, err)
 		}
+		if u.counted, err = policies.CompilePattern(`\A(?:` + p.Regex + `)\z`); err != nil {
+			problems.bad("regex", "%v", err)
+		}
 		u.regex = whole
 	}
 	return u, parts

@@ -4,6 +4,7 @@ package rewritepath
 import (
 	"bytes"
 	"context"
+	"errors"
 	"net/http"
 
 	"github.com/policy-engine/policy-engine/fastpath/view"
@@ -31,6 +32,7 @@ type Policy struct {
 	ambiguous policies.Verdict
 	unsafe    policies.Verdict
 	tooLong   policies.Verdict
+	costly    policies.Verdict
 	rewritten policies.Counter
 	refused   policies.Counter
 }
@@ -46,6 +48,7 @@ func build(env policies.Env, params Params) (*Policy, error) {
 		ambiguous: policies.Deny(http.StatusBadRequest, "path_ambiguous").WithMessage("the path can be read in more than one way"),
 		unsafe:    policies.Deny(http.StatusBadRequest, "path_unsafe").WithMessage("the path has no safe form for the upstream"),
 		tooLong:   policies.Deny(http.StatusRequestURITooLong, "path_too_long").WithMessage("the path is too long"),
+		costly:    policies.Deny(http.StatusRequestURITooLong, policies.ReasonPatternBudget).WithMessage("the path takes too long to be read"),
 		rewritten: env.Counter("rewritten"),
 		refused:   env.Counter("refused"),
 	}
@@ -60,7 +63,7 @@ func build(env policies.Env, params Params) (*Policy, error) {
 }
 
 // OnRequestHeaders rewrites the path, and leaves the query as it is.
-func (p *Policy) OnRequestHeaders(_ context.Context, r *policies.Request) (policies.Verdict, error) {
+func (p *Policy) OnRequestHeaders(ctx context.Context, r *policies.Request) (policies.Verdict, error) {
 	target := r.Path()
 	path, query := target, []byte(nil)
 	if i := bytes.IndexByte(target, '?'); i >= 0 {
@@ -72,12 +75,20 @@ func (p *Policy) OnRequestHeaders(_ context.Context, r *policies.Request) (polic
 	case !safe(path) || !visible(query):
 		return p.refuse(p.ambiguous)
 	}
+	budget := *policies.NewPatternBudget(ctx, policies.DefaultPatternSteps)
+	if err := p.rule.charge(path, &budget); err != nil {
+		return p.failed(err)
+	}
 	var found spans
 	if !p.rule.match(path, &found) {
-		switch {
-		case p.unmatched.IsDeny():
+		if p.unmatched.IsDeny() {
 			return p.refuse(p.unmatched)
-		case p.lenient.match(path):
+		}
+		matched, err := p.lenient.match(path, &budget)
+		switch {
+		case err != nil:
+			return p.failed(err)
+		case matched:
 			return p.refuse(p.ambiguous)
 		}
 		return p.unmatched, nil
@@ -107,6 +118,14 @@ func (p *Policy) set(r *policies.Request, path string) {
 		return
 	}
 	r.SetPath(path)
+}
+
+// failed refuses a path on which the expression takes too many steps. Other errors are those of a call that was abandoned.
+func (p *Policy) failed(err error) (policies.Verdict, error) {
+	if errors.Is(err, policies.ErrPatternBudget) {
+		return p.refuse(p.costly)
+	}
+	return policies.Verdict{}, err
 }
 
 func (p *Policy) refuse(v policies.Verdict) (policies.Verdict, error) {

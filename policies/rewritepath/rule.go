@@ -3,6 +3,9 @@ package rewritepath
 import (
 	"bytes"
 	"regexp"
+
+	"github.com/policy-engine/policy-engine/fastpath/view"
+	"github.com/policy-engine/policy-engine/policies"
 )
 
 // maxSpans is how many parts of a path a rule can take over; the first one is the path as a whole, or what follows the prefix.
@@ -15,7 +18,8 @@ type spans [maxSpans][2]int
 type rule struct {
 	prefix   string // without a slash at its end; empty for "/"
 	segments []segment
-	regex    *regexp.Regexp // matches the whole path
+	regex    *regexp.Regexp    // matches the whole path
+	counted  *policies.Pattern // the same one, with steps that are counted
 	to       []piece
 }
 
@@ -32,7 +36,21 @@ type piece struct {
 	part int // -1 for text
 }
 
-// match finds the parts of the path.
+// charge takes what a match on the path costs off the budget. It returns an error when the path has too few steps left for
+// it, or when the call was abandoned.
+func (u *rule) charge(path []byte, budget *policies.PatternBudget) error {
+	if u.regex == nil {
+		return nil
+	}
+	// Fast path: whatever is in the path, there are steps enough.
+	if cost := u.counted.Cost(len(path)); cost <= budget.Left() {
+		return budget.Charge(cost)
+	}
+	_, err := u.counted.Match(view.String(path), budget)
+	return err
+}
+
+// match finds the parts of the path. charge comes before it.
 func (u *rule) match(path []byte, found *spans) bool {
 	switch {
 	case u.regex != nil:
