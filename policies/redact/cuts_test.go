@@ -134,12 +134,12 @@ func FuzzPattern(f *testing.F) {
 				t.Errorf("%q matches %q, which is not %d to %d long", pattern, m, least, most)
 			}
 		}
-		program, err := compile([]*syntax.Regexp{re}, defaultSteps)
+		program, err := compile([]*syntax.Regexp{re}, defaultSteps, borderNone, false)
 		if err != nil {
 			return
 		}
 		s := newScanner(program)
-		if _, err := s.scan(t.Context(), []byte(body), 0, true); err != nil {
+		if _, err := s.scan(t.Context(), []byte(body), place{}, true); err != nil {
 			t.Fatal(err)
 		}
 		for _, g := range s.regions {

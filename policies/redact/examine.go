@@ -57,6 +57,16 @@ func essenceOf(contentType []byte) []byte {
 	return bytes.Trim(essence, " \t")
 }
 
+// isJSON reports whether bodies of that type are JSON, or texts of it one after the other.
+func isJSON(contentType []byte) bool {
+	switch essence := strings.ToLower(string(essenceOf(contentType))); essence {
+	case "application/json", "text/json", "application/x-ndjson", "application/jsonl", "application/json-seq":
+		return true
+	default:
+		return strings.HasSuffix(essence, "+json")
+	}
+}
+
 // framedTypes are media types, or what they start with, of formats that tell lengths: a replacement of another length
 // makes another message of them, or none.
 var framedTypes = []struct {

@@ -12,20 +12,26 @@ import (
 // Params are the policy's parameters.
 type Params struct {
 	Literals     []string `json:"literals,omitempty" jsonschema:"description=Texts to be replaced; case matters."`
-	Patterns     []string `json:"patterns,omitempty" jsonschema:"description=RE2 patterns of what is to be replaced. Their matches must have a greatest length and they must not look at what stands around a match."`
+	Patterns     []string `json:"patterns,omitempty" jsonschema:"description=RE2 patterns of what is to be replaced. Their matches must have a greatest length."`
 	Replacement  string   `json:"replacement,omitempty" jsonschema:"default=[redacted],description=What goes on in place of a match. It is text; nothing in it has a meaning."`
+	Border       string   `json:"border,omitempty" jsonschema:"enum=none,enum=digit,enum=word,default=none,description=What may not stand next to a match: a digit (0-9) or a character of a word (0-9 A-Z a-z _)."`
+	JSONStrings  bool     `json:"json_strings,omitempty" jsonschema:"description=Of bodies that are JSON by their content-type only look into strings; numbers and syntax stay."`
 	MaxSteps     int64    `json:"max_steps,omitempty" jsonschema:"minimum=100000,maximum=1000000000,default=8000000,description=How many steps the patterns may take on 64 KiB of a body. A match that may have begun costs one at each character."`
 	ContentTypes []string `json:"content_types,omitempty" jsonschema:"description=The media types of the bodies that are looked at; one * stands for any text. Bodies without a readable type are looked at too. Default: all."`
 }
 
 // Defaults sets what the configuration leaves out.
-func (p *Params) Defaults() { *p = Params{Replacement: "[redacted]", MaxSteps: defaultSteps} }
+func (p *Params) Defaults() {
+	*p = Params{Replacement: "[redacted]", MaxSteps: defaultSteps, Border: "none"}
+}
 
 // defaultSteps is the default of max_steps: 122 matches that may have begun, at each byte of 64 KiB. That takes some 20 ms.
 const (
 	defaultSteps = 8_000_000
 	minSteps     = 100_000
 )
+
+var borders = map[string]border{"none": borderNone, "digit": borderDigit, "word": borderWord}
 
 // maxReplacement bounds by how much a body grows.
 const maxReplacement = 256
@@ -62,6 +68,10 @@ func (p *Params) check() (*program, []mediaType, error) {
 	if len(p.Replacement) > maxReplacement {
 		bad("replacement", "it has %d bytes; legal are up to %d", len(p.Replacement), maxReplacement)
 	}
+	around, ok := borders[p.Border]
+	if !ok {
+		bad("border", "unknown value %q, expected none, digit or word", p.Border)
+	}
 	if p.MaxSteps < minSteps || p.MaxSteps > policies.MaxPatternSteps {
 		bad("max_steps", "must be between %d and %d, got %d", minSteps, policies.MaxPatternSteps, p.MaxSteps)
 	}
@@ -79,7 +89,7 @@ func (p *Params) check() (*program, []mediaType, error) {
 	if len(problems) > 0 {
 		return nil, nil, errors.Join(problems...)
 	}
-	compiled, err := compile(expressions, p.MaxSteps)
+	compiled, err := compile(expressions, p.MaxSteps, around, p.JSONStrings)
 	if err != nil {
 		return nil, nil, policies.BadParam("patterns", "%v", err)
 	}

@@ -21,6 +21,11 @@ const (
 type program struct {
 	states []state
 	steps  int64 // the budget of each window of a body
+	// contextual: what surrounds a match matters, because of \b, \B, border or json_strings. Then the tables below say what is possible at
+	// all, and startsIn and the states say what is in each context.
+	contextual bool
+	border     border
+	startsIn   [numContexts][]uint16
 	// starts has the states in which a match may begin, startsAt those of them that take an ASCII character.
 	starts   []uint16
 	startsAt [utf8.RuneSelf][]uint16
@@ -44,6 +49,9 @@ type state struct {
 	next  []uint16
 	// accepts: a match ends with the rune.
 	accepts bool
+	// nextIn and acceptsIn are the same by context, the one after the rune. acceptsIn has a bit for each.
+	nextIn    [numContexts][]uint16
+	acceptsIn uint8
 }
 
 func (s *state) takes(r rune) bool {
@@ -54,7 +62,7 @@ func (s *state) takes(r rune) bool {
 }
 
 // compile makes a program that finds what any of the expressions matches; bound has checked each.
-func compile(expressions []*syntax.Regexp, steps int64) (*program, error) {
+func compile(expressions []*syntax.Regexp, steps int64, around border, inStrings bool) (*program, error) {
 	all := &syntax.Regexp{Op: syntax.OpAlternate, Sub: expressions}
 	if len(expressions) == 1 {
 		all = expressions[0]
@@ -73,18 +81,64 @@ func compile(expressions []*syntax.Regexp, steps int64) (*program, error) {
 			p.states = append(p.states, state{inst: inst, ascii: asciiOf(inst)})
 		}
 	}
+	p.border, p.contextual = around, inStrings || around != borderNone || looksAround(compiled)
 	transitions := 0
 	for i := range p.states {
 		s := &p.states[i]
-		s.next, s.accepts = closure(compiled, index, s.inst.Out)
+		s.next, s.accepts = closure(compiled, index, s.inst.Out, anyContext)
+		for c := surroundings(0); p.contextual && c < numContexts; c++ {
+			var accepts bool
+			if s.nextIn[c], accepts = closure(compiled, index, s.inst.Out, c); accepts {
+				s.acceptsIn |= 1 << c
+			}
+			transitions += len(s.nextIn[c])
+		}
 		if transitions += len(s.next); transitions > maxTransitions {
 			return nil, fmt.Errorf("the automaton has more than %d transitions; use fewer optional parts inside of repetitions, such as (a?){500}", maxTransitions)
 		}
 	}
-	p.starts, _ = closure(compiled, index, uint32(compiled.Start))
+	p.starts, _ = closure(compiled, index, uint32(compiled.Start), anyContext)
+	for c := surroundings(0); p.contextual && c < numContexts; c++ {
+		p.startsIn[c], _ = closure(compiled, index, uint32(compiled.Start), c)
+	}
 	p.fillBegins()
 	return p, nil
 }
+
+// surroundings is whether the characters before and after a place are of words: bits wordBefore and wordAfter.
+type surroundings uint8
+
+const (
+	wordBefore surroundings = 1 << iota
+	wordAfter
+	numContexts
+	// anyContext stands for all of them.
+	anyContext = numContexts
+)
+
+// holds reports whether an empty-width instruction is true in the context. The parameters let no others through than these.
+func (c surroundings) holds(op syntax.EmptyOp) bool {
+	boundary := c == wordBefore || c == wordAfter
+	return c == anyContext || boundary && op == syntax.EmptyWordBoundary || !boundary && op == syntax.EmptyNoWordBoundary
+}
+
+func looksAround(compiled *syntax.Prog) bool {
+	for i := range compiled.Inst {
+		if compiled.Inst[i].Op == syntax.InstEmptyWidth {
+			return true
+		}
+	}
+	return false
+}
+
+// border is what may not stand next to a match.
+type border uint8
+
+const (
+	borderNone border = iota
+	borderDigit
+	borderWord
+)
 
 // fillBegins fills the tables of what a match may begin with.
 func (p *program) fillBegins() {
@@ -133,8 +187,8 @@ func asciiOf(inst *syntax.Inst) (set [2]uint64) {
 	return set
 }
 
-// closure returns the states that are reached from pc without taking a rune, and whether the end of a match is.
-func closure(compiled *syntax.Prog, index map[uint32]uint16, pc uint32) (states []uint16, accepts bool) {
+// closure returns the states that are reached from pc in a context without taking a rune, and whether the end of a match is.
+func closure(compiled *syntax.Prog, index map[uint32]uint16, pc uint32, in surroundings) (states []uint16, accepts bool) {
 	seen, todo := map[uint32]bool{}, []uint32{pc}
 	for len(todo) > 0 {
 		pc, todo = todo[len(todo)-1], todo[:len(todo)-1]
@@ -147,6 +201,10 @@ func closure(compiled *syntax.Prog, index map[uint32]uint16, pc uint32) (states 
 			todo = append(todo, inst.Arg, inst.Out)
 		case syntax.InstCapture, syntax.InstNop:
 			todo = append(todo, inst.Out)
+		case syntax.InstEmptyWidth:
+			if in.holds(syntax.EmptyOp(inst.Arg)) {
+				todo = append(todo, inst.Out)
+			}
 		case syntax.InstMatch:
 			accepts = true
 		case syntax.InstFail:
@@ -164,7 +222,7 @@ func bound(re *syntax.Regexp) (least, most int, err error) {
 	switch re.Op {
 	case syntax.OpNoMatch:
 		return 0, 0, errNoMatch
-	case syntax.OpEmptyMatch:
+	case syntax.OpEmptyMatch, syntax.OpWordBoundary, syntax.OpNoWordBoundary:
 		return 0, 0, nil
 	case syntax.OpLiteral:
 		for _, r := range re.Rune {
@@ -186,7 +244,7 @@ func bound(re *syntax.Regexp) (least, most int, err error) {
 	case syntax.OpConcat, syntax.OpAlternate:
 		return boundSeveral(re)
 	}
-	return 0, 0, fmt.Errorf("it looks at what stands around a match (%v), which may have been sent; legal are patterns without ^, $, \\A, \\z, \\b and \\B", re)
+	return 0, 0, fmt.Errorf("it looks for the beginning or end of a text or line (%v), which is not supported; use \\b, or border", re)
 }
 
 func boundRepeated(re *syntax.Regexp) (least, most int, err error) {

@@ -23,6 +23,7 @@ type Policy struct {
 	replacement string
 	types       []mediaType // none: all
 	program     *program
+	jsonStrings bool
 	// scanners are those that nobody uses; more than that are made when they are needed.
 	scanners chan *scanner
 
@@ -52,6 +53,7 @@ func build(env policies.Env, params Params) (*Policy, error) {
 		replacement: params.Replacement,
 		types:       types,
 		program:     program,
+		jsonStrings: params.JSONStrings,
 		scanners:    make(chan *scanner, runtime.GOMAXPROCS(0)),
 		requests:    newRefusals(415, 400, 413),
 		responses:   newRefusals(502, 502, 502),
@@ -87,7 +89,7 @@ func (p *Policy) OnRequestChunk(ctx context.Context, r *policies.Request, c poli
 	if looked, refusal := p.examine(r, 0, &p.requests); refusal != nil || !looked {
 		return p.verdict(refusal), nil
 	}
-	return p.outcome(p.chunk(ctx, r, c), &p.requests)
+	return p.outcome(p.chunk(ctx, r, c, p.readsJSON(r)), &p.requests)
 }
 
 // OnResponseChunk redacts the body of a response.
@@ -98,7 +100,7 @@ func (p *Policy) OnResponseChunk(ctx context.Context, r *policies.Response, c po
 	if looked, refusal := p.examine(r, r.Status(), &p.responses); refusal != nil || !looked {
 		return p.verdict(refusal), nil
 	}
-	return p.outcome(p.chunk(ctx, r, c), &p.responses)
+	return p.outcome(p.chunk(ctx, r, c, p.readsJSON(r)), &p.responses)
 }
 
 // outcome returns the verdict on a chunk that was redacted, or could not be.
@@ -126,25 +128,34 @@ type keeper interface {
 	SetState([]byte)
 }
 
-// chunk redacts a chunk. What travels to the next, besides the bytes held back, is how many of those have been replaced already.
-func (p *Policy) chunk(ctx context.Context, r keeper, c policies.Chunk) error {
+// readsJSON reports whether only strings of JSON are looked at.
+func (p *Policy) readsJSON(m message) bool {
+	if !p.jsonStrings {
+		return false
+	}
+	contentType, n := m.Header("content-type")
+	return n == 1 && isJSON(contentType)
+}
+
+// chunk redacts a chunk of a body, which is JSON or not.
+func (p *Policy) chunk(ctx context.Context, r keeper, c policies.Chunk, json bool) error {
 	b := c.Bytes()
-	front, err := decodeFront(r.State(), len(b))
+	at, err := decodePlace(r.State(), len(b), json)
 	if err != nil {
 		return err
 	}
 	s := p.scanner()
 	defer p.release(s)
-	keep, err := s.scan(ctx, b, front, c.Last())
+	keep, err := s.scan(ctx, b, at, c.Last())
 	if err != nil {
 		return err
 	}
-	left := 0
+	after := s.after
 	// Fast path: nothing was found, and the bytes go on where they are.
 	if len(s.regions) > 0 && s.regions[0].from < keep {
 		var out []byte
 		var replaced int
-		out, left, replaced = s.decided(make([]byte, 0, keep+len(s.regions)*len(p.replacement)), b, keep, p.replacement)
+		out, after.front, replaced = s.decided(make([]byte, 0, keep+len(s.regions)*len(p.replacement)), b, keep, p.replacement)
 		c.Replace(out)
 		for range replaced {
 			p.redacted.Inc()
@@ -153,8 +164,8 @@ func (p *Policy) chunk(ctx context.Context, r keeper, c policies.Chunk) error {
 	if keep < len(b) {
 		c.Hold(len(b) - keep)
 	}
-	if left != front {
-		r.SetState(encodeFront(left))
+	if after != at {
+		r.SetState(after.encode())
 	}
 	return nil
 }
@@ -175,22 +186,32 @@ func (p *Policy) release(s *scanner) {
 	}
 }
 
-func encodeFront(n int) []byte {
-	if n == 0 {
+// encode returns the place as a policy's state. The state of most places is empty.
+func (p place) encode() []byte {
+	flags := byte(p.before)
+	if p.inString {
+		flags |= 4
+	}
+	if p.escaped {
+		flags |= 8
+	}
+	if p.front == 0 && flags == 0 {
 		return nil
 	}
-	return binary.AppendUvarint(nil, uint64(n))
+	return append(binary.AppendUvarint(nil, uint64(p.front)), flags)
 }
 
-func decodeFront(state []byte, most int) (int, error) {
+// decodePlace reads what encode made, for a chunk of that many bytes.
+func decodePlace(state []byte, most int, json bool) (place, error) {
 	if len(state) == 0 {
-		return 0, nil
+		return place{json: json}, nil
 	}
 	n, size := binary.Uvarint(state)
-	if size != len(state) || n > uint64(most) {
-		return 0, errors.New("redact body: the state is malformed")
+	if size <= 0 || size+1 != len(state) || n > uint64(most) || state[size] > 15 || state[size] > 3 && !json {
+		return place{}, errors.New("redact body: the state is malformed")
 	}
-	return int(n), nil
+	flags := state[size]
+	return place{front: int(n), before: neighbor(flags & 3), json: json, inString: flags&4 != 0, escaped: flags&8 != 0}, nil
 }
 
 var (

@@ -39,10 +39,10 @@ func TestParameters(t *testing.T) {
 		`{"patterns": ["(?s:.{1000})..{60}"]}`:                "its matches may have more than 4096 bytes",
 		`{"patterns": ["(?i)kkk"]}`:                           "",
 		`{"patterns": ["[^\\x00-\\x{10FFFF}]"]}`:              "it matches nothing",
-		`{"patterns": ["^a"]}`:                                "it looks at what stands around a match (\\A)",
-		`{"patterns": ["(?m)a$"]}`:                            "it looks at what stands around a match",
-		`{"patterns": ["a\\z"]}`:                              "it looks at what stands around a match",
-		`{"patterns": ["\\Ba"]}`:                              "it looks at what stands around a match",
+		`{"patterns": ["^a"]}`:                                "it looks for the beginning or end of a text or line (\\A)",
+		`{"patterns": ["(?m)a$"]}`:                            "it looks for the beginning or end of a text or line",
+		`{"patterns": ["a\\z"]}`:                              "it looks for the beginning or end of a text or line",
+		`{"patterns": ["\\Ba"]}`:                              "",
 		`{"patterns": ["a{1000}b{1000}c{1000}d{1000}e{96}"]}`: "",
 		`{"patterns": ["a{1000}b{1000}c{1000}", "d{1000}e{1000}f{1000}", "g{1000}h{1000}i{1000}"]}`: "patterns: literals and patterns are too many or too long together; legal are such with 8192 states",
 		`{"literals": ["a"], "replacement": ` + long + `}`:                                          "replacement: it has 4097 bytes; legal are up to 256",
@@ -210,9 +210,9 @@ func TestWithoutBody(t *testing.T) {
 
 // A state that can't be right must not let anything through.
 func TestStateOfAnotherBody(t *testing.T) {
-	for _, state := range []string{"\x80", "\x07", "\x01\x01", "\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01"} {
-		if n, err := decodeFront([]byte(state), 6); err == nil {
-			t.Errorf("%q is read as %d", state, n)
+	for _, state := range []string{"\x80", "\x07\x00", "\x01", "\x01\x10", "\x01\x04", "\x01\x00\x00", "\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01\x00"} {
+		if at, err := decodePlace([]byte(state), 6, false); err == nil {
+			t.Errorf("%q is read as %v", state, at)
 		}
 	}
 }

@@ -117,7 +117,7 @@ func TestAbandonedCallsStop(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	s := newScanner(p.program)
-	if _, err := s.scan(ctx, []byte(strings.Repeat("a", 1<<16)), 0, false); !errors.Is(err, context.Canceled) {
+	if _, err := s.scan(ctx, []byte(strings.Repeat("a", 1<<16)), place{}, false); !errors.Is(err, context.Canceled) {
 		t.Error(err)
 	}
 }

@@ -24,6 +24,7 @@ type scanner struct {
 	seen      []uint32 // by state: the step at which it was last reached
 	step      uint32
 	regions   []region
+	after     place // from where on the bytes have to be seen again, where the surroundings matter
 	steps     int64 // that are not charged yet
 	budget    policies.PatternBudget
 }
@@ -38,13 +39,17 @@ const (
 func newScanner(p *program) *scanner { return &scanner{p: p, seen: make([]uint32, len(p.states))} }
 
 // scan finds the regions of b, which is all that it does to s.regions: the union of all matches, of every expression at
-// every place. The first front bytes of b are known to be of a region that began before. It returns from where on b has to
+// every place. at says what comes before b. It returns from where on b has to
 // be seen again, with what follows: len(b) if no match has begun. What is before that is decided. Each window of b has a
 // budget of steps, one for each state that is reached. An error is policies.ErrPatternBudget, or that of ctx.
-func (s *scanner) scan(ctx context.Context, b []byte, front int, last bool) (keep int, err error) {
+func (s *scanner) scan(ctx context.Context, b []byte, at place, last bool) (keep int, err error) {
 	s.cur, s.regions = s.cur[:0], s.regions[:0]
-	if front > 0 {
-		s.regions = append(s.regions, region{-1, front})
+	if at.front > 0 {
+		s.regions = append(s.regions, region{-1, at.front})
+	}
+	s.after = place{}
+	if s.p.contextual {
+		return s.scanInContext(ctx, b, at, last)
 	}
 	s.steps, s.budget = 0, *policies.NewPatternBudget(ctx, s.p.steps)
 	i, renewed := 0, window
