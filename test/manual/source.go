@@ -87,8 +87,11 @@ func (s *Source) Reasons() []string {
 	for _, f := range s.files {
 		add := func(e ast.Expr) {
 			text, ok := literal(e)
-			if name, isName := e.(*ast.Ident); isName {
+			switch name := e.(type) {
+			case *ast.Ident:
 				text, ok = constants[f.folder+" "+name.Name], true
+			case *ast.SelectorExpr: // of the package policies, which has reasons that several policies share
+				text, ok = constants["policies "+name.Sel.Name], true
 			}
 			if ok && reason.MatchString(text) {
 				found = append(found, text)
