@@ -87,11 +87,8 @@ func (s *Source) Reasons() []string {
 	for _, f := range s.files {
 		add := func(e ast.Expr) {
 			text, ok := literal(e)
-			switch name := e.(type) {
-			case *ast.Ident:
+			if name, isName := e.(*ast.Ident); isName {
 				text, ok = constants[f.folder+" "+name.Name], true
-			case *ast.SelectorExpr: // of the package policies, which has reasons that several policies share
-				text, ok = constants["policies "+name.Sel.Name], true
 			}
 			if ok && reason.MatchString(text) {
 				found = append(found, text)
