@@ -125,7 +125,7 @@ func TestIllegalChanges(t *testing.T) {
 		"pseudo-header":       {func(r *policies.Request) { r.SetHeader(":path", "/admin") }, "not allowed in a header name"},
 		"append pseudo":       {func(r *policies.Request) { r.AppendHeader(":method", "PUT") }, "not allowed in a header name"},
 		"unicode":             {func(r *policies.Request) { r.SetHeader("x-ä", "") }, "not allowed in a header name"},
-		"host":                {func(r *policies.Request) { r.SetHeader("Host", "a") }, "changes of the host"},
+		"host":                {func(r *policies.Request) { r.SetHeader("Host", "a") }, "Envoy forbids it"},
 		"envoy":               {func(r *policies.Request) { r.SetHeader("X-Envoy-Retry-On", "5xx") }, "x-envoy-"},
 		"line break":          {func(r *policies.Request) { r.SetHeader("x", "a\nx-admin: 1") }, "NUL, CR or LF"},
 		"carriage return":     {func(r *policies.Request) { r.AppendHeader("x", "a\r") }, "NUL, CR or LF"},

@@ -2,15 +2,22 @@ package compose
 
 import (
 	"bytes"
+	"crypto/ed25519"
+	"encoding/base64"
 	"encoding/json"
 	"fmt"
+	"io"
 	"maps"
+	"net"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/VictoriaMetrics/metricsql"
 	"go.yaml.in/yaml/v3"
@@ -159,13 +166,44 @@ const observed = `  workers:
       response_flow: {policy_chain: [{policy: misbehave}]}
 `
 
+// keySet serves a key set with one key, and returns its address.
+func keySet(t *testing.T) string {
+	t.Helper()
+	public, _, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		fmt.Fprintf(w, `{"keys":[{"kty":"OKP","crv":"Ed25519","kid":"a","x":%q}]}`, base64.RawURLEncoding.EncodeToString(public))
+	}))
+	t.Cleanup(server.Close)
+	return server.URL
+}
+
+// breakConnection has the kernel end a connection for a SETTINGS frame on a stream, which RFC 9113 section 6.5 forbids.
+func breakConnection(t *testing.T, address string) {
+	t.Helper()
+	c, err := net.DialTimeout("tcp", address, 5*time.Second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	c.SetDeadline(time.Now().Add(20 * time.Second))
+	const settings, settingsOfStream = "\x00\x00\x00\x04\x00\x00\x00\x00\x00", "\x00\x00\x00\x04\x00\x00\x00\x00\x01"
+	if _, err := io.WriteString(c, "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"+settings+settingsOfStream); err != nil {
+		t.Fatal(err)
+	}
+	io.Copy(io.Discard, c) // Until the kernel has ended it.
+}
+
 // exported are the metrics of a running engine, to which has happened what they count, with their labels.
 func exported(t *testing.T) map[string]map[string]bool {
 	t.Helper()
 	e := harness.StartEngine(t, harness.Spec{
 		Kernel: observed,
 		Workers: []harness.WorkerSpec{
-			{Name: "worker-1", Program: "policy-worker-1", Config: "  name: worker-1\n  socket_path: \"${RUN_DIR}/1.sock\"\n"},
+			{Name: "worker-1", Program: "policy-worker-1", Config: "  name: worker-1\n  socket_path: \"${RUN_DIR}/1.sock\"\n" +
+				"  jwt_issuers: {corporate: {issuer: \"https://idp.example\", jwks_uri: \"" + keySet(t) + "\"}}\n"},
 			{Name: "worker-2", Program: "testworker", Config: "  name: worker-2\n  socket_path: \"${RUN_DIR}/2.sock\"\n"},
 		},
 	})
@@ -183,6 +221,7 @@ func exported(t *testing.T) map[string]map[string]bool {
 			t.Fatalf("%s: %v, want %d", r.path, got, r.status)
 		}
 	}
+	breakConnection(t, e.ExtProc)
 	found := make(map[string]map[string]bool)
 	status, text := e.Health("/metrics")
 	if status != 200 {

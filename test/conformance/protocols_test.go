@@ -74,13 +74,13 @@ var grpcTable = func() []scenario {
 		},
 		{name: "a call is denied with 403", phase: requestHeaders, request: one("deny 403 told_to"), client: []check{grpcStatus("7")}, upstream: never},
 		{name: "a call is denied with 401", phase: requestHeaders, request: one("deny 401 told_to"), client: []check{grpcStatus("16")}, upstream: never},
-		{name: "a call is denied with 429", phase: requestHeaders, request: one("deny 429 told_to"), client: []check{grpcStatus("14")}, upstream: never},
+		{name: "a call is denied with 429", phase: requestHeaders, request: one("deny 429 told_to"), client: []check{grpcStatus("8")}, upstream: never},
 		{name: "a call is denied with a status of gRPC's own", phase: requestHeaders, request: one("deny 403 told_to, grpc 9"), client: []check{grpcStatus("9")}, upstream: never},
 		{
 			name: "a status of gRPC's own does not show over HTTP", phase: requestHeaders, protocol: http2, request: one("deny 403 told_to, grpc 9"),
 			client: []check{refused(403, "TOLD_TO"), header("Grpc-Status", "")}, upstream: never,
 		},
-		{name: "a call's policy fails", phase: requestHeaders, fault: "error", request: one("error"), client: []check{grpcStatus("2")}, upstream: never},
+		{name: "a call's policy fails", phase: requestHeaders, fault: "error", request: one("error"), client: []check{grpcStatus("13")}, upstream: never},
 		{
 			name: "a call's response is denied", phase: responseHeaders, response: one("deny 403 told_to"), answer: ofCall,
 			client: []check{grpcStatus("7"), without("world")}, upstream: reached(),
