@@ -47,11 +47,12 @@ func Yield() (used func() time.Duration) {
 	if raw, err := unix.Getpriority(unix.PRIO_PROCESS, tid); err == nil {
 		_ = unix.Setpriority(unix.PRIO_PROCESS, tid, min(20-raw+asideNice, maxNice)) // Of the thread alone (setpriority(2)).
 	}
-	return threadTime
+	return ThreadTime
 }
 
-// threadTime returns the processor time of the thread; 0 if it is not known.
-func threadTime() time.Duration {
+// ThreadTime returns the processor time of the calling thread; 0 if it is not known. A goroutine that compares two of them
+// holds its thread in between (runtime.LockOSThread).
+func ThreadTime() time.Duration {
 	var t unix.Timespec
 	if unix.ClockGettime(unix.CLOCK_THREAD_CPUTIME_ID, &t) != nil {
 		return 0

@@ -157,7 +157,7 @@ func newWorker(cfg *config.Worker, registry *Registry, opts Options, s *sources,
 	share := max(1, cfg.MaxConcurrentRequests/asideShare)
 	c.settings.Aside = &chain.Aside{
 		Running: max(2, runtime.NumCPU()/2), PerPlace: max(1, runtime.NumCPU()/4), Waiting: share, WaitingPerPlace: max(1, share/2),
-		Yield: limits.Yield, Busy: limits.Busy,
+		Yield: limits.Yield, Busy: limits.Busy, ThreadTime: limits.ThreadTime,
 	}
 	w := &worker{opts: opts, tracer: tracer}
 	w.service = &service{

@@ -3,6 +3,7 @@ package chain
 import (
 	"context"
 	"errors"
+	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -16,19 +17,25 @@ import (
 type pace struct {
 	// owed is how many runs in a row have to be short before runs are inline again; 0: they are.
 	owed atomic.Int32
+	// doubt is how many inline runs are measured by the processor time of their thread, because one took long by the clock.
+	doubt atomic.Int32
 
 	// The lock of Aside guards these.
 	need    int32     // what owed begins with
 	marked  time.Time // when owed was set last because of an inline run
+	strikes int       // measured runs in a row that were long by the clock alone
 	long    bool      // a run was long since then
 	running int
 	waiting []*ticket
 }
 
 const (
-	// markAt is how long an inline run takes of which the next ones run aside. It is short of lane.Slice, so that runs that are not moved aside count too. A run that had no processor looks
-	// the same, which costs the next minNeed runs a thread of their own and nothing else.
+	// markAt is the processor time of an inline run from which the next ones run aside. It is short of lane.Slice, so that
+	// runs that are not moved aside count too.
 	markAt = lane.Slice / 4
+	// doubtRuns is how many runs are measured after one that took markAt by the clock: it used a processor, waited, or got
+	// none because others had it. maxStrikes is how many of them in a row may wait for lane.Slice.
+	doubtRuns, maxStrikes = 4, 3
 	// busyAt is the processor time from which a run is long.
 	busyAt = time.Millisecond
 	// minNeed and maxNeed bound how many short runs in a row end the time aside; longer with each long run, so that short runs between long ones do not help.
@@ -37,13 +44,45 @@ const (
 	forgetAfter = time.Minute
 )
 
-// mark has the next runs of a place run aside, because of one that was inline.
-func (a *Aside) mark(p *pace, now time.Time) {
-	if a == nil {
-		return
+// suspect has the next inline runs of a place measured, because one took long by the clock. Without a clock of
+// processor time, they run aside at once.
+func (a *Aside) suspect(p *pace, now time.Time) {
+	switch {
+	case a == nil:
+	case a.ThreadTime != nil:
+		p.doubt.Store(doubtRuns)
+	default:
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		a.mark(p, now)
 	}
+}
+
+// measured takes the processor time and the duration of an inline run that was measured.
+func (a *Aside) measured(p *pace, now time.Time, used, took time.Duration) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	switch {
+	case used >= markAt:
+		p.doubt.Store(0)
+		p.strikes = 0
+		a.mark(p, now)
+	case took >= lane.Slice:
+		if p.strikes++; p.strikes >= maxStrikes {
+			p.doubt.Store(0)
+			p.strikes = 0
+			a.mark(p, now)
+		}
+	default:
+		p.strikes = 0
+		if p.doubt.Load() > 0 { // Runs at the same time may have taken the last one.
+			p.doubt.Add(-1)
+		}
+	}
+}
+
+// mark has the next runs of a place run aside, because of one that was inline. The lock is held.
+func (a *Aside) mark(p *pace, now time.Time) {
 	if p.need == 0 || now.Sub(p.marked) > forgetAfter {
 		p.need = minNeed
 	}
@@ -77,6 +116,8 @@ type Aside struct {
 	// may be nil.
 	Yield func() (used func() time.Duration)
 	Busy  func() (done func())
+	// ThreadTime returns the processor time of the calling thread. Nil: inline runs are judged by the clock alone.
+	ThreadTime func() time.Duration
 
 	mu      sync.Mutex
 	running int
@@ -197,7 +238,7 @@ func (r *Run) Moved() bool { return r.moved }
 func (r *Run) Overran(now time.Time) (limit time.Time) {
 	s := &r.steps[r.next]
 	r.moved = true
-	r.settings.Aside.mark(s.pace, now)
+	r.settings.Aside.suspect(s.pace, now)
 	s.observer.Slow(now.Sub(r.began), true)
 	if h, ok := r.holder.(MoveHolder); ok {
 		h.Moved(now, r.deadline)
@@ -211,13 +252,27 @@ func (r *Run) Quit() {
 	r.settle(&r.steps[r.next], policies.Verdict{}, &panicError{value: "the policy ended its goroutine"}, false)
 }
 
+// measured is inline with the run's processor time measured.
+func (r *Run) measured(ctx context.Context, s *step) (v policies.Verdict, err error) {
+	a, began := r.settings.Aside, r.began
+	runtime.LockOSThread()
+	before := a.ThreadTime()
+	defer func() {
+		used := a.ThreadTime() - before
+		runtime.UnlockOSThread()
+		now := r.settings.Now()
+		a.measured(s.pace, now, used, now.Sub(began))
+	}()
+	return s.inline(ctx, r.x, r.lane)
+}
+
 // measure notes how long an inline run of a step took that was not moved aside.
 func (r *Run) measure(s *step, elapsed time.Duration) {
 	// Fast path.
 	if elapsed < markAt {
 		return
 	}
-	r.settings.Aside.mark(s.pace, r.began)
+	r.settings.Aside.suspect(s.pace, r.began)
 	if elapsed >= lane.Slice {
 		s.observer.Slow(elapsed, false)
 	}

@@ -124,7 +124,13 @@ func (r *Run) Inline(ctx context.Context) (ended bool) {
 		}
 		wasMoved := r.moved
 		r.lane.Begin(r, r.began)
-		v, err := s.inline(r.traced(ctx, s), r.x, r.lane)
+		var v policies.Verdict
+		var err error
+		if s.pace.doubt.Load() > 0 {
+			v, err = r.measured(r.traced(ctx, s), s)
+		} else { // Fast path.
+			v, err = s.inline(r.traced(ctx, s), r.x, r.lane)
+		}
 		movedNow := r.moved != wasMoved
 		if r.moved {
 			r.lane = nil
