@@ -67,7 +67,12 @@ func (s *stranger) speak() bool {
 func (s *stranger) half(id uint32, size, part int) bool {
 	s.block.Reset()
 	for _, f := range [][2]string{
-		{":method", "POST"}, {":scheme", "http"}, {":path", "/envoy.service.ext_proc.v3.ExternalProcessor/Process"}, {":authority", "x"}, {"content-type", "application/grpc"}, {"te", "trailers"},
+		{":method", "POST"},
+		{":scheme", "http"},
+		{":path", "/envoy.service.ext_proc.v3.ExternalProcessor/Process"},
+		{":authority", "x"},
+		{"content-type", "application/grpc"},
+		{"te", "trailers"},
 		{"x-policy-route", "open"},
 	} {
 		if s.enc.WriteField(hpack.HeaderField{Name: f[0], Value: f[1]}) != nil {
