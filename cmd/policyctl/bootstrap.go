@@ -38,7 +38,8 @@ type bootstrap struct {
 	admin    *endpoint
 	mappings []mapping
 	duplex   map[string]bool // the names of routes in full duplex
-	timeout  time.Duration   // of a message to the engine
+	owned    ownedHeaders
+	timeout  time.Duration // of a message to the engine
 }
 
 func newBootstrap(k *config.Kernel, e *envoyFlags) (*bootstrap, error) {
@@ -67,6 +68,9 @@ func newBootstrap(k *config.Kernel, e *envoyFlags) (*bootstrap, error) {
 		return nil, err
 	}
 	if b.duplex, err = duplexRoutes(k, e.fullDuplex); err != nil {
+		return nil, err
+	}
+	if b.owned, err = newCatalogue().ownedHeaders(k, e.owned); err != nil {
 		return nil, err
 	}
 	return b, nil

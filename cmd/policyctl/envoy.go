@@ -22,6 +22,8 @@ type envoyFlags struct {
 	engineTLS                               engineTLS
 	downstreamTLS                           downstreamTLS
 	upstreamHTTP2                           bool
+	// owned are headers that policies own which do not come with the engine; bypass are prefixes that pass by the engine.
+	owned, bypass list
 }
 
 // engineTLS is what Envoy needs when the kernel has TLS.
@@ -45,6 +47,9 @@ func (p *program) envoyFlags(e *envoyFlags) *flag.FlagSet {
 	f.StringVar(&e.routesFile, "routes", "", "a YAML `file` with the routes: a list of {route: NAME, prefix: /PREFIX, upstream: ADDRESS}")
 	f.Var(&e.fullDuplex, "full-duplex", "exchange the bodies of that route of the kernel, a `NAME`, in Envoy's mode FULL_DUPLEX_STREAMED, or * for all whose policies may want bodies; may be repeated\n"+
 		"(default: in the mode that the engine asks for with each request)")
+	f.Var(&e.owned, "owned-header", "a header, a `NAME`, that a policy of your own owns: Envoy removes it where the engine does not see it; may be repeated\n"+
+		"(those of the policies that come with the engine are known)")
+	f.Var(&e.bypass, "bypass", "requests below that `/PREFIX` go to --upstream without the engine and any policy; Envoy removes owned headers from them; may be repeated")
 	f.BoolVar(&e.accessLog, "access-log", false, "write a JSON access log to the standard output")
 	f.StringVar(&e.downstreamTLS.cert, "tls-cert", "", "the `file` with Envoy's certificate for clients, who then speak HTTPS, with HTTP/1.1 or HTTP/2")
 	f.StringVar(&e.downstreamTLS.key, "tls-key", "", "the `file` with the key of --tls-cert")
@@ -75,6 +80,9 @@ func (p *program) envoy(args []string) error {
 	text, err := b.yaml()
 	if err != nil {
 		return err
+	}
+	if len(b.owned.unknown) > 0 && len(e.owned) == 0 {
+		fmt.Fprintf(p.stdout, "# It is not known which headers these policies own: %s.\n# --owned-header NAME has Envoy remove such a header from trailers.\n", strings.Join(b.owned.unknown, ", "))
 	}
 	_, err = p.stdout.Write(text)
 	return err

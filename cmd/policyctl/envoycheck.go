@@ -23,7 +23,8 @@ type envoyCheck struct {
 	checked  map[string]bool // clusters of the engine
 	dynamic  bool            // clusters come from elsewhere too
 	notes    []string
-	filters  int             // ext_proc filters found
+	filters  int // ext_proc filters found
+	owned    ownedHeaders
 	named    map[string]bool // routes of the kernel that an Envoy route names
 }
 
@@ -37,6 +38,9 @@ func (v *validation) checkEnvoy(file string) (notes []string, err error) {
 		return nil, err
 	}
 	c := &envoyCheck{validation: v, clusters: map[string]place{}, checked: map[string]bool{}, named: map[string]bool{}}
+	if c.owned, err = newCatalogue().ownedHeaders(v.kernel, nil); err != nil {
+		return nil, err
+	}
 	for cluster := range root.get("static_resources", "clusters").items() {
 		c.clusters[cluster.get("name").text()] = cluster
 	}
@@ -97,6 +101,7 @@ func (c *envoyCheck) connectionManager(manager place) {
 		return
 	}
 	c.spelling(manager)
+	c.trailers(manager)
 }
 
 // extProc checks the settings of the filter.

@@ -72,8 +72,15 @@ func TestValidateTellsMistakesOfEnvoy(t *testing.T) {
 		{"unknown name", []edit{{e, name("orders"), name("order")}}, []string{route + "[1].typed_per_filter_config.envoy.filters.http.ext_proc.overrides.grpc_initial_metadata[0].value: \"order\" is not a route of"}},
 		{"name that Envoy expands", []edit{{e, name("orders"), name("'%REQ(X-ROUTE)%'")}}, []string{`grpc_initial_metadata[0].value: "%REQ(X-ROUTE)%" is a format string to Envoy`}},
 		{"engine off on a route", []edit{{e, "overrides:\n                                grpc_initial_metadata:\n                                  - key: x-policy-route\n                                    value: orders\n                                failure_mode_allow: false", "disabled: true"}}, []string{
-			route + "[1].typed_per_filter_config.envoy.filters.http.ext_proc.disabled: requests pass by the engine here",
-			route + "[1]: the route has no name for the engine",
+			route + `[1].typed_per_filter_config.envoy.filters.http.ext_proc.disabled: requests of route "orders" pass by the engine here, and clients can send x-user-id; leave it out`,
+		}},
+		{"engine off on all routes, removal on one", []edit{
+			{e, "virtual_hosts:", "typed_per_filter_config: {envoy.filters.http.ext_proc: {disabled: true}}\n                  virtual_hosts:"},
+			{e, "- name: orders\n                          match:", "- name: orders\n                          request_headers_to_remove: [X-User-Id]\n                          match:"},
+			{e, "- name: public\n                          match:", "- name: public\n                          request_headers_to_remove: [x-user]\n                          match:"},
+		}, []string{
+			`requests of route "accounts" pass by the engine here, and clients can send x-user-id`,
+			`requests of route "public" pass by the engine here, and clients can send x-user-id`,
 		}},
 		{"response skipped", []edit{{e, "response_header_mode: SEND", "response_header_mode: SKIP"}, {e, "allow_mode_override: true", "allow_mode_override: false"}}, []string{
 			extp + ".allow_mode_override: allow_mode_override is not true: requests pass without the policies that want bodies",
@@ -155,6 +162,12 @@ func TestValidateNotesOfEnvoy(t *testing.T) {
 		{"paths as they come", []edit{{e, "normalize_path: true", "normalize_path: false"}}, "normalize_path is not true: policies decide on /a/../b by the route of /a"},
 		{"slashes as they come", []edit{{e, "                merge_slashes: true\n", ""}}, "merge_slashes is not true: an upstream may take //b for /b"},
 		{"slashes that are unescaped", []edit{{e, "path_with_escaped_slashes_action: REJECT_REQUEST", "path_with_escaped_slashes_action: KEEP_UNCHANGED"}}, "path_with_escaped_slashes_action is not REJECT_REQUEST"},
+		{"engine off, with a removal", []edit{
+			{e, "virtual_hosts:", "request_headers_to_remove: [x-user-id]\n                  virtual_hosts:"},
+			{e, "overrides:\n                                grpc_initial_metadata:\n                                  - key: x-policy-route\n                                    value: orders\n                                failure_mode_allow: false", "disabled: true"},
+		}, `requests of route "orders" pass by the engine here, without policies`},
+		{"owned headers in trailers", []edit{{e, "regex: x[^a-z0-9]user[^a-z0-9]id", "regex: x[-_]user[-_]id"}}, "clients can send x-user-id in trailers, which an HTTP/2 upstream may read as headers"},
+		{"no filter for trailers", []edit{{e, "header_mutation.v3.HeaderMutation", "lua.v3.Lua"}}, "clients can send authorization, x-api-key, x-user-id in trailers"},
 		{"underscores in names", []edit{{e, "headers_with_underscores_action: REJECT_REQUEST", "headers_with_underscores_action: ALLOW"}}, "headers_with_underscores_action is not REJECT_REQUEST: an upstream may take x_user_id for x-user-id"},
 	}
 	for _, tt := range tests {

@@ -18,7 +18,9 @@ type override struct {
 	// service and metadata are the values of x-policy-route in grpc_service and in grpc_initial_metadata; the latter wins.
 	service, metadata place
 	responseMode      string
-	mode              place // processing_mode, as a whole
+	mode              place   // processing_mode, as a whole
+	off               place   // where the filter is disabled
+	removes           remover // what Envoy removes from the requests of the levels above a route
 }
 
 func (c *envoyCheck) routeConfig(manager place, filter extProcAt) {
@@ -30,8 +32,10 @@ func (c *envoyCheck) routeConfig(manager place, filter extProcAt) {
 	base := override{mode: filter.cfg.get("processing_mode"), responseMode: filter.cfg.get("processing_mode", "response_header_mode").text()}
 	base.service = policyRoute(filter.cfg.get("grpc_service", "initial_metadata"))
 	base = c.override(base, routes, filter)
+	base.removes = base.removes.level(routes)
 	for host := range routes.get("virtual_hosts").items() {
 		onHost := c.override(base, host, filter)
+		onHost.removes = slices.Clip(base.removes).level(host)
 		if host.get("matcher").there() {
 			c.note(host, "routes of a matcher are not checked")
 		}
@@ -56,12 +60,12 @@ func (c *envoyCheck) override(o override, level place, filter extProcAt) overrid
 	cfg := level.get("typed_per_filter_config").get(filter.name)
 	if cfg.isType(typeFilterConfig) {
 		if off := cfg.get("disabled"); off.isTrue() {
-			c.fail(off.pos, "requests pass by the engine here; leave it out, and give the route a name")
+			o.off = off
 		}
 		cfg = cfg.get("config")
 	}
 	if off := cfg.get("disabled"); off.isTrue() {
-		c.fail(off.pos, "requests pass by the engine here; leave it out, and give the route a name")
+		o.off = off
 	}
 	overrides := cfg.get("overrides")
 	if allow := overrides.get("failure_mode_allow"); allow.isTrue() || allow.get("value").isTrue() {
@@ -85,10 +89,19 @@ func (c *envoyCheck) override(o override, level place, filter extProcAt) overrid
 
 func (c *envoyCheck) route(o override, route place, filter extProcAt) {
 	o = c.override(o, route, filter)
+	if o.off.there() {
+		c.bypassed(o, route)
+		return
+	}
 	c.routeName(o, route, filter)
 	for cluster := range route.get("route", "weighted_clusters", "clusters").items() {
 		if cluster.get("typed_per_filter_config").get(filter.name).there() {
-			c.routeName(c.override(o, cluster, filter), route, filter)
+			onCluster := c.override(o, cluster, filter)
+			if onCluster.off.there() {
+				c.bypassed(onCluster, route)
+				continue
+			}
+			c.routeName(onCluster, route, filter)
 		}
 	}
 }

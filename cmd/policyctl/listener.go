@@ -66,6 +66,7 @@ func (b *bootstrap) connectionManager() *hcmv3.HttpConnectionManager {
 		}},
 		HttpFilters: []*hcmv3.HttpFilter{
 			{Name: extProcFilter, ConfigType: &hcmv3.HttpFilter_TypedConfig{TypedConfig: packed(b.extProc())}},
+			{Name: headerMutationFilter, ConfigType: &hcmv3.HttpFilter_TypedConfig{TypedConfig: packed(b.owned.trailerFilter())}},
 			{Name: "envoy.filters.http.router", ConfigType: &hcmv3.HttpFilter_TypedConfig{TypedConfig: packed(&routerv3.Router{})}},
 		},
 	}
@@ -115,6 +116,10 @@ func (b *bootstrap) routes() []*routev3.Route {
 	out := make([]*routev3.Route, 0, len(b.mappings))
 	for i := range b.mappings {
 		m := &b.mappings[i]
+		if m.route == nil {
+			out = append(out, b.bypass(m))
+			continue
+		}
 		overrides := &extprocv3.ExtProcOverrides{
 			FailureModeAllow: wrapperspb.Bool(false),
 			GrpcInitialMetadata: []*corev3.HeaderValue{{
@@ -131,19 +136,34 @@ func (b *bootstrap) routes() []*routev3.Route {
 			overrides.ProcessingMode = processingMode(response, whole)
 		}
 		out = append(out, &routev3.Route{
-			Name:  m.route.Name,
-			Match: routeMatch(m.prefix),
-			Action: &routev3.Route_Route{Route: &routev3.RouteAction{
-				ClusterSpecifier: &routev3.RouteAction_Cluster{Cluster: clusterName(m.upstream)},
-				// Answers may go on for long (server-sent events); stream_idle_timeout ends those on which nothing happens.
-				Timeout: durationpb.New(0),
-			}},
+			Name:   m.route.Name,
+			Match:  routeMatch(m.prefix),
+			Action: routeAction(m.upstream),
 			TypedPerFilterConfig: map[string]*anypb.Any{
 				extProcFilter: packed(&extprocv3.ExtProcPerRoute{Override: &extprocv3.ExtProcPerRoute_Overrides{Overrides: overrides}}),
 			},
 		})
 	}
 	return out
+}
+
+func routeAction(upstream endpoint) *routev3.Route_Route {
+	return &routev3.Route_Route{Route: &routev3.RouteAction{
+		ClusterSpecifier: &routev3.RouteAction_Cluster{Cluster: clusterName(upstream)},
+		// Answers may go on for long (server-sent events); stream_idle_timeout ends those on which nothing happens.
+		Timeout: durationpb.New(0),
+	}}
+}
+
+// bypass makes a route that the engine does not see.
+func (b *bootstrap) bypass(m *mapping) *routev3.Route {
+	return &routev3.Route{
+		Name: "bypass " + m.prefix, Match: routeMatch(m.prefix), Action: routeAction(m.upstream),
+		TypedPerFilterConfig: map[string]*anypb.Any{
+			extProcFilter:        packed(&extprocv3.ExtProcPerRoute{Override: &extprocv3.ExtProcPerRoute_Disabled{Disabled: true}}),
+			headerMutationFilter: packed(b.owned.bypass()),
+		},
+	}
 }
 
 // routeMatch matches whole segments: /orders is not the beginning of /orders-of-others.

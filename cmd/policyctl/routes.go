@@ -15,7 +15,7 @@ import (
 	"github.com/policy-engine/policy-engine/config"
 )
 
-// mapping is an Envoy route: what requests are on which route of the kernel, and where they go.
+// mapping is an Envoy route: what requests are on which route of the kernel, nil for those that pass by it, and where they go.
 type mapping struct {
 	route    *config.Route
 	prefix   string
@@ -61,6 +61,12 @@ func mappings(k *config.Kernel, e *envoyFlags) ([]mapping, error) {
 			errs = append(errs, err)
 		}
 	}
+	for _, prefix := range e.bypass {
+		if err := checkPrefix(prefix); err != nil {
+			errs = append(errs, badUsage("--bypass: %v", err))
+		}
+		out = append(out, mapping{nil, prefix, upstream})
+	}
 	if len(e.routes) == 0 && e.routesFile == "" {
 		for i := range k.Routes {
 			name := k.Routes[i].Name
@@ -83,10 +89,18 @@ func inOrder(all []mapping) ([]mapping, error) {
 	})
 	for i := 1; i < len(all); i++ {
 		if all[i].prefix == all[i-1].prefix {
-			return nil, badUsage("the prefix %q is there twice, for the routes %q and %q", all[i].prefix, all[i-1].route.Name, all[i].route.Name)
+			return nil, badUsage("the prefix %q is there twice, for %s and %s", all[i].prefix, all[i-1].what(), all[i].what())
 		}
 	}
 	return all, nil
+}
+
+// what names the mapping.
+func (m *mapping) what() string {
+	if m.route == nil {
+		return "--bypass"
+	}
+	return fmt.Sprintf("route %q", m.route.Name)
 }
 
 // checkPrefix refuses what no path begins with, once Envoy has normalized it.

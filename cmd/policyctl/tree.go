@@ -128,6 +128,21 @@ func (p place) items() iter.Seq[place] {
 	}
 }
 
+// values goes through the values of a mapping.
+func (p place) values() iter.Seq2[string, place] {
+	return func(yield func(string, place) bool) {
+		n := p.follow()
+		if n == nil || n.Kind != yaml.MappingNode {
+			return
+		}
+		for i := 0; i+1 < len(n.Content); i += 2 {
+			if key := n.Content[i]; !yield(key.Value, p.below(n.Content[i+1], key.Line, "."+key.Value)) {
+				return
+			}
+		}
+	}
+}
+
 // text returns a scalar, "" if there is none.
 func (p place) text() string {
 	if n := p.follow(); n != nil && n.Kind == yaml.ScalarNode {

@@ -1,10 +1,12 @@
 package e2e
 
 import (
+	"io"
 	"net/http"
 	"strings"
 	"testing"
 
+	"github.com/policy-engine/policy-engine/fastpath/headername"
 	"github.com/policy-engine/policy-engine/test/harness"
 )
 
@@ -135,4 +137,93 @@ func TestOwnedHeadersWithoutTheirWorker(t *testing.T) {
 	e.StartWorker("worker-1")
 	waitHealth(t, e.Engine, "worker-1", 1)
 	get(t, e.Engine, 401, "/key")
+}
+
+const trailerRoutes = `  workers:
+    - {name: worker-1, socket_path: "${RUN_DIR}/worker-1.sock", timeout: 2s}
+    - {name: worker-w, socket_path: "${RUN_DIR}/w.sock", timeout: 2s}
+  route_policies:
+    - {route_name: public}
+    - route_name: key
+      request_flow: {policy_chain: [{policy: apiKeyAuth, params: {key_store: partners}}]}
+    - route_name: whole
+      request_flow: {policy_chain: [{policy: apiKeyAuth, params: {key_store: partners}}, {policy: bodyW, params: {name: w}}]}
+    - route_name: chunks
+      request_flow: {policy_chain: [{policy: apiKeyAuth, params: {key_store: partners}}, {policy: watchW, params: {name: w}}]}
+      response_flow: {policy_chain: [{policy: securityHeaders}]}
+`
+
+// arrival is a request that an upstream has got.
+type arrival struct{ headers, trailers http.Header }
+
+// arrivals is an upstream of HTTP/2 that reads trailers.
+type arrivals chan arrival
+
+func (a arrivals) ServeHTTP(_ http.ResponseWriter, r *http.Request) {
+	_, _ = io.Copy(io.Discard, r.Body)
+	a <- arrival{r.Header, r.Trailer}
+}
+
+// TestOwnedHeadersInTrailers: neither owned headers nor credentials reach an HTTP/2 upstream in trailers, in any spelling, on routes
+// whose trailers the engine sees and on those whose it does not see. On a route that passes by the engine, Envoy removes owned headers.
+func TestOwnedHeadersInTrailers(t *testing.T) {
+	t.Parallel()
+	upstream := make(arrivals, 1)
+	e := startStandardWith(t, trailerRoutes, upstream, "--upstream-http2", "--bypass", "/static")
+	client := newClient(t, "HTTP/2")
+	send := func(t *testing.T, path string, headers, trailers http.Header) arrival {
+		t.Helper()
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://"+e.Listen+path, io.NopCloser(strings.NewReader("hello")))
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header, req.Trailer = headers, trailers
+		resp, err := client.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		if resp.StatusCode != 200 {
+			t.Fatalf("%s: status %d", path, resp.StatusCode)
+		}
+		return <-upstream
+	}
+	key := http.Header{"X-Api-Key": {keyAlice}}
+	for _, path := range []string{"/public", "/key", "/whole", "/chunks", "/static"} {
+		t.Run(path, func(t *testing.T) {
+			for _, c := range tokenCharacters {
+				if c == '_' {
+					continue // Envoy refuses it: below.
+				}
+				owned, credential := http.CanonicalHeaderKey("x"+string(c)+"user"+string(c)+"id"), http.CanonicalHeaderKey("x"+string(c)+"api"+string(c)+"key")
+				trailers := http.Header{"X-Sum": {"1"}, "X-User-Id": {"root"}, owned: {"admin"}, credential: {keyBob}}
+				got := send(t, path, key, trailers).trailers
+				if got.Get("X-Sum") != "1" {
+					t.Errorf("%q: the upstream got the trailers %v, which lack x-sum", c, got)
+				}
+				for name, values := range got {
+					if len(values) > 0 && (isIdentity(name) || headername.Equal(name, "x-api-key")) {
+						t.Errorf("%q: the upstream got the trailer %s: %v", c, name, values)
+					}
+				}
+			}
+		})
+	}
+	t.Run("bypass", func(t *testing.T) {
+		for _, c := range tokenCharacters {
+			if c == '_' {
+				continue
+			}
+			headers := http.Header{http.CanonicalHeaderKey("x" + string(c) + "user" + string(c) + "id"): {"admin"}, "X-Other": {"1"}}
+			got := send(t, "/static", headers, nil).headers
+			if got.Get("X-Other") != "1" {
+				t.Errorf("%q: the upstream got the headers %v, which lack x-other", c, got)
+			}
+			for name, values := range got {
+				if isIdentity(name) {
+					t.Errorf("%q: the upstream got %s: %v", c, name, values)
+				}
+			}
+		}
+	})
 }

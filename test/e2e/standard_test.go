@@ -55,11 +55,17 @@ type standard struct {
 
 func startStandard(t *testing.T, routes string) *standard {
 	t.Helper()
+	return startStandardWith(t, routes, nil)
+}
+
+// startStandardWith starts an engine with another upstream than the one of all tests, unless it is nil, and arguments for `policyctl envoy`.
+func startStandardWith(t *testing.T, routes string, upstream http.Handler, envoyArgs ...string) *standard {
+	t.Helper()
 	dir := t.TempDir()
 	writeKeys(t, dir)
 	i := newIssuer(t, dir)
 	return &standard{issuer: i, Engine: harness.StartEngine(t, harness.Spec{
-		Kernel: routes,
+		Kernel: routes, Upstream: upstream, EnvoyArgs: envoyArgs,
 		Workers: []harness.WorkerSpec{
 			{Name: "worker-1", Program: "policy-worker-1", Config: `  name: worker-1
   socket_path: ${RUN_DIR}/worker-1.sock
