@@ -71,7 +71,7 @@ func merge(a, b *workerv1.OwnedHeaders) *workerv1.OwnedHeaders {
 	switch {
 	case a == nil && b == nil:
 		return &workerv1.OwnedHeaders{}
-	case a == nil || len(a.Names)+len(a.Credentials) == 0:
+	case a == nil || len(a.Names)+len(a.Credentials)+len(a.Replaced) == 0:
 		return b
 	case b == nil || equal(a, b):
 		return a
@@ -79,11 +79,12 @@ func merge(a, b *workerv1.OwnedHeaders) *workerv1.OwnedHeaders {
 	return &workerv1.OwnedHeaders{
 		Names:       union(a.Names, b.Names),
 		Credentials: union(a.Credentials, b.Credentials),
+		Replaced:    union(a.Replaced, b.Replaced),
 	}
 }
 
 func equal(a, b *workerv1.OwnedHeaders) bool {
-	return slices.Equal(a.Names, b.Names) && slices.Equal(a.Credentials, b.Credentials)
+	return slices.Equal(a.Names, b.Names) && slices.Equal(a.Credentials, b.Credentials) && slices.Equal(a.Replaced, b.Replaced)
 }
 
 func union(a, b []string) []string {
@@ -104,7 +105,7 @@ func (b ownedBook) of(worker string, chains []*workerv1.Chain, next ownedBook) (
 				continue
 			}
 			next[key] = owned
-			list = append(list, &workerv1.OwnedHeaders{Chain: c.Id, Policy: uint32(i), Names: owned.Names, Credentials: owned.Credentials})
+			list = append(list, &workerv1.OwnedHeaders{Chain: c.Id, Policy: uint32(i), Names: owned.Names, Credentials: owned.Credentials, Replaced: owned.Replaced})
 		}
 	}
 	return list, all

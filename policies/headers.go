@@ -127,6 +127,10 @@ func CheckOwnedHeader(name string) error {
 // letters nor digits. For parameters that name headers.
 func SameHeader(a, b string) bool { return headername.Equal(a, b) }
 
+// FoldHeader returns the one spelling that stands for all names that are the SameHeader: lower case, with '-' for what is neither a
+// letter nor a digit.
+func FoldHeader(name string) string { return headername.Fold(name) }
+
 // lowerName returns name in lower case, itself when it is already.
 func lowerName(name string) string {
 	for i := range len(name) {

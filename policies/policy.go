@@ -80,6 +80,15 @@ type Owner interface {
 	OwnedHeaders() []string
 }
 
+// Replacer is implemented by policies that remove or replace headers which clients may send. Where such a policy does not run, because it
+// was skipped or has failed and the operator lets the request go on, the upstream does not get what the client sent in them, in any
+// spelling. Unlike owned headers, this is so on the policy's own route only, and policies see the headers until the policy has run.
+//
+// The names are in lower case; those of a policy with given parameters never change.
+type Replacer interface {
+	ReplacedHeaders() []string
+}
+
 // CredentialReader is implemented by policies that read a credential from headers of the request. The kernel removes these headers, in
 // every spelling, from the request's trailers, where no policy reads them, but an upstream may.
 //

@@ -101,9 +101,9 @@ func (c *compiler) policy(ch *workerv1.Chain, p *workerv1.PolicyInstance, index 
 	if len(problems) > 0 {
 		return chain.Policy{}, false
 	}
-	if p.GetReportOwnedHeaders() && (len(reported.owned) > 0 || len(reported.credentials) > 0) {
+	if p.GetReportOwnedHeaders() && len(reported.owned)+len(reported.credentials)+len(reported.replaced) > 0 {
 		c.generation.owned = append(c.generation.owned, &workerv1.OwnedHeaders{
-			Chain: ch.GetId(), Policy: uint32(index), Names: reported.owned, Credentials: reported.credentials,
+			Chain: ch.GetId(), Policy: uint32(index), Names: reported.owned, Credentials: reported.credentials, Replaced: reported.replaced,
 		})
 	}
 	if instance, ok := instance.(io.Closer); ok {
@@ -111,7 +111,7 @@ func (c *compiler) policy(ch *workerv1.Chain, p *workerv1.PolicyInstance, index 
 	}
 	return chain.Policy{
 		Name: name, Instance: instance, OnFailure: p.GetOnFailure(), Timeout: chain.Microseconds(p.GetTimeoutUs()),
-		Observer: c.observers.of(name, at.route), Owned: reported.owned,
+		Observer: c.observers.of(name, at.route), Owned: slices.Concat(reported.owned, reported.replaced),
 	}, true
 }
 
@@ -135,7 +135,7 @@ type problem struct {
 }
 
 // report is what an instance says of the headers of requests.
-type report struct{ owned, credentials []string }
+type report struct{ owned, credentials, replaced []string }
 
 // build makes an instance and asks for its owned headers, or returns all that is wrong with its parameters. All code of the policy is
 // called under a guard.
@@ -156,6 +156,14 @@ func build(d policies.Definition, e policies.Env, params []byte) (instance any, 
 				return nil, report{}, []problem{{"", fmt.Sprintf("the policy owns the header %q, expected a header that policies may own, in lower case", name)}}
 			}
 			reported.owned = append(reported.owned, name)
+		}
+	}
+	if replacer, ok := instance.(policies.Replacer); ok {
+		for _, name := range replacer.ReplacedHeaders() {
+			if err := policies.CheckHeader(name, ""); err != nil || name != strings.ToLower(name) {
+				return nil, report{}, []problem{{"", fmt.Sprintf("the policy replaces the header %q, expected a header that policies may set, in lower case", name)}}
+			}
+			reported.replaced = append(reported.replaced, name)
 		}
 	}
 	if reader, ok := instance.(policies.CredentialReader); ok {

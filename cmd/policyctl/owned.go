@@ -13,7 +13,6 @@ import (
 	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
 
 	"github.com/policy-engine/policy-engine/config"
-	"github.com/policy-engine/policy-engine/fastpath/headername"
 	"github.com/policy-engine/policy-engine/policies"
 )
 
@@ -36,7 +35,7 @@ func (c catalogue) ownedHeaders(k *config.Kernel, more []string) (o ownedHeaders
 		if err := policies.CheckOwnedHeader(name); err != nil {
 			return o, badUsage("--owned-header: %v", err)
 		}
-		names[headername.Fold(name)] = true
+		names[policies.FoldHeader(name)] = true
 	}
 	for i := range k.Routes {
 		r := &k.Routes[i]
@@ -74,7 +73,7 @@ func (c catalogue) dryBuild(world *dryWorld, route string, p *config.Policy) (an
 
 func addFolded(to map[string]bool, names []string) {
 	for _, name := range names {
-		to[headername.Fold(name)] = true
+		to[policies.FoldHeader(name)] = true
 	}
 }
 
@@ -159,7 +158,7 @@ func (r remover) level(at place) remover {
 	for name := range at.get("request_headers_to_remove").items() {
 		removed := name.text()
 		// Envoy removes this spelling only. Who writes it takes the other ones into account.
-		r = append(r, func(n string) bool { return headername.Equal(n, removed) })
+		r = append(r, func(n string) bool { return policies.SameHeader(n, removed) })
 	}
 	for _, cfg := range at.get("typed_per_filter_config").values() {
 		if cfg.isType(typeFilterConfig) {

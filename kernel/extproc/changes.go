@@ -1,8 +1,11 @@
 package extproc
 
 import (
+	"slices"
+
 	workerv1 "github.com/policy-engine/policy-engine/api/worker/v1"
 	"github.com/policy-engine/policy-engine/fastpath/httpsyntax"
+	"github.com/policy-engine/policy-engine/fastpath/view"
 )
 
 // Envoy's limits of one header mutation, with the defaults of its HTTP connection manager (mutation_utils.cc, responseHeaderSizeCheck).
@@ -42,15 +45,62 @@ func (c *changes) reset() {
 // fits reports whether Envoy would take the changes with these added.
 func (c *changes) fits(mutations []*workerv1.Mutation) bool {
 	size := c.size
+	n := len(c.list)
 	for _, m := range mutations {
-		size += len(headerName(m)) + len(m.Value)
+		if !c.removes(m) {
+			n++
+			size += len(headerName(m)) + len(m.Value)
+		}
 	}
-	return len(c.list)+len(mutations) <= maxChanges && size <= maxChangeBytes
+	return n <= maxChanges && size <= maxChangeBytes
+}
+
+// removes reports whether the mutation is a removal that changes nothing: the header is removed already.
+func (c *changes) removes(m *workerv1.Mutation) bool {
+	if m.Kind != workerv1.Mutation_KIND_REMOVE_HEADER {
+		return false
+	}
+	for i := len(c.list) - 1; i >= 0; i-- {
+		if string(c.list[i].name) == m.Name {
+			return c.list[i].kind == removeHeader
+		}
+	}
+	return false
+}
+
+// remove adds the removal of a header, in lower case. It reports false if there is no room for it, or if Envoy would not do it.
+func (c *changes) remove(name []byte) bool {
+	start := len(c.arena)
+	for _, b := range name {
+		if 'A' <= b && b <= 'Z' {
+			b += 'a' - 'A'
+		}
+		c.arena = append(c.arena, b)
+	}
+	lower := c.arena[start:len(c.arena):len(c.arena)]
+	if c.replaces(view.String(lower)) {
+		c.arena = c.arena[:start]
+		return true // Another line of the same name.
+	}
+	if len(c.list) >= maxChanges || c.size+len(lower) > maxChangeBytes || checkHeader(view.String(lower), "") != nil {
+		return false
+	}
+	c.list = append(c.list, change{kind: removeHeader, name: lower})
+	c.size += len(lower)
+	return true
+}
+
+// sets reports whether a policy has set the header.
+func (c *changes) sets(name string) bool {
+	return slices.ContainsFunc(c.list, func(ch change) bool { return ch.kind != removeHeader && string(ch.name) == name })
 }
 
 // add copies mutations, which have been checked.
 func (c *changes) add(mutations []*workerv1.Mutation) {
 	for _, m := range mutations {
+		if c.removes(m) {
+			continue
+		}
 		name := headerName(m)
 		ch := change{kind: setHeader}
 		switch m.Kind {

@@ -271,6 +271,9 @@ func (m *Machine) Complete(c *route.Call, r *workerv1.Result, err error, now Ins
 		m.context = append(m.context[:0], r.Context...)
 		m.holding = r.Holding
 	}
+	if r.Outcome == workerv1.Result_OUTCOME_SKIP_REMAINING && m.stage == requestHeaders && m.owned == nil {
+		return m.refuse(&workerUnavailable, now) // It is not known what the skipped policies replace.
+	}
 	return m.advance(now)
 }
 
@@ -311,9 +314,16 @@ func (m *Machine) failed(f *refusal, now Instant) Effect {
 		p := &m.segment.Policies[i]
 		switch p.OnFailure {
 		case workerv1.OnFailure_ON_FAILURE_CONTINUE:
+			if !m.hideReplaced(m.segment, p.Index) {
+				m.policy = p.Name
+				return m.refuse(f, now)
+			}
 			m.tolerated = f.decision
 		case workerv1.OnFailure_ON_FAILURE_SKIP_REMAINING:
 			m.policy = p.Name
+			if m.stage == requestHeaders && m.owned == nil {
+				return m.refuse(f, now) // It is not known what the skipped policies replace.
+			}
 			m.tolerated = f.decision
 			m.skipAfter(m.segment, p.Index)
 			return m.advance(now)

@@ -27,6 +27,8 @@ type Machine struct {
 	routeName string
 	// owned are the headers that only policies may set; nil while they are not known.
 	owned *route.OwnedHeaders
+	// spellings are the owned headers that the client sent.
+	spellings int
 
 	// wanted are the phases that must be answered before the stream may end with OK. seen had a message, answered an answer.
 	wanted, seen, answered phaseSet

@@ -21,7 +21,7 @@ func newAllowPath(t testing.TB, name string, response bool) *allowPath {
 	if response {
 		line += " response audit"
 	}
-	for _, line := range []string{"worker w1 auth limit", "worker w2 audit", line} {
+	for _, line := range []string{"worker w1 auth limit", "worker w2 audit", line, "owned w1 1 0 x-user-id x-tenant", "replaced w1 1 1 x-internal"} {
 		if err := w.setUp(words(line)); err != nil {
 			t.Fatal(err)
 		}

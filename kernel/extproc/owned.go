@@ -6,6 +6,7 @@ import (
 	workerv1 "github.com/policy-engine/policy-engine/api/worker/v1"
 	"github.com/policy-engine/policy-engine/fastpath/headermap"
 	"github.com/policy-engine/policy-engine/fastpath/headername"
+	"github.com/policy-engine/policy-engine/kernel/route"
 )
 
 // maxSpellings is how many spellings of owned headers one request may have. Each costs one of the changes that Envoy takes.
@@ -20,10 +21,12 @@ func (m *Machine) removeOwned() *refusal {
 	if m.owned == nil {
 		return m.onlyReserved()
 	}
-	set := m.owned.Headers
+	m.spellings = 0
+	headers, replaced := m.owned.Headers, m.owned.Replaced
 	for i := range m.fields {
+		name := m.fields[i].Name
 		// Slow path: only requests with such a header take it.
-		if name := m.fields[i].Name; set.Has(name) && !m.removeHeader(name) {
+		if headers.Has(name) && !m.removeHeader(name) || replaced.Has(name) && !m.changes.remove(name) {
 			return &malformedRequest
 		}
 	}
@@ -42,20 +45,51 @@ func (m *Machine) onlyReserved() *refusal {
 
 // removeHeader removes a header of the client. It reports false if Envoy would not remove it, or if there are too many of them.
 func (m *Machine) removeHeader(name []byte) bool {
-	removal := &workerv1.Mutation{Kind: workerv1.Mutation_KIND_REMOVE_HEADER, Name: string(bytes.ToLower(name))}
-	if m.changes.replaces(removal.Name) {
-		return true // Another line of the same name.
-	}
-	if len(m.changes.list) >= maxSpellings || checkMutation(requestHeaders, removal) != nil {
+	before := len(m.changes.list)
+	if !m.changes.remove(name) {
 		return false
 	}
+	if len(m.changes.list) == before {
+		return true
+	}
+	m.spellings++
+	return m.spellings <= maxSpellings && m.hide(string(bytes.ToLower(name)))
+}
+
+// hide removes a header of the client for the policies that follow. It reports false if there is no room for that.
+func (m *Machine) hide(name string) bool {
 	// An encoded Context with another element of request_mutations at its end is that Context with one more.
+	removal := &workerv1.Mutation{Kind: workerv1.Mutation_KIND_REMOVE_HEADER, Name: name}
 	encoded, err := (&workerv1.Context{RequestMutations: []*workerv1.Mutation{removal}}).MarshalVT()
-	if err != nil {
+	if err != nil || len(m.context)+len(encoded) > maxContext {
 		return false
 	}
-	m.changes.add([]*workerv1.Mutation{removal})
 	m.context = append(m.context, encoded...)
+	return true
+}
+
+// hideReplaced removes, for the policies that follow, the headers of the client that a policy which did not run replaces. For the
+// upstream they are removed already. It reports false if that is not possible, or if it is not known which headers they are. In later
+// phases the headers have passed.
+func (m *Machine) hideReplaced(s *route.Segment, policy int) bool {
+	switch {
+	case m.stage != requestHeaders:
+		return true
+	case m.owned == nil:
+		return false
+	}
+	for _, replaced := range m.owned.ReplacedBy(s.Chain, policy) {
+		fields, err := headermap.Parse(nil, m.requestMap)
+		if err != nil {
+			return false
+		}
+		for i := range fields {
+			name := string(bytes.ToLower(fields[i].Name))
+			if headername.Equal(name, replaced) && !m.changes.sets(name) && !m.hide(name) {
+				return false
+			}
+		}
+	}
 	return true
 }
 

@@ -87,6 +87,10 @@ func (w *world) setUp(line []string) error {
 		w.kernel.IdentityHeaders.KeepOn = line[1:]
 	case "credentials": // WORKER NAMES
 		w.owned[line[1]] = append(w.owned[line[1]], &workerv1.OwnedHeaders{Credentials: line[2:]})
+	case "replaced": // WORKER CHAIN POLICY NAMES
+		chain, _ := strconv.ParseUint(line[2], 10, 32)
+		policy, _ := strconv.ParseUint(line[3], 10, 32)
+		w.owned[line[1]] = append(w.owned[line[1]], &workerv1.OwnedHeaders{Chain: uint32(chain), Policy: uint32(policy), Replaced: line[4:]})
 	case "owned": // WORKER CHAIN POLICY NAMES
 		chain, _ := strconv.ParseUint(line[2], 10, 32)
 		policy, _ := strconv.ParseUint(line[3], 10, 32)

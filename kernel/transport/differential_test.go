@@ -149,6 +149,7 @@ func newSubject(t testing.TB, transport config.Transport, later bool) *subject {
 	if err != nil {
 		t.Fatal(err)
 	}
+	table.Report(s.Name(), nil)
 	store := route.NewStore(route.Terms{}, func(uint64) {})
 	store.Swap(table)
 	settings := &extproc.Settings{Routes: store, Observer: s}

@@ -11,7 +11,6 @@ import (
 
 	"github.com/invopop/jsonschema"
 
-	"github.com/policy-engine/policy-engine/fastpath/headername"
 	"github.com/policy-engine/policy-engine/policies"
 )
 
@@ -197,14 +196,14 @@ func (p *Params) checkTargets(bad func(param, format string, args ...any)) {
 		if _, known := formats[h.Format]; !known {
 			bad(param, "unknown format %q, expected one of %s", h.Format, strings.Join(formatNames(), ", "))
 		}
-		other, taken := seen[headername.Fold(h.Header)]
+		other, taken := seen[policies.FoldHeader(h.Header)]
 		switch {
-		case p.HeaderName != "" && headername.Fold(h.Header) == headername.Fold(p.HeaderName):
+		case p.HeaderName != "" && policies.FoldHeader(h.Header) == policies.FoldHeader(p.HeaderName):
 			bad(param, "header %q carries the token, expected another header", h.Header)
 		case taken:
 			bad(param, "header %q carries claim %q already, expected a header of its own for each claim", h.Header, other)
 		}
-		seen[headername.Fold(h.Header)] = h.Claim.String()
+		seen[policies.FoldHeader(h.Header)] = h.Claim.String()
 	}
 }
 

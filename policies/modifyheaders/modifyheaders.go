@@ -86,8 +86,8 @@ func build(_ policies.Env, params Params) (*Policy, error) {
 	return p, nil
 }
 
-// ClaimedHeaders implements policies.Claimant: what is set or removed here is not for clients to say.
-func (p *Policy) ClaimedHeaders() []string {
+// ReplacedHeaders implements policies.Replacer.
+func (p *Policy) ReplacedHeaders() []string {
 	names := slices.Clone(p.remove)
 	for i := range p.set {
 		names = append(names, p.set[i].Name)

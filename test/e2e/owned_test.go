@@ -37,6 +37,11 @@ const ownedRoutes = `  unknown_route: continue
       request_flow: {policy_chain: [{policy: answerW, params: {if: x-user-id, status: 418}}]}
     - route_name: response
       response_flow: {policy_chain: [{policy: securityHeaders}]}
+    - route_name: replaced
+      request_flow:
+        policy_chain:
+          - {policy: editW, params: {do: [skip]}}
+          - {policy: modifyHeaders, params: {remove: [x-internal], set: {x-zone: gateway}}}
     - {route_name: public}
     - {route_name: kept}
 `
@@ -76,6 +81,15 @@ func TestOwnedHeadersOnEveryRoute(t *testing.T) {
 					}
 				}
 			}
+		}
+	})
+	t.Run("replaced by a skipped policy", func(t *testing.T) {
+		for path, want := range map[string]string{"/replaced": "", "/public": "client"} {
+			before := e.Upstream.Count()
+			get(t, e.Engine, 200, path, "X-Internal: client", "X-Zone: client")
+			got := arrived(t, e.Engine, before).Header
+			wantHeader(t, got, "X-Internal", want)
+			wantHeader(t, got, "X-Zone", want)
 		}
 	})
 	t.Run("kept", func(t *testing.T) {

@@ -22,7 +22,7 @@ type Policy struct {
 	Timeout time.Duration
 	// Observer is told of every run.
 	Observer Observer
-	// Owned are the headers that policies.Owner names.
+	// Owned are the headers that policies.Owner and policies.Replacer name.
 	Owned []string
 }
 

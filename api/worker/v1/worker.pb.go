@@ -1040,7 +1040,10 @@ type OwnedHeaders struct {
 	// In lower case; every spelling is meant that a server may read as the same name.
 	Names []string `protobuf:"bytes,3,rep,name=names,proto3" json:"names,omitempty"`
 	// Headers that carry a credential for the policy. The kernel removes them from trailers, which no policy reads.
-	Credentials   []string `protobuf:"bytes,4,rep,name=credentials,proto3" json:"credentials,omitempty"`
+	Credentials []string `protobuf:"bytes,4,rep,name=credentials,proto3" json:"credentials,omitempty"`
+	// Headers that the policy removes or replaces, without owning them. The kernel removes what the client sent in them from the requests
+	// of the policy's route, for the upstream.
+	Replaced      []string `protobuf:"bytes,5,rep,name=replaced,proto3" json:"replaced,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1099,6 +1102,13 @@ func (x *OwnedHeaders) GetNames() []string {
 func (x *OwnedHeaders) GetCredentials() []string {
 	if x != nil {
 		return x.Credentials
+	}
+	return nil
+}
+
+func (x *OwnedHeaders) GetReplaced() []string {
+	if x != nil {
+		return x.Replaced
 	}
 	return nil
 }
@@ -2427,12 +2437,13 @@ const file_worker_v1_worker_proto_rawDesc = "" +
 	"\x04path\x18\x05 \x01(\tR\x04path\"\x9c\x01\n" +
 	"\x12PushConfigResponse\x12;\n" +
 	"\x06errors\x18\x01 \x03(\v2#.policyengine.worker.v1.ConfigErrorR\x06errors\x12I\n" +
-	"\rowned_headers\x18\x02 \x03(\v2$.policyengine.worker.v1.OwnedHeadersR\fownedHeaders\"t\n" +
+	"\rowned_headers\x18\x02 \x03(\v2$.policyengine.worker.v1.OwnedHeadersR\fownedHeaders\"\x90\x01\n" +
 	"\fOwnedHeaders\x12\x14\n" +
 	"\x05chain\x18\x01 \x01(\rR\x05chain\x12\x16\n" +
 	"\x06policy\x18\x02 \x01(\rR\x06policy\x12\x14\n" +
 	"\x05names\x18\x03 \x03(\tR\x05names\x12 \n" +
-	"\vcredentials\x18\x04 \x03(\tR\vcredentials\"Q\n" +
+	"\vcredentials\x18\x04 \x03(\tR\vcredentials\x12\x1a\n" +
+	"\breplaced\x18\x05 \x03(\tR\breplaced\"Q\n" +
 	"\vConfigError\x12\x14\n" +
 	"\x05chain\x18\x01 \x01(\rR\x05chain\x12\x12\n" +
 	"\x04path\x18\x02 \x01(\tR\x04path\x12\x18\n" +
