@@ -15,13 +15,14 @@ func (c *checker) kernel(d *document.Kernel) *Kernel {
 			Address: string(d.Admin.Address), Port: d.Admin.Port, GuardedAddress: string(d.Admin.GuardedAddress), Token: string(d.Admin.Token), TokenFile: d.Admin.TokenFile,
 			MaxConnections: d.Admin.MaxConnections, MaxConnectionsPerPeer: d.Admin.MaxConnectionsPerPeer,
 		},
-		Workers:            c.workers(d),
-		UnknownRoute:       UnknownRoute(d.UnknownRoute),
-		Routes:             c.routes(d.RoutePolicies),
-		IdentityHeaders:    c.identityHeaders(d),
-		PolicyNotSupported: c.immediateResponse(&d.PolicyNotSupportedResponse),
-		WorkerUnavailable:  c.immediateResponse(&d.WorkerUnavailableResponse),
-		Drain:              Drain{Delay: time.Duration(d.Drain.Delay), Deadline: time.Duration(d.Drain.Deadline)},
+		Workers:             c.workers(d),
+		UnknownRoute:        UnknownRoute(d.UnknownRoute.Action),
+		RouteNotFoundStatus: d.UnknownRoute.Status,
+		Routes:              c.routes(d.RoutePolicies),
+		IdentityHeaders:     c.identityHeaders(d),
+		PolicyNotSupported:  c.immediateResponse(&d.PolicyNotSupportedResponse),
+		WorkerUnavailable:   c.immediateResponse(&d.WorkerUnavailableResponse),
+		Drain:               Drain{Delay: time.Duration(d.Drain.Delay), Deadline: time.Duration(d.Drain.Deadline)},
 		Limits: Limits{
 			MaxBodySize: int(d.Limits.MaxBodySize), MaxTotalBodySize: int(d.Limits.MaxTotalBodySize),
 			MaxHeaderCount: d.Limits.MaxHeaderCount, MaxHeaderSize: int(d.Limits.MaxHeaderSize),
@@ -104,6 +105,9 @@ func (c *checker) routes(d []document.Route) []Route {
 	for i := range d {
 		r := &d[i]
 		routeNames.add(c, string(r.RouteName), r.At("route_name"), "each route stands in one entry")
+		if r.RouteName == RouteNotFound {
+			c.fail(r.At("route_name"), "%q is the name of Envoy's route for requests that match no other; choose another name", RouteNotFound)
+		}
 		out = append(out, Route{
 			Name:     string(r.RouteName),
 			Request:  flow(&r.RequestFlow),

@@ -18,18 +18,20 @@ type Pos struct {
 
 // Kernel is kernel-config.yaml.
 type Kernel struct {
-	File               string
-	Server             Server
-	Admin              Admin
-	Workers            []WorkerRef
-	UnknownRoute       UnknownRoute
-	IdentityHeaders    IdentityHeaders
-	Routes             []Route
-	PolicyNotSupported ImmediateResponse
-	WorkerUnavailable  ImmediateResponse
-	Limits             Limits
-	Drain              Drain
-	Observability      Observability
+	File         string
+	Server       Server
+	Admin        Admin
+	Workers      []WorkerRef
+	UnknownRoute UnknownRoute
+	// RouteNotFoundStatus is the status of the refusal of a request that no route of Envoy matches.
+	RouteNotFoundStatus int
+	IdentityHeaders     IdentityHeaders
+	Routes              []Route
+	PolicyNotSupported  ImmediateResponse
+	WorkerUnavailable   ImmediateResponse
+	Limits              Limits
+	Drain               Drain
+	Observability       Observability
 	// Fixed are the keys that take a restart, always the same ones in the same order.
 	Fixed []Fixed `json:"-"`
 	// origins are the variables that values of the file have in them.
@@ -215,6 +217,9 @@ type IdentityHeaders struct {
 	// KeepOn are the names of routes on which clients can send the headers that no policy of the route owns.
 	KeepOn []string
 }
+
+// RouteNotFound is the name of the route of Envoy that takes what no other one matches (policyctl envoy). No route of the configuration has it.
+const RouteNotFound = "policy-engine/not-found"
 
 // UnknownRoute is what happens to requests of a route that is not configured.
 type UnknownRoute string

@@ -26,7 +26,7 @@ func TestRun(t *testing.T) {
 	for _, tt := range []struct {
 		route string
 		want  int
-	}{{"open", 0}, {"guarded", 503}, {"both", 503}, {"unoffered", 503}, {"nowhere", 500}, {"", 500}} {
+	}{{"open", 0}, {"guarded", 503}, {"both", 503}, {"unoffered", 503}, {"nowhere", 500}, {"", 404}} {
 		eventually(t, "the first table is in use", func() bool { return r.ask("open") == 0 })
 		if got := r.ask(tt.route); got != tt.want {
 			t.Errorf("route %q without a worker: %d, want %d", tt.route, got, tt.want)
@@ -67,8 +67,11 @@ func TestRun(t *testing.T) {
 	if err := r.end(); err != nil {
 		t.Error(err)
 	}
-	if n := len(r.log.lines(`"message":"unknown route"`)); n != 2 {
-		t.Errorf("%d lines on two unknown routes", n)
+	if n := len(r.log.lines(`"message":"unknown route"`)); n != 1 {
+		t.Errorf("%d lines on an unknown route", n)
+	}
+	if n := len(r.log.lines(`"message":"no route of Envoy matches a request"`)); n != 1 {
+		t.Errorf("%d lines on a request without a route", n)
 	}
 	for _, want := range []string{"worker replica is up", "worker replica is down", "no worker offers a policy", "policy kernel is draining"} {
 		if len(r.log.lines(want)) == 0 {

@@ -8,6 +8,7 @@ import (
 
 	"github.com/VictoriaMetrics/metrics"
 	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
 
 	"github.com/policy-engine/policy-engine/kernel/extproc"
 	"github.com/policy-engine/policy-engine/kernel/route"
@@ -107,7 +108,9 @@ func (o *Observer) Decided(d *extproc.Decision) {
 	switch d.Status {
 	case extproc.StatusAllowed, extproc.StatusDenied, extproc.StatusResponded, extproc.StatusCancelled, extproc.StatusDraining:
 	case extproc.StatusUnknownRoute:
-		o.complainUnknown(d)
+		o.complainUnknown(zap.WarnLevel, "unknown route", d)
+	case extproc.StatusRouteNotFound:
+		o.complainUnknown(zap.InfoLevel, "no route of Envoy matches a request", d)
 	default:
 		o.complain(&w.requests[d.Status], "a request could not be decided by its policies", d, w, d.Status)
 	}
@@ -197,11 +200,11 @@ func (o *Observer) complain(out *outcome, message string, d *extproc.Decision, w
 	o.log.Warn(message, append(describe(d, w, status), zap.Int64("suppressed", out.suppressed.Swap(0)))...)
 }
 
-// complainUnknown logs an unknown route, at most once per name and minute.
-func (o *Observer) complainUnknown(d *extproc.Decision) {
+// complainUnknown logs a request without a route of the configuration, at most once per name of a route and minute.
+func (o *Observer) complainUnknown(level zapcore.Level, message string, d *extproc.Decision) {
 	if suppressed, ok := o.throttle.Allow(d.RouteName); ok {
-		o.log.Warn("unknown route", zap.String("request_id", clip(string(d.RequestID))), zap.String("route", clip(strings.Clone(d.RouteName))),
-			zap.Int("suppressed", suppressed))
+		o.log.Log(level, message, zap.String("request_id", clip(string(d.RequestID))), zap.String("route", clip(strings.Clone(d.RouteName))),
+			zap.String("host", clip(string(d.Host))), zap.String("path", clip(string(d.Path))), zap.Int("suppressed", suppressed))
 	}
 }
 

@@ -45,7 +45,7 @@ func TestPages(t *testing.T) {
 	var page effective
 	code, body := r.call("GET /config", "")
 	if err := json.Unmarshal([]byte(body), &page); err != nil || code != 200 || page.File != r.file || len(page.SHA256) != 64 || page.Generation == 0 || page.LastReload != nil ||
-		page.LogLevel != "info" || page.Config["unknown_route"] != "deny" || strings.Contains(body, testToken) {
+		page.LogLevel != "info" || fmt.Sprint(page.Config["unknown_route"]) != "map[action:deny status:404]" || strings.Contains(body, testToken) {
 		t.Errorf("/config: %d %s, %v", code, body, err)
 	}
 	if code, body := r.call("GET /workers", ""); code != 200 || !strings.Contains(body, `{"name":"worker-1","available":true`) {

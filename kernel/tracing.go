@@ -194,6 +194,8 @@ func (r *requestSpans) failed(s extproc.Status) bool {
 	switch s {
 	case extproc.StatusNone, extproc.StatusAllowed, extproc.StatusDenied, extproc.StatusResponded, extproc.StatusCancelled, extproc.StatusTooLarge, extproc.StatusBodyCoding:
 		return false
+	case extproc.StatusRouteNotFound:
+		return false
 	case extproc.StatusUnknownRoute:
 		return r.status >= 500 // Else the configuration lets it pass.
 	}

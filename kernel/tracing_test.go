@@ -72,7 +72,7 @@ func TestSpansKeepNothingBorrowed(t *testing.T) {
 func TestFailedSpans(t *testing.T) {
 	fine := map[extproc.Status]bool{
 		extproc.StatusNone: true, extproc.StatusAllowed: true, extproc.StatusDenied: true, extproc.StatusResponded: true, extproc.StatusCancelled: true,
-		extproc.StatusTooLarge: true, extproc.StatusBodyCoding: true,
+		extproc.StatusTooLarge: true, extproc.StatusRouteNotFound: true, extproc.StatusBodyCoding: true,
 	}
 	for _, s := range extproc.Statuses() {
 		got := record(t, func(tracer extproc.Tracer) {

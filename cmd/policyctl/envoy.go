@@ -33,8 +33,8 @@ type engineTLS struct {
 
 func (p *program) envoyFlags(e *envoyFlags) *flag.FlagSet {
 	f := p.flags("policyctl envoy --kernel FILE [FLAGS]",
-		"Prints the bootstrap configuration of an Envoy that asks the engine on every route. Requests that match no route reach the engine without\n"+
-			"a route's name, and are refused as unknown_route says; never do they reach an upstream.\n"+
+		"Prints the bootstrap configuration of an Envoy that asks the engine on every route. Requests that match no route reach the engine as\n"+
+			"policy-engine/not-found, and are refused as unknown_route says; they never reach an upstream.\n"+
 			"Without --route and --routes, route NAME of the kernel takes the paths /NAME and below.")
 	f.StringVar(&e.kernel, "kernel", "", "the kernel's configuration `file`; required")
 	f.StringVar(&e.kernel, "config", "", "another name of --kernel")

@@ -125,6 +125,9 @@ func (c *envoyCheck) routeName(o override, route place, filter extProcAt) {
 		c.fail(route.pos, "the route has no name for the engine; legal is %s in overrides.grpc_initial_metadata of %s in typed_per_filter_config", routeMetadata, filter.name)
 		return
 	}
+	if name == config.RouteNotFound {
+		return // The kernel refuses what comes by it, as unknown_route says.
+	}
 	i := slices.IndexFunc(c.kernel.Routes, func(r config.Route) bool { return r.Name == name })
 	if i < 0 {
 		c.fail(at.pos, "%q is not a route of %s; legal are %s", name, c.kernel.File, someNames(c.kernel))

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"slices"
 	"strings"
 	"time"
 
@@ -14,6 +15,8 @@ import (
 	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
+
+	"github.com/policy-engine/policy-engine/config"
 )
 
 const (
@@ -109,8 +112,8 @@ func processingMode(response, wholeRequest bool) *extprocv3.ProcessingMode {
 	return mode
 }
 
-// routes makes one Envoy route per mapping, each with its name for the kernel. There is no other: for a request that matches none
-// the filter runs all the same, and the kernel gets no name; should it let that pass (unknown_route), Envoy answers 404.
+// routes makes one Envoy route per mapping, each with its name for the kernel, and one for all other requests. The kernel refuses those, and knows by the name that no route is
+// missing in its configuration; should it let them pass (unknown_route), Envoy answers 404.
 func (b *bootstrap) routes() []*routev3.Route {
 	known := newCatalogue()
 	out := make([]*routev3.Route, 0, len(b.mappings))
@@ -144,6 +147,9 @@ func (b *bootstrap) routes() []*routev3.Route {
 			},
 		})
 	}
+	if !slices.ContainsFunc(out, func(r *routev3.Route) bool { return r.Match.GetPrefix() == "/" }) {
+		out = append(out, notFound())
+	}
 	return out
 }
 
@@ -162,6 +168,21 @@ func (b *bootstrap) bypass(m *mapping) *routev3.Route {
 		TypedPerFilterConfig: map[string]*anypb.Any{
 			extProcFilter:        packed(&extprocv3.ExtProcPerRoute{Override: &extprocv3.ExtProcPerRoute_Disabled{Disabled: true}}),
 			headerMutationFilter: packed(b.owned.bypass()),
+		},
+	}
+}
+
+// notFound takes what no other route matches.
+func notFound() *routev3.Route {
+	return &routev3.Route{
+		Name:   config.RouteNotFound,
+		Match:  routeMatch("/"),
+		Action: &routev3.Route_DirectResponse{DirectResponse: &routev3.DirectResponseAction{Status: 404}},
+		TypedPerFilterConfig: map[string]*anypb.Any{
+			extProcFilter: packed(&extprocv3.ExtProcPerRoute{Override: &extprocv3.ExtProcPerRoute_Overrides{Overrides: &extprocv3.ExtProcOverrides{
+				FailureModeAllow:    wrapperspb.Bool(false),
+				GrpcInitialMetadata: []*corev3.HeaderValue{{Key: routeMetadata, Value: config.RouteNotFound}},
+			}}}),
 		},
 	}
 }

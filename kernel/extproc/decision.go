@@ -10,7 +10,7 @@ import (
 // Status says how a phase was decided. Its String is a metric label.
 type Status uint8
 
-// The statuses. Only StatusAllowed, and StatusUnknownRoute where the configuration says so, let a request pass.
+// The statuses. Only StatusAllowed, and StatusUnknownRoute and StatusRouteNotFound where the configuration says so, let a request pass.
 const (
 	StatusNone Status = iota
 	StatusAllowed
@@ -19,6 +19,8 @@ const (
 	// StatusResponded: a policy answered with a status below 400.
 	StatusResponded
 	StatusUnknownRoute
+	// StatusRouteNotFound: no route of Envoy matches the request.
+	StatusRouteNotFound
 	StatusPolicyNotSupported
 	StatusWorkerUnavailable
 	StatusWorkerTimeout
@@ -45,7 +47,7 @@ const (
 )
 
 var statusNames = [...]string{
-	StatusNone: "none", StatusAllowed: "allowed", StatusDenied: "denied", StatusResponded: "responded", StatusUnknownRoute: "unknown_route",
+	StatusNone: "none", StatusAllowed: "allowed", StatusDenied: "denied", StatusResponded: "responded", StatusUnknownRoute: "unknown_route", StatusRouteNotFound: "route_not_found",
 	StatusPolicyNotSupported: "policy_not_supported", StatusWorkerUnavailable: "worker_unavailable", StatusWorkerTimeout: "worker_timeout",
 	StatusWorkerOverloaded: "worker_overloaded", StatusRouteOverloaded: "route_overloaded", StatusPolicyError: "policy_error", StatusPolicyPanic: "policy_panic", StatusPolicyTimeout: "policy_timeout",
 	StatusIllegalResult: "illegal_result", StatusTooLarge: "too_large", StatusBodyCoding: "body_coding", StatusMalformedMessage: "malformed_message",
@@ -75,6 +77,8 @@ type Decision struct {
 	Route *route.Route
 	// RouteName is what Envoy named; the configuration may not know it.
 	RouteName string
+	// Host and Path are those of a request whose route is unknown, or not found; Path is without its query.
+	Host, Path []byte
 	// Phase is PHASE_UNSPECIFIED if the message could not be decoded.
 	Phase  workerv1.Phase
 	Status Status

@@ -47,7 +47,11 @@ func (m *Machine) requestHeaders(now Instant) Effect {
 		if refused := m.removeOwned(); refused != nil {
 			return m.refuse(refused, now)
 		}
-		return m.pass(StatusUnknownRoute, now)
+		return m.pass(m.unknownStatus(), now)
+	case m.route == nil && m.unknownStatus() == StatusRouteNotFound:
+		r := routeNotFound
+		r.status = m.table.Terms().RouteNotFoundStatus
+		return m.refuse(&r, now)
 	case m.route == nil:
 		return m.refuse(&unknownRoute, now)
 	case len(m.route.Unsupported) > 0:
@@ -70,6 +74,15 @@ func (m *Machine) requestHeaders(now Instant) Effect {
 		m.wanted.add(responseHeaders)
 	}
 	return m.advance(now)
+}
+
+// unknownStatus tells a route that Envoy names and the configuration does not have, which is a mistake of one of them, from a request that matches no route of Envoy: any scanner of
+// paths sends such.
+func (m *Machine) unknownStatus() Status {
+	if m.routeName == "" || m.routeName == config.RouteNotFound {
+		return StatusRouteNotFound
+	}
+	return StatusUnknownRoute
 }
 
 // responseHeaders begins the response flow.

@@ -1,6 +1,8 @@
 package extproc
 
 import (
+	"bytes"
+
 	"google.golang.org/grpc/codes"
 
 	workerv1 "github.com/policy-engine/policy-engine/api/worker/v1"
@@ -348,6 +350,10 @@ func (m *Machine) decide(status Status, now Instant) {
 			Route: m.route, RouteName: m.routeName, Phase: m.phase, Status: status, Tolerated: m.tolerated, Worker: m.segment,
 			Policy: m.policy, Reason: m.reason, RequestID: m.requestID, Elapsed: elapsed(m.since, now),
 			OfRequest: ofRequest,
+		}
+		if m.route == nil && m.phase == requestHeaders {
+			path, _, _ := bytes.Cut(firstValue(m.fields, ":path"), []byte("?"))
+			m.decision.Host, m.decision.Path = firstValue(m.fields, ":authority"), path
 		}
 		if m.trace != nil {
 			m.decision.TraceID = m.trace.ID()

@@ -29,9 +29,11 @@ type Table struct {
 // Terms are what a configuration says of all routes together, and of those that it doesn't know.
 type Terms struct {
 	// UnknownRoute is deny unless it says continue.
-	UnknownRoute       config.UnknownRoute
-	PolicyNotSupported config.ImmediateResponse
-	WorkerUnavailable  config.ImmediateResponse
+	UnknownRoute config.UnknownRoute
+	// RouteNotFoundStatus is the status of a request that no route of Envoy matches.
+	RouteNotFoundStatus int
+	PolicyNotSupported  config.ImmediateResponse
+	WorkerUnavailable   config.ImmediateResponse
 	// MaxBodySize is the longest whole body that is taken, in bytes.
 	MaxBodySize int
 	// MaxHeaderCount and MaxHeaderSize, in bytes, are what Envoy takes of header fields in one message.
@@ -41,7 +43,7 @@ type Terms struct {
 // TermsOf are the terms of a configuration.
 func TermsOf(cfg *config.Kernel) Terms {
 	return Terms{
-		UnknownRoute: cfg.UnknownRoute, PolicyNotSupported: cfg.PolicyNotSupported, WorkerUnavailable: cfg.WorkerUnavailable, MaxBodySize: cfg.Limits.MaxBodySize,
+		UnknownRoute: cfg.UnknownRoute, RouteNotFoundStatus: cmp.Or(cfg.RouteNotFoundStatus, 404), PolicyNotSupported: cfg.PolicyNotSupported, WorkerUnavailable: cfg.WorkerUnavailable, MaxBodySize: cfg.Limits.MaxBodySize,
 		MaxHeaderCount: cmp.Or(cfg.Limits.MaxHeaderCount, 100), MaxHeaderSize: cmp.Or(cfg.Limits.MaxHeaderSize, 60*1024),
 	}
 }

@@ -221,7 +221,7 @@ var requestHeaderTable = []scenario{
 	},
 	{
 		name: "a path that no route of Envoy's has", phase: requestHeaders, mode: headersOnly, fault: "unknown route", send: send{raw: "/nowhere"},
-		client: []check{refused(500, "UNKNOWN_ROUTE")}, upstream: never,
+		client: []check{refused(404, "ROUTE_NOT_FOUND")}, upstream: never,
 	},
 	{
 		name: "a policy that nobody offers", phase: requestHeaders, mode: headersOnly, fault: "unknown policy", request: []string{"{policy: nonesuch}"},

@@ -122,7 +122,7 @@ func (t *trial) requests(ctx context.Context, r *rig, scoped, bare string) {
 	want("the user of /accounts", a.arrived.Get("X-User-Id"), "alice")
 	a = try(200, "", "/custom", alice, "X-Tenant: initech")
 	want("the tenant", a.arrived.Get("X-Tenant"), "acme")
-	try(500, "UNKNOWN_ROUTE", "/nowhere", refused)
+	try(404, "ROUTE_NOT_FOUND", "/nowhere", refused)
 	_, err := r.upstream.verdict()
 	t.suite.check("the demo's requests, through the real Envoy", fmt.Sprintf("%d requests", n), errors.Join(append(problems, err)...))
 }

@@ -43,7 +43,7 @@ func TestDemo(t *testing.T) {
 	t.Run("public", func(t *testing.T) { get(t, e, 200, "/public") })
 	t.Run("no such route", func(t *testing.T) {
 		// Envoy asks the kernel before it looks whether there is a route.
-		wantCode(t, get(t, e, 500, "/nothing", mustNotArrive+"no route"), "UNKNOWN_ROUTE")
+		wantCode(t, get(t, e, 404, "/nothing", mustNotArrive+"no route"), "ROUTE_NOT_FOUND")
 	})
 	t.Run("orders", func(t *testing.T) {
 		if r := get(t, e, 401, "/orders", mustNotArrive+"no key"); r.Header.Get("Www-Authenticate") == "" {

@@ -101,7 +101,7 @@ func TestProtocolConnect(t *testing.T) {
 			{"gate", 403, "TOLD_TO"},
 			{"whole", 403, "TOLD_TO"}, // Policies on the headers come first.
 			{"streamed-response", 403, "UPGRADE_REFUSED"},
-			{"no-such-route", 500, "UNKNOWN_ROUTE"},
+			{"no-such-route", 404, "ROUTE_NOT_FOUND"},
 		} {
 			_, r := connect(onRoute+tt.route, mustNotArrive+"a tunnel that is refused")
 			body, _ := io.ReadAll(r.Body)

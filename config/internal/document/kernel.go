@@ -24,7 +24,7 @@ type Kernel struct {
 	Admin Admin `yaml:"admin"`
 	// The workers that run the policies.
 	Workers []Worker `yaml:"workers"`
-	// What happens to requests of a route that is not configured: deny refuses them, continue lets them pass without any policy.
+	// What happens to requests of a route that is not configured.
 	UnknownRoute UnknownRoute `yaml:"unknown_route"`
 	// The headers that policies own, such as the one that names the client. No client can send them: they are removed from requests on
 	// every route.
@@ -41,6 +41,15 @@ type Kernel struct {
 	Drain Drain `yaml:"drain"`
 	// What the process tells of itself.
 	Observability Observability `yaml:"observability"`
+}
+
+// UnknownRoute is what happens to requests of a route that is not configured.
+type UnknownRoute struct {
+	strict.Node `short:"action"`
+	// deny refuses them, continue lets them pass without any policy.
+	Action Unknown `yaml:"action"`
+	// The status of the refusal of a request that no route of Envoy matches: the catch-all route of `policyctl envoy`, or no name of a route at all. A route that Envoy names and the kernel does not know is always 500.
+	Status int `yaml:"status" min:"400" max:"599"`
 }
 
 // Drain is how the kernel ends when it is told to. What supervises it has to wait longer than both times together before it kills.
@@ -251,7 +260,7 @@ func (f *KernelFile) Defaults() {
 			Address: "0.0.0.0", Port: 9001, Transport: "fast", MaxConcurrentStreams: 4096, MaxConnections: 1024, MaxConnectionsPerPeer: 256, HandshakeTimeout: strict.Duration(5 * time.Second),
 		},
 		Admin:        Admin{Address: "0.0.0.0", Port: 9090, GuardedAddress: "loopback", MaxConnections: 128, MaxConnectionsPerPeer: 32},
-		UnknownRoute: "deny",
+		UnknownRoute: UnknownRoute{Action: "deny", Status: 404},
 		PolicyNotSupportedResponse: ImmediateResponse{
 			StatusCode: 500,
 			Headers:    headers("content-type", "application/json"),

@@ -16,11 +16,11 @@ type Transport string
 // Legal lists the transports.
 func (*Transport) Legal() []string { return []string{"fast", "grpc"} }
 
-// UnknownRoute is what happens to requests of unknown routes.
-type UnknownRoute string
+// Unknown is what happens to requests of unknown routes.
+type Unknown string
 
 // Legal lists the choices.
-func (*UnknownRoute) Legal() []string { return []string{"deny", "continue"} }
+func (*Unknown) Legal() []string { return []string{"deny", "continue"} }
 
 // ProcessingMode is what a flow asks of Envoy.
 type ProcessingMode string

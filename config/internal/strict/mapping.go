@@ -61,6 +61,10 @@ func (d *decoder) value(n *yaml.Node, dst reflect.Value, path string, f Field) {
 	}
 	switch {
 	case dst.Kind() == reflect.Struct:
+		if short, ok := Short(dst.Type()); ok && target.Kind == yaml.ScalarNode {
+			d.scalar(target, dst.Field(short.Index), path, short)
+			return
+		}
 		d.mapping(target, dst, path)
 	case dst.Kind() == reflect.Slice && !dst.Addr().Type().Implements(textType):
 		d.list(target, dst, path, f)
@@ -155,6 +159,20 @@ func (d *decoder) mapping(n *yaml.Node, dst reflect.Value, path string) {
 func ExactlyOne(t reflect.Type) (a, b string, ok bool) {
 	f, _ := t.FieldByName("Node")
 	return strings.Cut(f.Tag.Get("exactly_one"), ",")
+}
+
+// Short returns the key of a struct whose value may stand in place of the struct.
+func Short(t reflect.Type) (f Field, ok bool) {
+	node, ok := t.FieldByName("Node")
+	if !ok {
+		return Field{}, false
+	}
+	key := node.Tag.Get("short")
+	i := slices.IndexFunc(Fields(t), func(f Field) bool { return f.Key == key })
+	if key == "" || i < 0 {
+		return Field{}, false
+	}
+	return Fields(t)[i], true
 }
 
 func (d *decoder) list(n *yaml.Node, dst reflect.Value, path string, f Field) {

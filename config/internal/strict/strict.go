@@ -6,6 +6,7 @@
 //	min:"1ms" max:"1h"       the range of a number, duration or size, as it is written in the file
 //	min:"1"                  the least number of items of a list, bytes of a text
 //	exactly_one:"a,b"        on the Node: the struct has one of the two keys
+//	short:"a"                on the Node: a single value in place of the mapping is that of the key
 //
 // From the same tags, and the methods Legal and Pattern of a field's type, the JSON Schema is made.
 package strict

@@ -37,6 +37,9 @@ func hintOf(v reflect.Value, f strict.Field) hint {
 	}
 	switch v.Kind() {
 	case reflect.Struct:
+		if short, ok := strict.Short(v.Type()); ok {
+			return hint{legal: "a mapping, or " + hintOf(v.Field(short.Index), short).legal + " for its `" + short.Key + "`"}
+		}
 		return hint{legal: "a mapping"}
 	case reflect.Slice:
 		return hint{legal: "a list"}
@@ -101,6 +104,9 @@ func keys(b *bytes.Buffer, path string, s *jsonschema.Schema, hints map[*jsonsch
 			value = fmt.Sprintf("`%v`", property.Default)
 		}
 		fmt.Fprintf(b, "| `%s` | %s | %s | %s |\n", at, cell(value), cell(h.legal), cell(property.Description))
+		if len(property.AnyOf) > 0 && property.AnyOf[0].Properties != nil { // A mapping, or the value of one of its keys.
+			property = property.AnyOf[0]
+		}
 		for inner, suffix := range map[*jsonschema.Schema]string{property: ".", property.Items: "[].", property.AdditionalProperties: ".NAME."} {
 			if inner != nil && inner.Properties != nil && inner.Properties.Len() > 0 {
 				keys(b, at+suffix, inner, hints)

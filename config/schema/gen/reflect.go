@@ -86,7 +86,11 @@ func (b *builder) value(v reflect.Value, f strict.Field) *jsonschema.Schema {
 	}
 	switch v.Kind() {
 	case reflect.Struct:
-		return b.structure(v)
+		s := b.structure(v)
+		if short, ok := strict.Short(v.Type()); ok {
+			return &jsonschema.Schema{AnyOf: []*jsonschema.Schema{s, b.scalar(v.Field(short.Index), short)}}
+		}
+		return s
 	case reflect.Slice:
 		s := &jsonschema.Schema{Type: "array", Items: b.element(v.Type().Elem())}
 		if least, err := strconv.ParseUint(f.Min, 10, 64); err == nil {
