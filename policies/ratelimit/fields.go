@@ -2,6 +2,7 @@ package ratelimit
 
 import (
 	"fmt"
+	"math/bits"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -37,10 +38,25 @@ func newFields(params Params, r bucket.Rate) fields {
 	per := time.Duration(r.Per)
 	f.name = strconv.Quote(strings.ReplaceAll(params.Key, ":", "-") + "-" + per.String())
 	f.policy = fmt.Sprintf("%s;q=%d", f.name, f.limit)
+	if f.limit == 0 {
+		// One request costs more than the time of per brings: there is one in a longer time. Rounded up, it promises less.
+		f.limit, per = 1, ceilTime(per, r.Cost, r.Requests)
+		f.policy = fmt.Sprintf("%s;q=1", f.name)
+	}
 	if per%time.Second == 0 {
 		f.policy += fmt.Sprintf(";w=%d", per/time.Second)
 	}
 	return f
+}
+
+// ceilTime returns per × cost / requests in whole seconds, rounded up.
+func ceilTime(per time.Duration, cost, requests int64) time.Duration {
+	high, low := bits.Mul64(uint64(per), uint64(cost))
+	seconds, rest := bits.Div64(high, low, uint64(requests)) // It fits: burst, which is cost or more, fills up in less than an int64 of ns.
+	if t := time.Duration(seconds); rest == 0 && t%time.Second == 0 {
+		return t
+	}
+	return time.Duration(seconds).Truncate(time.Second) + time.Second
 }
 
 // text returns the RateLimit item, or in the legacy form the values of limit, remaining and reset with spaces between them.

@@ -72,6 +72,11 @@ func ambiguous(path []byte) bool {
 	if bytes.ContainsAny(path, "%\\;#") || bytes.Contains(path, []byte("//")) {
 		return true
 	}
+	for _, c := range path {
+		if c <= ' ' || c >= 0x7f { // RFC 3986 has no such characters; servers trim, drop or decode them.
+			return true
+		}
+	}
 	for segment := range bytes.SplitSeq(path, []byte{'/'}) {
 		if string(segment) == "." || string(segment) == ".." {
 			return true

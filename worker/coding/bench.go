@@ -70,6 +70,9 @@ func (b *bench) gunzip(src *bytes.Reader, bound int) (out []byte, err error) {
 	}
 	size := guess(src)
 	for range maxMembers {
+		if reservedFlags(src) {
+			return nil, fmt.Errorf("%w: gzip: a member has reserved flags", ErrMalformed)
+		}
 		if err := b.gzipReader.Reset(src); err != nil {
 			return nil, fmt.Errorf("%w: %v", ErrMalformed, err)
 		}
@@ -79,6 +82,14 @@ func (b *bench) gunzip(src *bytes.Reader, bound int) (out []byte, err error) {
 		}
 	}
 	return nil, fmt.Errorf("%w: gzip: more than %d members", ErrMalformed, maxMembers)
+}
+
+// reservedFlags reports whether the gzip member that begins here has flags that RFC 1952 section 2.3.1.2 reserves: they may mean
+// that fields follow which this reader does not know. Package gzip does not look at them.
+func reservedFlags(src *bytes.Reader) bool {
+	var header [4]byte // ID1, ID2, CM, FLG
+	n, _ := src.ReadAt(header[:], src.Size()-int64(src.Len()))
+	return n == len(header) && header[3]&0xe0 != 0
 }
 
 func (b *bench) inflateZlib(src *bytes.Reader, bound int) ([]byte, error) {

@@ -110,6 +110,13 @@ func TestNames(t *testing.T) {
 	}
 }
 
+// flagged sets flags of a gzip member (RFC 1952 section 2.3.1).
+func flagged(member []byte, flags byte) []byte {
+	member = bytes.Clone(member)
+	member[3] |= flags
+	return member
+}
+
 func TestMalformed(t *testing.T) {
 	text := []byte(strings.Repeat("hello, world. ", 20))
 	gz, zl, raw, br := code(t, "gzip", text), code(t, "deflate", text), code(t, "raw", text), code(t, "br", text)
@@ -129,6 +136,9 @@ func TestMalformed(t *testing.T) {
 		{"gzip: header only", "gzip", gz[:10]},
 		{"gzip: half a header", "gzip", gz[:5]},
 		{"gzip: checksum", "gzip", spoiled(gz, -6)},
+		{"gzip: a reserved flag", "gzip", flagged(gz, 0x20)},
+		{"gzip: all reserved flags", "gzip", flagged(gz, 0xe0)},
+		{"gzip: a reserved flag in the second member", "gzip", append(bytes.Clone(gz), flagged(gz, 0x80)...)},
 		{"gzip: length", "gzip", spoiled(gz, -1)},
 		{"gzip: no checksum", "gzip", gz[:len(gz)-8]},
 		{"gzip: followed by a byte", "gzip", append(bytes.Clone(gz), 0)},
