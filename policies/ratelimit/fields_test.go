@@ -17,7 +17,7 @@ func TestQuotaIsNeverZero(t *testing.T) {
 		{5, 9, "1s", `"identity-1s";q=1;w=2`},
 		{5, 10, "1s", `"identity-1s";q=1;w=2`},
 		{5, 11, "1s", `"identity-1s";q=1;w=3`},
-		{1, 10, "8784h", `"identity-8784h0m0s";q=1;w=316224000`},
+		{3, 10, "24h", `"identity-24h0m0s";q=1;w=288000`},
 		{1, 3, "1ms", `"identity-1ms";q=1;w=1`},
 		{9, 9, "1s", `"identity-1s";q=1;w=1`},
 		{9, 2, "1s", `"identity-1s";q=4;w=1`},
