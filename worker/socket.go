@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"syscall"
 	"time"
+
+	peer "github.com/policy-engine/policy-engine/fastpath/socket"
 )
 
 const (
@@ -72,6 +74,20 @@ func makeSocket(path string) (*socket, error) {
 		return nil, err
 	}
 	return s, nil
+}
+
+// Accept implements net.Listener. Connections of processes of other users are closed at once.
+func (s *socket) Accept() (net.Conn, error) {
+	for {
+		c, err := s.UnixListener.Accept()
+		if err != nil {
+			return nil, err
+		}
+		if err := peer.CheckPeer(c); err == nil {
+			return c, nil
+		}
+		c.Close()
+	}
 }
 
 func (s *socket) publish(hidden string) (err error) {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
-	"net"
 	"slices"
 
 	"google.golang.org/protobuf/encoding/protowire"
@@ -38,11 +37,7 @@ type lean struct {
 
 // connectLean connects to the replica and opens the stream.
 func connectLean(ctx context.Context, path string, c *conn, afterBatch func()) (*lean, error) {
-	if err := checkSocket(path); err != nil {
-		return nil, err
-	}
-	var d net.Dialer
-	nc, err := d.DialContext(ctx, "unix", path)
+	nc, err := dialSocket(ctx, path)
 	if err != nil {
 		return nil, err
 	}

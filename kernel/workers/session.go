@@ -83,13 +83,7 @@ func newSession(r *replica, c control) *session {
 // dial prepares the connections; they are made when they are first used.
 func dial(r *replica, connections int) (*session, error) {
 	s := newSession(r, nil)
-	dialer := func(ctx context.Context, _ string) (net.Conn, error) {
-		if err := checkSocket(r.path); err != nil {
-			return nil, err
-		}
-		var d net.Dialer
-		return d.DialContext(ctx, "unix", r.path)
-	}
+	dialer := func(ctx context.Context, _ string) (net.Conn, error) { return dialSocket(ctx, r.path) }
 	for range 1 + max(1, connections) { // What the replica is asked has a connection of its own, which no call holds up.
 		c, err := grpc.NewClient("passthrough:///worker",
 			grpc.WithTransportCredentials(insecure.NewCredentials()), // The socket's mode is the protection.

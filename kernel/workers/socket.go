@@ -1,11 +1,15 @@
 package workers
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"os"
 	"syscall"
+
+	"github.com/policy-engine/policy-engine/fastpath/socket"
 )
 
 // errNoSocket says that there is nothing where the socket should be.
@@ -34,4 +38,22 @@ func checkSocket(path string) error {
 		return fmt.Errorf("check socket %q: its owner is user %d, want %d", path, st.Uid, uid)
 	}
 	return nil
+}
+
+// dialSocket connects to a socket that passes checkSocket, and to a process of our own user or of root behind it: the file may have
+// been replaced between the check and the connect.
+func dialSocket(ctx context.Context, path string) (net.Conn, error) {
+	if err := checkSocket(path); err != nil {
+		return nil, err
+	}
+	var d net.Dialer
+	c, err := d.DialContext(ctx, "unix", path)
+	if err != nil {
+		return nil, err
+	}
+	if err := socket.CheckPeer(c); err != nil {
+		c.Close()
+		return nil, fmt.Errorf("connect to socket %q: %w", path, err)
+	}
+	return c, nil
 }

@@ -63,6 +63,9 @@ func readAuthorities(file string) (*x509.CertPool, error) {
 		return nil, nil
 	}
 	content, err := watch.Read(file, maxSetSize)
+	if err == nil {
+		err = watch.CheckMode(file)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("read tls.ca_file: %w", err)
 	}

@@ -265,3 +265,20 @@ func TestLookupDoesNotAllocate(t *testing.T) {
 		t.Errorf("%v allocations, want none", n)
 	}
 }
+
+// TestFilesThatAnybodyMayWrite: who may write the file decides who is let in.
+func TestFilesThatAnybodyMayWrite(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "keys.yaml")
+	if err := os.WriteFile(path, []byte("keys: []\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(path, 0o666); err != nil {
+		t.Fatal(err)
+	}
+	if s, err := Open("partners", path, now, slog.New(slog.DiscardHandler)); err == nil || !strings.Contains(err.Error(), "must not be writable by other users, got 0666") {
+		if err == nil {
+			s.Close()
+		}
+		t.Errorf("%v", err)
+	}
+}

@@ -36,7 +36,7 @@ func Open(name, file string, clock policies.Clock, log *slog.Logger) (*Store, er
 	s.file, err = watch.Follow(watch.Settings{
 		Path:    file,
 		MaxSize: maxFileSize,
-		Load:    func(content []byte) error { return s.load(file, content) },
+		Load:    watch.Guarded(file, func(content []byte) error { return s.load(file, content) }),
 		Log:     s.log,
 	})
 	if err != nil {
