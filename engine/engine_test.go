@@ -79,6 +79,8 @@ func TestDecides(t *testing.T) {
 func TestWaiting(t *testing.T) {
 	r := start(t, 2)
 	r.ready()
+	tables := func() int { return strings.Count(r.log.String(), `"configuration in use"`) }
+	first := tables()
 	waiting := []stream{r.ask("gate"), r.ask("gate", "x-deny", "1")}
 	for range waiting {
 		<-r.entered
@@ -92,7 +94,9 @@ func TestWaiting(t *testing.T) {
 	}
 	select {
 	case <-r.entered:
-		t.Error("a call got by the share")
+		if tables() == first { // The calls of two tables are counted apart, and the second worker may bring a second table.
+			t.Error("a call got by the share")
+		}
 	default:
 	}
 	close(r.open)

@@ -40,3 +40,15 @@ func (d *distributor) warnUnsupported(table *route.Table) {
 	}
 	d.unsupported = summary
 }
+
+// reportConflicts names the policies that a second worker offers, once as long as they stay the same.
+func (d *distributor) reportConflicts(table *route.Table) {
+	summary := fmt.Sprint(table.Conflicts())
+	if summary != d.conflicts {
+		for _, c := range table.Conflicts() {
+			d.log.Error("two workers offer the same policy; the owner stays, and what the other one offers under that name is ignored",
+				zap.String("policy", c.Policy), zap.String("owner", c.Owner), zap.String("other", c.Other))
+		}
+	}
+	d.conflicts = summary
+}

@@ -47,6 +47,7 @@ type distributor struct {
 	serving     func()
 	reported    string
 	unsupported string
+	conflicts   string // as reported last
 
 	mu sync.Mutex
 	// cfg is the configuration in use, or that shall be at the start.
@@ -219,7 +220,11 @@ func (d *distributor) bring(ctx context.Context, cfg *config.Kernel, offers []ro
 	push func(context.Context, uint64, map[string][]*workerv1.Chain) error, check func(*route.Table) error,
 ) error {
 	d.generation++
-	table, chains, err := route.Compile(d.generation, cfg, offers)
+	previous := d.routes.Current()
+	if !previous.Ready() {
+		previous = nil
+	}
+	table, chains, err := route.CompileAfter(previous, d.generation, cfg, offers)
 	if err == nil && check != nil {
 		err = check(table)
 	}
@@ -246,6 +251,7 @@ func (d *distributor) bring(ctx context.Context, cfg *config.Kernel, offers []ro
 	d.log.Info("configuration in use", zap.Uint64("generation", table.Generation()), zap.Int("routes", len(table.Routes())),
 		zap.Int("workers", len(offers)), zap.Int("workers_discovered", discovered))
 	d.warnUnsupported(table)
+	d.reportConflicts(table)
 	d.announce()
 	limits.Trim()
 	return nil

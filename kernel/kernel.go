@@ -127,6 +127,7 @@ func build(cfg *config.Kernel, o Options) (*kernel, error) {
 			k.transport.SetServing(true)
 		}
 	}
+	k.set.NewGauge("policy_kernel_policy_conflicts", func() float64 { return float64(len(k.distributor.routes.Current().Conflicts())) })
 	k.set.NewGauge("policy_kernel_streams", func() float64 { return float64(k.transport.Streams()) })
 	k.set.NewGauge("policy_kernel_connection_memory_bytes", func() float64 { return float64(k.transport.Held()) })
 	telemetry.DescribeKernel(k.set, o.Version, o.Log.Lost)

@@ -45,7 +45,11 @@ func (k *kernel) configPage(w http.ResponseWriter, _ *http.Request) {
 }
 
 func (k *kernel) workersPage(w http.ResponseWriter, _ *http.Request) {
-	writeJSON(w, http.StatusOK, map[string]any{"workers": k.registry.Status()})
+	shown := map[string]any{"workers": k.registry.Status()}
+	if conflicts := k.distributor.routes.Current().Conflicts(); len(conflicts) > 0 {
+		shown["policy_conflicts"] = conflicts
+	}
+	writeJSON(w, http.StatusOK, shown)
 }
 
 // routesPage shows the plans of ?name=…, or of the routes that begin with ?prefix=…, ?limit= of them from ?offset= on, in the order of the file.

@@ -25,6 +25,7 @@ var meanings = map[string]string{
 	"policy_kernel_config_generation":                     "Which table of routes is in use: each has a higher number than the one before.",
 	"policy_kernel_config_last_reload_successful":         "0 if the configuration file was not taken over the last time, else 1.",
 	"policy_kernel_config_last_success_timestamp_seconds": "When the configuration in use was taken over, or found unchanged, last.",
+	"policy_kernel_policy_conflicts":                      "Policies that a second worker name offers too; its offer is ignored.",
 	"policy_kernel_streams":                               "Streams of Envoy's that are open: requests under way.",
 	"policy_kernel_connections":                           "Connections that are open, by listener.",
 	"policy_kernel_connections_ended_total":               "Connections that the kernel refused or ended, by listener and reason.",

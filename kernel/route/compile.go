@@ -57,8 +57,14 @@ func (e Errors) Unwrap() []error {
 // A policy that nobody offers is no error: the route says so (Unsupported, Undiscovered). What such a route has of other policies is pushed all the same, because
 // that checks their parameters, but its plans are empty: no part of a route is enforced without the rest.
 func Compile(generation uint64, cfg *config.Kernel, offers []Offer) (*Table, map[string][]*workerv1.Chain, error) {
+	return CompileAfter(nil, generation, cfg, offers)
+}
+
+// CompileAfter is Compile for a table that takes the place of the previous one: two worker names that offer the same policy are no
+// error then, but one of Table.Conflicts.
+func CompileAfter(previous *Table, generation uint64, cfg *config.Kernel, offers []Offer) (*Table, map[string][]*workerv1.Chain, error) {
 	c := compiler{chains: make(map[string][]*workerv1.Chain)}
-	c.collectOwners(cfg, offers)
+	c.collectOwners(cfg, offers, previous)
 	routes := make([]Route, 0, len(cfg.Routes))
 	names := make(map[string]config.Pos, len(cfg.Routes))
 	for i := range cfg.Routes {
@@ -74,20 +80,16 @@ func Compile(generation uint64, cfg *config.Kernel, offers []Offer) (*Table, map
 		return nil, nil, c.errs
 	}
 	t := newTable(generation, routes)
+	t.owners, t.conflicts = c.ownerNames(previous), c.conflicts
 	t.budget, t.terms, t.owned = cfg.MessageBudget(), TermsOf(cfg), c.newOwnership(cfg, routes)
 	return t, c.chains, nil
-}
-
-// owner is the worker that offers a policy.
-type owner struct {
-	offer      *Offer
-	descriptor *workerv1.PolicyDescriptor
 }
 
 type compiler struct {
 	owners map[string]owner
 	// undiscovered: a configured worker has not told its policies.
 	undiscovered bool
+	conflicts    []Conflict
 	chains       map[string][]*workerv1.Chain
 	lastChain    uint32
 	errs         Errors
@@ -95,34 +97,6 @@ type compiler struct {
 
 func (c *compiler) fail(pos config.Pos, format string, args ...any) {
 	c.errs = append(c.errs, &Error{Pos: pos, Problem: fmt.Sprintf(format, args...)})
-}
-
-func (c *compiler) collectOwners(cfg *config.Kernel, offers []Offer) {
-	c.owners = make(map[string]owner)
-	positions := make(map[string]config.Pos, len(cfg.Workers))
-	known := make(map[string]bool, len(offers))
-	for i := range cfg.Workers {
-		positions[cfg.Workers[i].Name] = cfg.Workers[i].Pos
-	}
-	for i := range offers {
-		o := &offers[i]
-		name := o.Worker.Name()
-		if known[name] = o.Discovered; !o.Discovered {
-			c.undiscovered = true
-			continue
-		}
-		for _, d := range o.Policies {
-			if first, twice := c.owners[d.Name]; twice {
-				c.fail(positions[name], "workers %q and %q both offer policy %q; legal is one worker name for a policy (its replicas share the name)",
-					first.offer.Worker.Name(), name, d.Name)
-				continue
-			}
-			c.owners[d.Name] = owner{o, d}
-		}
-	}
-	for i := range cfg.Workers {
-		c.undiscovered = c.undiscovered || !known[cfg.Workers[i].Name]
-	}
 }
 
 func (c *compiler) route(in *config.Route) Route {

@@ -228,7 +228,7 @@ func TestCompileErrors(t *testing.T) {
 		{
 			"two owners", kernelOf([]string{"w1", "w2"}),
 			[]Offer{offerOf("w1", "p"), offerOf("w2", "p")},
-			[]string{`k.yaml:2: workers[1]: workers "w1" and "w2" both offer policy "p"; legal is one worker name for a policy (its replicas share the name)`},
+			[]string{`k.yaml:2: workers[1]: workers "w1" and "w2" both offer policy "p", expected one worker name for a policy (its replicas share the name)`},
 		},
 		{
 			"a route twice", kernelOf(nil, config.Route{Name: "r", Pos: config.Pos{File: "k.yaml", Line: 3}}, config.Route{Name: "r", Pos: config.Pos{File: "k.yaml", Line: 9, Path: "routes[1]"}}), nil,

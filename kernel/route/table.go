@@ -16,6 +16,8 @@ type Table struct {
 	terms      Terms
 	byName     index
 	owned      *ownership
+	owners     map[string]string // the worker of each policy
+	conflicts  []Conflict
 	all        []Route // one after the other, so that no pointer has to be read to find one
 	routes     []*Route
 

@@ -1,0 +1,107 @@
+package route
+
+import (
+	"slices"
+
+	workerv1 "github.com/policy-engine/policy-engine/api/worker/v1"
+	"github.com/policy-engine/policy-engine/config"
+)
+
+// Conflict is a policy that two worker names offer. Owner runs it; what Other offers under that name is ignored.
+type Conflict struct {
+	Policy string `json:"policy"`
+	Owner  string `json:"owner"`
+	Other  string `json:"other"`
+}
+
+// Conflicts returns the policies that several worker names offer, in the order of the workers in the configuration. The caller
+// must not change the slice.
+func (t *Table) Conflicts() []Conflict { return t.conflicts }
+
+// owner is the worker that offers a policy.
+type owner struct {
+	offer      *Offer
+	descriptor *workerv1.PolicyDescriptor
+}
+
+// collectOwners finds the worker of each policy. The owner in the previous table stays the owner for as long as it is configured
+// and offers the policy: a worker that comes with another's policy changes nothing. Without a previous table, two owners
+// are a mistake.
+func (c *compiler) collectOwners(cfg *config.Kernel, offers []Offer, previous *Table) {
+	c.owners = make(map[string]owner)
+	positions := make(map[string]config.Pos, len(cfg.Workers))
+	for i := range cfg.Workers {
+		positions[cfg.Workers[i].Name] = cfg.Workers[i].Pos
+	}
+	known := make(map[string]bool, len(offers))
+	for i := range offers {
+		o := &offers[i]
+		if known[o.Worker.Name()] = o.Discovered; !o.Discovered {
+			c.undiscovered = true
+		}
+	}
+	for i := range cfg.Workers {
+		c.undiscovered = c.undiscovered || !known[cfg.Workers[i].Name]
+	}
+	// away reports whether the policy belongs to a configured worker that has not said what it offers: nobody else may run it.
+	away := func(policy string) bool {
+		name, owned := previous.ownerOf(policy)
+		_, configured := positions[name]
+		return owned && configured && !known[name]
+	}
+	for i := range offers {
+		o := &offers[i]
+		if !o.Discovered {
+			continue
+		}
+		name := o.Worker.Name()
+		for _, d := range o.Policies {
+			first, twice := c.owners[d.Name]
+			before, owned := previous.ownerOf(d.Name)
+			switch {
+			case away(d.Name):
+				c.conflicts = append(c.conflicts, Conflict{d.Name, before, name})
+			case !twice:
+				c.owners[d.Name] = owner{o, d}
+			case previous == nil:
+				c.fail(positions[name], "workers %q and %q both offer policy %q, expected one worker name for a policy (its replicas share the name)",
+					first.offer.Worker.Name(), name, d.Name)
+			case owned && before == name:
+				c.conflicts = append(c.conflicts, Conflict{d.Name, name, first.offer.Worker.Name()})
+				c.owners[d.Name] = owner{o, d}
+			default:
+				c.conflicts = append(c.conflicts, Conflict{d.Name, first.offer.Worker.Name(), name})
+			}
+		}
+	}
+	// Of three, the owner may have come last.
+	for i := range c.conflicts {
+		if o, ok := c.owners[c.conflicts[i].Policy]; ok {
+			c.conflicts[i].Owner = o.offer.Worker.Name()
+		}
+	}
+	c.conflicts = slices.DeleteFunc(c.conflicts, func(x Conflict) bool { return x.Owner == x.Other })
+}
+
+// ownerOf returns the name of the worker that a policy belongs to in the table; a nil table has none.
+func (t *Table) ownerOf(policy string) (worker string, owned bool) {
+	if t == nil {
+		return "", false
+	}
+	worker, owned = t.owners[policy]
+	return worker, owned
+}
+
+// ownerNames are the names of the workers by policy, with those of the previous table whose worker is away.
+func (c *compiler) ownerNames(previous *Table) map[string]string {
+	names := make(map[string]string, len(c.owners))
+	for policy, o := range c.owners {
+		names[policy] = o.offer.Worker.Name()
+	}
+	for _, x := range c.conflicts {
+		if before, owned := previous.ownerOf(x.Policy); owned && names[x.Policy] == "" {
+			names[x.Policy] = before
+		}
+	}
+	return names
+}
