@@ -91,7 +91,7 @@ func TestEnvoyTakesIt(t *testing.T) {
 		"no-op":          {Spec{Asked: NoOp, Program: "noop-fast"}, []string{"ext_proc.v3.ExternalProcessor", "direct_response"}, []string{"jwt_authn"}},
 		"engine":         {Spec{Asked: Engine, Chain: DefaultChain}, []string{"ext_proc.v3.ExternalProcessor", "route-000000"}, []string{"jwt_authn"}},
 		"both flows":     {Spec{Asked: Engine, Chain: []string{"rateLimit", "securityHeaders"}}, []string{`"response_header_mode": "SEND"`}, nil},
-		"an upstream":    {Spec{Asked: Engine, Chain: DefaultChain, Upstream: "127.0.0.1:8080"}, []string{"upstream_127.0.0.1_8080"}, []string{"direct_response"}},
+		"an upstream":    {Spec{Asked: Engine, Chain: DefaultChain, Upstream: "127.0.0.1:8080"}, []string{"upstream_127.0.0.1_8080"}, []string{"inline_string"}},
 		"many routes":    {Spec{Asked: Engine, Chain: DefaultChain, Routes: 300}, []string{"route-000299", "/loaded/"}, nil},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -5,6 +5,7 @@ import (
 	"crypto/ed25519"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -223,10 +224,17 @@ func exported(t *testing.T) map[string]map[string]bool {
 	}
 	breakConnection(t, e.ExtProc)
 	found := make(map[string]map[string]bool)
-	status, text := e.Health("/metrics")
-	if status != 200 {
-		t.Fatalf("metrics: status %d", status)
-	}
+	var text string
+	harness.Eventually(t, "the ended connection is counted", func() error {
+		var status int
+		if status, text = e.Health("/metrics"); status != 200 {
+			return fmt.Errorf("metrics: status %d", status)
+		}
+		if !strings.Contains(text, "policy_kernel_connections_ended_total") {
+			return errors.New("it is not among the metrics")
+		}
+		return nil
+	})
 	series := regexp.MustCompile(`^([a-z_0-9]+)(?:\{(.*)\})? `)
 	label := regexp.MustCompile(`([a-z_]+)="`)
 	for line := range strings.Lines(text) {
