@@ -18,31 +18,57 @@ func TestOwnersStay(t *testing.T) {
 		conflicts     []Conflict
 	}{
 		{
-			"a later worker", []string{"w1", "w2"}, []Offer{offerOf("w1", "p"), offerOf("w2", "q")}, []Offer{offerOf("w1", "p"), offerOf("w2", "q", "p")},
-			"w1", []Conflict{{"p", "w1", "w2"}},
+			"a later worker",
+			[]string{"w1", "w2"},
+			[]Offer{offerOf("w1", "p"), offerOf("w2", "q")},
+			[]Offer{offerOf("w1", "p"), offerOf("w2", "q", "p")},
+			"w1",
+			[]Conflict{{"p", "w1", "w2"}},
 		},
 		{
-			"a worker that the file has first", []string{"w1", "w2"}, []Offer{offerOf("w1"), offerOf("w2", "p")}, []Offer{offerOf("w1", "p"), offerOf("w2", "p")},
-			"w2", []Conflict{{"p", "w2", "w1"}},
+			"a worker that the file has first",
+			[]string{"w1", "w2"},
+			[]Offer{offerOf("w1"), offerOf("w2", "p")},
+			[]Offer{offerOf("w1", "p"), offerOf("w2", "p")},
+			"w2",
+			[]Conflict{{"p", "w2", "w1"}},
 		},
 		{
-			"three", []string{"w1", "w2", "w3"}, []Offer{offerOf("w1"), offerOf("w2"), offerOf("w3", "p")}, []Offer{offerOf("w1", "p"), offerOf("w2", "p"), offerOf("w3", "p")},
-			"w3", []Conflict{{"p", "w3", "w2"}, {"p", "w3", "w1"}},
+			"three",
+			[]string{"w1", "w2", "w3"},
+			[]Offer{offerOf("w1"), offerOf("w2"), offerOf("w3", "p")},
+			[]Offer{offerOf("w1", "p"), offerOf("w2", "p"), offerOf("w3", "p")},
+			"w3",
+			[]Conflict{{"p", "w3", "w2"}, {"p", "w3", "w1"}},
 		},
 		{
-			"both at once", []string{"w1", "w2"}, []Offer{undiscovered("w1"), undiscovered("w2")}, []Offer{offerOf("w1", "p"), offerOf("w2", "p")},
-			"w1", []Conflict{{"p", "w1", "w2"}},
+			"both at once",
+			[]string{"w1", "w2"},
+			[]Offer{undiscovered("w1"), undiscovered("w2")},
+			[]Offer{offerOf("w1", "p"), offerOf("w2", "p")},
+			"w1",
+			[]Conflict{{"p", "w1", "w2"}},
 		},
 		{
-			"the owner is away", []string{"w1", "w2"}, []Offer{offerOf("w1", "p"), offerOf("w2")}, []Offer{undiscovered("w1"), offerOf("w2", "p")},
-			"", []Conflict{{"p", "w1", "w2"}},
+			"the owner is away",
+			[]string{"w1", "w2"},
+			[]Offer{offerOf("w1", "p"), offerOf("w2")},
+			[]Offer{undiscovered("w1"), offerOf("w2", "p")},
+			"",
+			[]Conflict{{"p", "w1", "w2"}},
 		},
 		{
-			"the owner gave it up", []string{"w1", "w2"}, []Offer{offerOf("w1", "p"), offerOf("w2")}, []Offer{offerOf("w1"), offerOf("w2", "p")},
+			"the owner gave it up",
+			[]string{"w1", "w2"},
+			[]Offer{offerOf("w1", "p"), offerOf("w2")},
+			[]Offer{offerOf("w1"), offerOf("w2", "p")},
 			"w2", nil,
 		},
 		{
-			"the owner left the file", []string{"w2"}, []Offer{offerOf("w1", "p"), offerOf("w2")}, []Offer{offerOf("w2", "p")},
+			"the owner left the file",
+			[]string{"w2"},
+			[]Offer{offerOf("w1", "p"), offerOf("w2")},
+			[]Offer{offerOf("w2", "p")},
 			"w2", nil,
 		},
 	} {
@@ -56,7 +82,9 @@ func TestOwnersStay(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if !slices.EqualFunc(second.Conflicts(), tt.conflicts, func(a, b Conflict) bool { return slices.Contains(tt.conflicts, a) && slices.Contains(second.Conflicts(), b) }) {
+			if !slices.EqualFunc(second.Conflicts(), tt.conflicts, func(a, b Conflict) bool {
+				return slices.Contains(tt.conflicts, a) && slices.Contains(second.Conflicts(), b)
+			}) {
 				t.Errorf("conflicts %v, want %v", second.Conflicts(), tt.conflicts)
 			}
 			r := second.Lookup("r")
