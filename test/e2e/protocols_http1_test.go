@@ -91,7 +91,7 @@ func TestProtocolContinue(t *testing.T) {
 		t.Run("refused on "+path, func(t *testing.T) {
 			want := 403
 			if path == "/unknown" {
-				want = 500
+				want = 404
 			}
 			// The first thing that comes is the refusal: the body is not asked for.
 			if r := ask(t, path, mustNotArrive+"refused before the body").response("POST"); r.StatusCode != want {
