@@ -90,6 +90,7 @@ type compiler struct {
 	// undiscovered: a configured worker has not told its policies.
 	undiscovered bool
 	conflicts    []Conflict
+	away         map[string]bool // configured workers that have not said what they offer
 	chains       map[string][]*workerv1.Chain
 	lastChain    uint32
 	errs         Errors

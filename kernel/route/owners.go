@@ -43,11 +43,10 @@ func (c *compiler) collectOwners(cfg *config.Kernel, offers []Offer, previous *T
 	for i := range cfg.Workers {
 		c.undiscovered = c.undiscovered || !known[cfg.Workers[i].Name]
 	}
-	// away reports whether the policy belongs to a configured worker that has not said what it offers: nobody else may run it.
-	away := func(policy string) bool {
-		name, owned := previous.ownerOf(policy)
-		_, configured := positions[name]
-		return owned && configured && !known[name]
+	// The policies of a configured worker that has not said what it offers are run by no other one.
+	c.away = make(map[string]bool)
+	for name := range positions {
+		c.away[name] = !known[name]
 	}
 	for i := range offers {
 		o := &offers[i]
@@ -59,7 +58,7 @@ func (c *compiler) collectOwners(cfg *config.Kernel, offers []Offer, previous *T
 			first, twice := c.owners[d.Name]
 			before, owned := previous.ownerOf(d.Name)
 			switch {
-			case away(d.Name):
+			case owned && c.away[before]:
 				c.conflicts = append(c.conflicts, Conflict{d.Name, before, name})
 			case !twice:
 				c.owners[d.Name] = owner{o, d}
@@ -98,9 +97,12 @@ func (c *compiler) ownerNames(previous *Table) map[string]string {
 	for policy, o := range c.owners {
 		names[policy] = o.offer.Worker.Name()
 	}
-	for _, x := range c.conflicts {
-		if before, owned := previous.ownerOf(x.Policy); owned && names[x.Policy] == "" {
-			names[x.Policy] = before
+	if previous == nil {
+		return names
+	}
+	for policy, worker := range previous.owners {
+		if names[policy] == "" && c.away[worker] {
+			names[policy] = worker
 		}
 	}
 	return names

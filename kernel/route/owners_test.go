@@ -106,3 +106,19 @@ func TestOwnersStay(t *testing.T) {
 		})
 	}
 }
+
+// TestOwnersAreRemembered: a worker that is away for several tables stays the owner of its policies.
+func TestOwnersAreRemembered(t *testing.T) {
+	cfg := kernelOf([]string{"w1", "w2"}, config.Route{Name: "r", Request: chainOf("q", "p")})
+	away := Offer{Worker: fakeWorker("w1")}
+	var table *Table
+	for generation, offers := range [][]Offer{{offerOf("w1", "p"), offerOf("w2")}, {away, offerOf("w2")}, {away, offerOf("w2", "p")}} {
+		var err error
+		if table, _, err = CompileAfter(table, uint64(generation+1), cfg, offers); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if r := table.Lookup("r"); !r.Undiscovered || !r.Request.Empty() {
+		t.Errorf("another worker runs the policy: %+v", r)
+	}
+}
