@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"github.com/policy-engine/policy-engine/config"
-	"github.com/policy-engine/policy-engine/fastpath/lane"
 )
 
 // TestSlowCallIsMovedAside: a policy that burns processor time inline does not hold up the other requests of its connection of Envoy; its own answer comes, and is right.
@@ -25,7 +24,7 @@ func TestSlowCallIsMovedAside(t *testing.T) {
 			t.Fatalf("a neighbour of two workers: %s", got)
 		}
 	}
-	time.Sleep(time.Until(began.Add(2 * lane.Slice))) // On grpc-go, the neighbours do not wait until it is moved.
+	time.Sleep(time.Until(began.Add(20 * time.Millisecond))) // On grpc-go, the neighbours do not wait until it is moved.
 	close(r.burnt)
 	if got := answer(t, slow); got != "A" {
 		t.Errorf("the slow one: %s", got)

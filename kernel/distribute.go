@@ -221,8 +221,8 @@ func (d *distributor) bring(ctx context.Context, cfg *config.Kernel, offers []ro
 ) error {
 	d.generation++
 	previous := d.routes.Current()
-	if !previous.Ready() {
-		previous = nil
+	if !previous.Ready() || !d.complete {
+		previous = nil // The kernel starts: two owners of a policy are a mistake.
 	}
 	table, chains, err := route.CompileAfter(previous, d.generation, cfg, offers)
 	if err == nil && check != nil {
