@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -161,7 +162,10 @@ func TestFailuresOfWorkers(t *testing.T) {
 			}
 			if tt.trip {
 				faulty.mute.Store(true)
-				r.ask("deny")
+				eventually(t, "the breaker is open", func() bool { // A health answer of before may still come.
+					r.ask("deny")
+					return strings.HasSuffix(r.metrics(`policy_kernel_worker_breaker_state{worker="faulty"`), " 2\n")
+				})
 			}
 			for _, onFailure := range []string{"deny", "continue", "skip_remaining"} {
 				ready(t, r, tt.kill || tt.trip)

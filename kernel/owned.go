@@ -66,12 +66,12 @@ func (b ownedBook) add(worker string, chains []*workerv1.Chain, list []*workerv1
 	}
 }
 
-// merge returns what either has; a nil one has nothing.
+// merge returns what either has, never nil; a nil one has nothing.
 func merge(a, b *workerv1.OwnedHeaders) *workerv1.OwnedHeaders {
 	switch {
 	case a == nil && b == nil:
 		return &workerv1.OwnedHeaders{}
-	case a == nil || len(a.Names)+len(a.Credentials)+len(a.Replaced) == 0:
+	case a == nil:
 		return b
 	case b == nil || equal(a, b):
 		return a

@@ -25,9 +25,13 @@ func TestOwnedHeadersAreCarriedOver(t *testing.T) {
 		generation++
 		cfg := &config.Kernel{
 			Workers: []config.WorkerRef{{Name: "w"}},
-			Routes: []config.Route{{Name: "r", Request: config.Flow{Chain: []config.Policy{
-				{Name: "key", Params: []byte(params), OnFailure: config.OnFailureContinue}, {Name: "limit", OnFailure: config.OnFailureContinue},
-			}}}},
+			Routes: []config.Route{
+				{Name: "r", Request: config.Flow{Chain: []config.Policy{
+					{Name: "key", Params: []byte(params), OnFailure: config.OnFailureContinue}, {Name: "limit", OnFailure: config.OnFailureContinue},
+				}}},
+				// The same policy with the same parameters stands in two chains.
+				{Name: "s", Request: config.Flow{Chain: []config.Policy{{Name: "limit", OnFailure: config.OnFailureContinue}}}},
+			},
 		}
 		headers := []workerv1.Phase{workerv1.Phase_PHASE_REQUEST_HEADERS}
 		table, chains, err := route.Compile(generation, cfg, []route.Offer{{Worker: named("w"), Discovered: true, Policies: []*workerv1.PolicyDescriptor{
