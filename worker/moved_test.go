@@ -245,7 +245,7 @@ func TestRetireDuringMovedCall(t *testing.T) {
 
 // TestSlowPolicyIsBounded: the next calls of a policy that takes long run aside from the start, so many at a time; those beyond the bound fail by their own name, and other routes lose nothing.
 func TestSlowPolicyIsBounded(t *testing.T) {
-	w, b, _ := startBurning(t, func(s *setup) { s.cfg.MaxConcurrentRequests = 64 }) // 8 of a place may wait.
+	w, b, log := startBurning(t, func(s *setup) { s.cfg.MaxConcurrentRequests = 64 }) // 8 of a place may wait.
 	s := w.stream(t)
 	const hostile = 30
 	var calls []*workerv1.Call
@@ -276,7 +276,7 @@ func TestSlowPolicyIsBounded(t *testing.T) {
 			switch {
 			case id == 2:
 				neighbours++
-			case r.Outcome == workerv1.Result_OUTCOME_FAILED && r.Failure == workerv1.Result_FAILURE_POLICY_ERROR && r.Reason == "overloaded" && r.Policy == "burn":
+			case r.Outcome == workerv1.Result_OUTCOME_FAILED && r.Failure == workerv1.Result_FAILURE_POLICY_OVERLOADED && r.Reason == "overloaded" && r.Policy == "burn":
 				refused++
 			default:
 				t.Fatalf("call %d: %v", id, r)
@@ -298,6 +298,9 @@ func TestSlowPolicyIsBounded(t *testing.T) {
 	}
 	if !strings.Contains(w.metrics(t), fmt.Sprintf(`policy_worker_policy_failures_total{policy="burn",reason="overloaded"} %d`, refused)) {
 		t.Error("the refusals are not counted")
+	}
+	if got := log.String(); !strings.Contains(got, `level=WARN msg="policy overloaded`) || strings.Contains(got, "policy failed") {
+		t.Errorf("the refusals do not have a log line of their own: %s", got)
 	}
 }
 

@@ -66,6 +66,10 @@ func (o *observer) Failed(f chain.Failure) {
 	if f.Stack != nil {
 		attrs = append(attrs, "stack", string(f.Stack))
 	}
+	if f.Cause == chain.CauseOverloaded {
+		o.log.Warn("policy overloaded: too many of its runs take long", attrs...)
+		return
+	}
 	o.log.Error("policy failed", attrs...)
 }
 

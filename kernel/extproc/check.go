@@ -67,7 +67,7 @@ func checkResult(phase workerv1.Phase, segment *route.Segment, r *workerv1.Resul
 		if r.Immediate != nil {
 			return errImmediate
 		}
-		if r.Failure < workerv1.Result_FAILURE_POLICY_ERROR || r.Failure > workerv1.Result_FAILURE_BODY_TOO_LARGE {
+		if r.Failure < workerv1.Result_FAILURE_POLICY_ERROR || r.Failure > workerv1.Result_FAILURE_POLICY_OVERLOADED {
 			return errFailure
 		}
 		return nil

@@ -30,6 +30,8 @@ const (
 	StatusPolicyError
 	StatusPolicyPanic
 	StatusPolicyTimeout
+	// StatusPolicyOverloaded: too many runs of a policy that take long are waiting.
+	StatusPolicyOverloaded
 	StatusIllegalResult
 	// StatusTooLarge: a worker refused the message for its size.
 	StatusTooLarge
@@ -50,6 +52,7 @@ var statusNames = [...]string{
 	StatusNone: "none", StatusAllowed: "allowed", StatusDenied: "denied", StatusResponded: "responded", StatusUnknownRoute: "unknown_route", StatusRouteNotFound: "route_not_found",
 	StatusPolicyNotSupported: "policy_not_supported", StatusWorkerUnavailable: "worker_unavailable", StatusWorkerTimeout: "worker_timeout",
 	StatusWorkerOverloaded: "worker_overloaded", StatusRouteOverloaded: "route_overloaded", StatusPolicyError: "policy_error", StatusPolicyPanic: "policy_panic", StatusPolicyTimeout: "policy_timeout",
+	StatusPolicyOverloaded: "policy_overloaded",
 	StatusIllegalResult: "illegal_result", StatusTooLarge: "too_large", StatusBodyCoding: "body_coding", StatusMalformedMessage: "malformed_message",
 	StatusUnsupportedMode: "unsupported_mode", StatusCancelled: "cancelled", StatusDraining: "draining", StatusInternal: "internal",
 }

@@ -357,6 +357,8 @@ func (m *Machine) failedInWorker(r *workerv1.Result, now Instant) Effect {
 		final = &policyPanic
 	case workerv1.Result_FAILURE_POLICY_TIMEOUT:
 		final = &policyTimeout
+	case workerv1.Result_FAILURE_POLICY_OVERLOADED:
+		final = &policyOverloaded
 	default:
 		// The chain did not run.
 		return m.failed(m.failureOf(r.Failure), now)

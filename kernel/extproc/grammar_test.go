@@ -48,6 +48,7 @@ var bodyOutcomes = []struct {
 	{"IMMEDIATE http=403 reason=no", true},
 	{"FAILED failure=POLICY_ERROR", true},
 	{"FAILED failure=POLICY_TIMEOUT", true},
+	{"FAILED failure=POLICY_OVERLOADED", true},
 	{"FAILED failure=BODY_TOO_LARGE", true},
 	{"FAILED failure=BODY_CODING", true},
 }

@@ -46,6 +46,10 @@ func TestGRPCStatusOfRefusals(t *testing.T) {
 		{contentType: "application/grpc", err: route.ErrTimeout, grpc: int(codes.DeadlineExceeded), body: "policy worker timeout"},
 		{contentType: "application/grpc", err: route.ErrOverloaded, grpc: int(codes.Unavailable), body: "policy worker overloaded"},
 		{contentType: "application/grpc", result: mustResult(t, "FAILED failure=POLICY_ERROR policy=auth"), grpc: int(codes.Internal), body: "policy failed"},
+		{
+			contentType: "application/grpc", result: mustResult(t, "FAILED failure=POLICY_OVERLOADED policy=auth"),
+			grpc: int(codes.Unavailable), body: "policy overloaded",
+		},
 		{contentType: "application/grpc-web", result: deny(429, jsonBody("no")), grpc: -1, body: jsonBody("no")},
 		{contentType: "application/grpcx", result: deny(429, jsonBody("no")), grpc: -1, body: jsonBody("no")},
 		{contentType: "application/json", result: deny(429, jsonBody("no")), grpc: -1, body: jsonBody("no")},
@@ -93,8 +97,8 @@ func TestGRPCStatusOfRefusals(t *testing.T) {
 // TestEveryRefusalHasAGRPCStatus: no refusal of the kernel's own is UNKNOWN, or OK.
 func TestEveryRefusalHasAGRPCStatus(t *testing.T) {
 	for _, r := range []refusal{
-		unknownRoute, malformedRequest, malformedResponse, unsupportedMode, workerTimeout, workerOverloaded, illegalResult, policyError, policyPanic, policyTimeout, requestTooLarge,
-		responseTooLarge, requestBodyTooLarge, responseBodyTooLarge, requestCoding, responseCoding, upgradeRefused,
+		unknownRoute, malformedRequest, malformedResponse, unsupportedMode, workerTimeout, workerOverloaded, illegalResult, policyError, policyPanic, policyTimeout, policyOverloaded,
+		requestTooLarge, responseTooLarge, requestBodyTooLarge, responseBodyTooLarge, requestCoding, responseCoding, upgradeRefused,
 	} {
 		if code := grpcCode(r.status); code == codes.OK || code == codes.Unknown {
 			t.Errorf("%d %s: gRPC status %v", r.status, r.reason, code)

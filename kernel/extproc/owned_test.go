@@ -137,7 +137,7 @@ func (f *forger) work(c *route.Call) (*workerv1.Result, error) {
 		}
 	}
 	way := rapid.SampledFrom([]string{
-		"continue", "continue", "continue", "skip", "skip by failure", "unavailable", "timeout", "overloaded", "no result", "illegal", "failed", "panic", "draining", "deny",
+		"continue", "continue", "continue", "skip", "skip by failure", "unavailable", "timeout", "overloaded", "no result", "illegal", "failed", "panic", "policy overloaded", "draining", "deny",
 	}).Draw(f.t, "way")
 	r := &workerv1.Result{Phase: call.Phase}
 	ran := len(segment.Policies)
@@ -154,10 +154,11 @@ func (f *forger) work(c *route.Call) (*workerv1.Result, error) {
 		r.Outcome = workerv1.Result_OUTCOME_CONTINUE
 		r.Mutations = []*workerv1.Mutation{{Kind: workerv1.Mutation_KIND_SET_HEADER, Name: "host"}}
 		return r, nil
-	case "failed", "panic", "draining":
+	case "failed", "panic", "policy overloaded", "draining":
 		r.Outcome = workerv1.Result_OUTCOME_FAILED
 		r.Failure = map[string]workerv1.Result_Failure{
 			"failed": workerv1.Result_FAILURE_POLICY_ERROR, "panic": workerv1.Result_FAILURE_POLICY_PANIC, "draining": workerv1.Result_FAILURE_DRAINING,
+			"policy overloaded": workerv1.Result_FAILURE_POLICY_OVERLOADED,
 		}[way]
 		return r, nil
 	case "deny":

@@ -58,6 +58,7 @@ var outcomes = []outcome{
 	{"policy error", resultOf("FAILED failure=POLICY_ERROR policy=@"), false, stops},
 	{"policy panic", resultOf("FAILED failure=POLICY_PANIC"), false, stops},
 	{"policy timeout", resultOf("FAILED failure=POLICY_TIMEOUT"), false, stops},
+	{"policy overloaded", resultOf("FAILED failure=POLICY_OVERLOADED"), false, stops},
 	{"draining", resultOf("FAILED failure=DRAINING"), true, 0},
 	{"too large", resultOf("FAILED failure=TOO_LARGE"), true, 0},
 	{"unavailable", errorOf(route.ErrUnavailable), true, 0},

@@ -41,6 +41,7 @@ var (
 	policyError          = newRefusal(StatusPolicyError, http.StatusInternalServerError, "policy failed", "POLICY_FAILED")
 	policyPanic          = newRefusal(StatusPolicyPanic, http.StatusInternalServerError, "policy failed", "POLICY_FAILED")
 	policyTimeout        = newRefusal(StatusPolicyTimeout, http.StatusInternalServerError, "policy timeout", "POLICY_TIMEOUT")
+	policyOverloaded     = retry(newRefusal(StatusPolicyOverloaded, http.StatusServiceUnavailable, "policy overloaded", "POLICY_OVERLOADED"))
 	requestTooLarge      = newRefusal(StatusTooLarge, http.StatusRequestHeaderFieldsTooLarge, "request headers too large", "REQUEST_TOO_LARGE")
 	responseTooLarge     = newRefusal(StatusTooLarge, http.StatusBadGateway, "response headers too large", "RESPONSE_TOO_LARGE")
 	requestBodyTooLarge  = always(newRefusal(StatusTooLarge, http.StatusRequestEntityTooLarge, "request body too large", "REQUEST_TOO_LARGE"))

@@ -114,6 +114,8 @@ func (c Cause) failure() workerv1.Result_Failure {
 		return workerv1.Result_FAILURE_POLICY_PANIC
 	case CauseTimeout:
 		return workerv1.Result_FAILURE_POLICY_TIMEOUT
+	case CauseOverloaded:
+		return workerv1.Result_FAILURE_POLICY_OVERLOADED
 	}
 	return workerv1.Result_FAILURE_POLICY_ERROR
 }

@@ -338,6 +338,8 @@ const (
 	Result_FAILURE_BODY_CODING Result_Failure = 11
 	// A body is longer than the worker's limit once its content coding is undone. No on_failure lets it pass.
 	Result_FAILURE_BODY_TOO_LARGE Result_Failure = 12
+	// Too many runs of a policy that take long are waiting. A policy's own failure, as POLICY_ERROR.
+	Result_FAILURE_POLICY_OVERLOADED Result_Failure = 13
 )
 
 // Enum value maps for Result_Failure.
@@ -356,6 +358,7 @@ var (
 		10: "FAILURE_RESULT_TOO_LARGE",
 		11: "FAILURE_BODY_CODING",
 		12: "FAILURE_BODY_TOO_LARGE",
+		13: "FAILURE_POLICY_OVERLOADED",
 	}
 	Result_Failure_value = map[string]int32{
 		"FAILURE_UNSPECIFIED":        0,
@@ -371,6 +374,7 @@ var (
 		"FAILURE_RESULT_TOO_LARGE":   10,
 		"FAILURE_BODY_CODING":        11,
 		"FAILURE_BODY_TOO_LARGE":     12,
+		"FAILURE_POLICY_OVERLOADED":  13,
 	}
 )
 
@@ -2528,7 +2532,7 @@ const file_worker_v1_worker_proto_rawDesc = "" +
 	"\f_grpc_status\"2\n" +
 	"\x06Header\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\fR\x05value\"\x92\b\n" +
+	"\x05value\x18\x02 \x01(\fR\x05value\"\xb1\b\n" +
 	"\x06Result\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x123\n" +
 	"\x05phase\x18\x02 \x01(\x0e2\x1d.policyengine.worker.v1.PhaseR\x05phase\x12@\n" +
@@ -2550,7 +2554,7 @@ const file_worker_v1_worker_proto_rawDesc = "" +
 	"\x10OUTCOME_CONTINUE\x10\x01\x12\x15\n" +
 	"\x11OUTCOME_IMMEDIATE\x10\x02\x12\x1a\n" +
 	"\x16OUTCOME_SKIP_REMAINING\x10\x03\x12\x12\n" +
-	"\x0eOUTCOME_FAILED\x10\x04\"\xe1\x02\n" +
+	"\x0eOUTCOME_FAILED\x10\x04\"\x80\x03\n" +
 	"\aFailure\x12\x17\n" +
 	"\x13FAILURE_UNSPECIFIED\x10\x00\x12\x18\n" +
 	"\x14FAILURE_POLICY_ERROR\x10\x01\x12\x18\n" +
@@ -2565,7 +2569,8 @@ const file_worker_v1_worker_proto_rawDesc = "" +
 	"\x18FAILURE_RESULT_TOO_LARGE\x10\n" +
 	"\x12\x17\n" +
 	"\x13FAILURE_BODY_CODING\x10\v\x12\x1a\n" +
-	"\x16FAILURE_BODY_TOO_LARGE\x10\f\"\x13\n" +
+	"\x16FAILURE_BODY_TOO_LARGE\x10\f\x12\x1d\n" +
+	"\x19FAILURE_POLICY_OVERLOADED\x10\r\"\x13\n" +
 	"\x11GetMetricsRequest\"(\n" +
 	"\x12GetMetricsResponse\x12\x12\n" +
 	"\x04text\x18\x01 \x01(\fR\x04text\"H\n" +
