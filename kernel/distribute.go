@@ -116,6 +116,10 @@ func (d *distributor) run(ctx context.Context) error {
 	settled := time.After(startTime + time.Second) // By then, workers that are there have told.
 	attempt := func() error {
 		retry = nil
+		select {
+		case <-d.changed: // What has changed up to here is looked at now: another table with it would be the same.
+		default:
+		}
 		err := d.distribute(ctx)
 		if err == nil || ctx.Err() != nil {
 			return nil

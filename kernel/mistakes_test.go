@@ -2,9 +2,11 @@ package kernel
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	workerv1 "github.com/policy-engine/policy-engine/api/worker/v1"
@@ -59,17 +61,21 @@ func TestLastGoodStays(t *testing.T) {
 	kill()
 
 	// The worker comes back with another policy, so that a new table is made, which it rejects; the one before it accepts.
-	next := &pickyWorker{fakeWorker: fakeWorker{name: "worker-1", policies: []string{"guard", "more"}}}
-	f.mu.Lock()
-	for g := range f.generations {
-		next.accept = g
-	}
-	f.mu.Unlock()
+	next := &pickyWorker{fakeWorker: fakeWorker{name: "worker-1", policies: []string{"guard", "more"}}, inUse: func() uint64 {
+		lines := r.log.lines(`"message":"configuration in use"`)
+		var last struct {
+			Metadata struct{ Generation uint64 }
+		}
+		if err := json.Unmarshal([]byte(lines[len(lines)-1]), &last); err != nil {
+			t.Error(err)
+		}
+		return last.Metadata.Generation
+	}}
 	next.start(t, path)
 	eventually(t, "the mistake is logged", func() bool { return len(r.log.lines("kernel.yaml:14: ")) > 0 })
 	defer func() {
 		if t.Failed() {
-			t.Log(next.accept, r.log.lines(""))
+			t.Log(next.accept.Load(), r.log.lines(""))
 		}
 	}()
 	eventually(t, "the last good one is in use", func() bool { return r.ask("guarded") == 0 })
@@ -84,10 +90,16 @@ func TestLastGoodStays(t *testing.T) {
 	}
 }
 
-// pickyWorker accepts one generation only.
+// pickyWorker accepts one generation only: the one in use before the kernel knew what it offers.
 type pickyWorker struct {
 	fakeWorker
-	accept uint64
+	inUse  func() uint64
+	accept atomic.Uint64
+}
+
+func (p *pickyWorker) GetWorkerConfig(ctx context.Context, req *workerv1.GetWorkerConfigRequest) (*workerv1.GetWorkerConfigResponse, error) {
+	p.accept.CompareAndSwap(0, p.inUse())
+	return p.fakeWorker.GetWorkerConfig(ctx, req)
 }
 
 func (p *pickyWorker) start(t *testing.T, path string) {
@@ -97,7 +109,7 @@ func (p *pickyWorker) start(t *testing.T, path string) {
 }
 
 func (p *pickyWorker) PushConfig(ctx context.Context, req *workerv1.PushConfigRequest) (*workerv1.PushConfigResponse, error) {
-	if req.Generation != p.accept {
+	if req.Generation != p.accept.Load() {
 		return &workerv1.PushConfigResponse{Errors: []*workerv1.ConfigError{mistake("policy_kernel.route_policies[1].request_flow.policy_chain[0].params.key_store")}}, nil
 	}
 	return p.fakeWorker.PushConfig(ctx, req)
