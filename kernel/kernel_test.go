@@ -70,7 +70,7 @@ func TestRun(t *testing.T) {
 	if n := len(r.log.lines(`"message":"unknown route"`)); n != 1 {
 		t.Errorf("%d lines on an unknown route", n)
 	}
-	if n := len(r.log.lines(`"message":"no route of Envoy matches a request"`)); n != 1 {
+	if n := len(r.log.lines(`"message":"Envoy named no route for a request"`)); n != 1 {
 		t.Errorf("%d lines on a request without a route", n)
 	}
 	for _, want := range []string{"worker replica is up", "worker replica is down", "no worker offers a policy", "policy kernel is draining"} {

@@ -111,6 +111,8 @@ func (o *Observer) Decided(d *extproc.Decision) {
 		o.complainUnknown(zap.WarnLevel, "unknown route", d)
 	case extproc.StatusRouteNotFound:
 		o.complainUnknown(zap.InfoLevel, "no route of Envoy matches a request", d)
+	case extproc.StatusUnnamedRoute:
+		o.complainUnknown(zap.WarnLevel, "Envoy named no route for a request", d)
 	default:
 		o.complain(&w.requests[d.Status], "a request could not be decided by its policies", d, w, d.Status)
 	}

@@ -2,6 +2,7 @@ package kernel
 
 import (
 	"bytes"
+	"encoding/json"
 	"fmt"
 	"regexp"
 	"strings"
@@ -17,6 +18,7 @@ import (
 	"github.com/policy-engine/policy-engine/config"
 	"github.com/policy-engine/policy-engine/kernel/extproc"
 	"github.com/policy-engine/policy-engine/kernel/route"
+	"github.com/policy-engine/policy-engine/telemetry"
 )
 
 type namedEvaluator struct{ name string }
@@ -198,6 +200,48 @@ func TestLabelsNeverComeFromARequest(t *testing.T) {
 	}
 	if got := exposed(set, "policy_kernel_requests_total"); got != `policy_kernel_requests_total{route="unknown",worker="none",status="unknown_route"} 100`+"\n" {
 		t.Error(got)
+	}
+}
+
+// TestUnknownRoutesInTheLog checks the lines of requests whose route is unknown: host and path are bounded and escaped,
+// and each name has one line a minute.
+func TestUnknownRoutesInTheLog(t *testing.T) {
+	for _, tt := range []struct {
+		status         extproc.Status
+		route          string
+		level, message string
+	}{
+		{extproc.StatusUnknownRoute, "nowhere", "warn", "unknown route"},
+		{extproc.StatusRouteNotFound, "policy-engine/not-found", "info", "no route of Envoy matches a request"},
+		{extproc.StatusUnnamedRoute, "", "warn", "Envoy named no route for a request"},
+	} {
+		var out bytes.Buffer
+		log, err := telemetry.NewLogger("kernel", "info", &out)
+		if err != nil {
+			t.Fatal(err)
+		}
+		o := NewObserver(0, metrics.NewSet(), log.Logger)
+		for range 100 {
+			o.Decided(&extproc.Decision{
+				RouteName: tt.route, Phase: workerv1.Phase_PHASE_REQUEST_HEADERS, OfRequest: true, Status: tt.status,
+				Host: []byte("shop.example\"\n{"), Path: []byte("/a\x00\xff" + strings.Repeat("b", 5000)),
+			})
+		}
+		if err := log.Close(); err != nil {
+			t.Fatal(err)
+		}
+		lines := strings.Split(strings.TrimSpace(out.String()), "\n")
+		var line map[string]any
+		if err := json.Unmarshal([]byte(lines[0]), &line); err != nil || len(lines) != 1 {
+			t.Fatalf("%v: %v, %d lines: %.300s", tt.status, err, len(lines), out.String())
+		}
+		metadata, _ := line["metadata"].(map[string]any)
+		path, _ := metadata["path"].(string)
+		if line["level"] != tt.level || line["message"] != tt.message || metadata["route"] != tt.route ||
+			metadata["host"] != "shop.example\"\n{" ||
+			!strings.HasPrefix(path, "/a\x00\ufffdbbb") || len(lines[0]) > 600 {
+			t.Errorf("%v: %s", tt.status, lines[0])
+		}
 	}
 }
 

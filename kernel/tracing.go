@@ -196,7 +196,7 @@ func (r *requestSpans) failed(s extproc.Status) bool {
 		return false
 	case extproc.StatusRouteNotFound:
 		return false
-	case extproc.StatusUnknownRoute:
+	case extproc.StatusUnknownRoute, extproc.StatusUnnamedRoute:
 		return r.status >= 500 // Else the configuration lets it pass.
 	}
 	return true

@@ -85,13 +85,15 @@ func TestFailedSpans(t *testing.T) {
 			t.Errorf("%v: %+v", s, got)
 		}
 	}
-	got := record(t, func(tracer extproc.Tracer) {
-		tr := tracer.Begin([]byte(sampledParent), nil)
-		tr.Decided(&extproc.Decision{Status: extproc.StatusUnknownRoute, OfRequest: true}) // And passes.
-		tr.End()
-	})
-	if got[0].Failed {
-		t.Errorf("%+v", got)
+	for _, s := range []extproc.Status{extproc.StatusUnknownRoute, extproc.StatusUnnamedRoute} {
+		got := record(t, func(tracer extproc.Tracer) {
+			tr := tracer.Begin([]byte(sampledParent), nil)
+			tr.Decided(&extproc.Decision{Status: s, OfRequest: true}) // And passes.
+			tr.End()
+		})
+		if got[0].Failed {
+			t.Errorf("%+v", got)
+		}
 	}
 }
 

@@ -10,7 +10,8 @@ import (
 // Status says how a phase was decided. Its String is a metric label.
 type Status uint8
 
-// The statuses. Only StatusAllowed, and StatusUnknownRoute and StatusRouteNotFound where the configuration says so, let a request pass.
+// The statuses. StatusAllowed lets a request pass; StatusUnknownRoute, StatusRouteNotFound and StatusUnnamedRoute do so
+// with unknown_route: continue. No other status does.
 const (
 	StatusNone Status = iota
 	StatusAllowed
@@ -21,6 +22,8 @@ const (
 	StatusUnknownRoute
 	// StatusRouteNotFound: no route of Envoy matches the request.
 	StatusRouteNotFound
+	// StatusUnnamedRoute: Envoy sent no name of a route.
+	StatusUnnamedRoute
 	StatusPolicyNotSupported
 	StatusWorkerUnavailable
 	StatusWorkerTimeout
@@ -50,10 +53,11 @@ const (
 
 var statusNames = [...]string{
 	StatusNone: "none", StatusAllowed: "allowed", StatusDenied: "denied", StatusResponded: "responded", StatusUnknownRoute: "unknown_route", StatusRouteNotFound: "route_not_found",
+	StatusUnnamedRoute:       "unnamed_route",
 	StatusPolicyNotSupported: "policy_not_supported", StatusWorkerUnavailable: "worker_unavailable", StatusWorkerTimeout: "worker_timeout",
 	StatusWorkerOverloaded: "worker_overloaded", StatusRouteOverloaded: "route_overloaded", StatusPolicyError: "policy_error", StatusPolicyPanic: "policy_panic", StatusPolicyTimeout: "policy_timeout",
 	StatusPolicyOverloaded: "policy_overloaded",
-	StatusIllegalResult: "illegal_result", StatusTooLarge: "too_large", StatusBodyCoding: "body_coding", StatusMalformedMessage: "malformed_message",
+	StatusIllegalResult:    "illegal_result", StatusTooLarge: "too_large", StatusBodyCoding: "body_coding", StatusMalformedMessage: "malformed_message",
 	StatusUnsupportedMode: "unsupported_mode", StatusCancelled: "cancelled", StatusDraining: "draining", StatusInternal: "internal",
 }
 

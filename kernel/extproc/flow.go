@@ -48,12 +48,8 @@ func (m *Machine) requestHeaders(now Instant) Effect {
 			return m.refuse(refused, now)
 		}
 		return m.pass(m.unknownStatus(), now)
-	case m.route == nil && m.unknownStatus() == StatusRouteNotFound:
-		r := routeNotFound
-		r.status = m.table.Terms().RouteNotFoundStatus
-		return m.refuse(&r, now)
 	case m.route == nil:
-		return m.refuse(&unknownRoute, now)
+		return m.refuseUnknown(now)
 	case len(m.route.Unsupported) > 0:
 		m.policy = m.route.Unsupported[0]
 		return m.respond(StatusPolicyNotSupported, &m.table.Terms().PolicyNotSupported, now)
@@ -76,13 +72,33 @@ func (m *Machine) requestHeaders(now Instant) Effect {
 	return m.advance(now)
 }
 
-// unknownStatus tells a route that Envoy names and the configuration does not have, which is a mistake of one of them, from a request that matches no route of Envoy: any scanner of
-// paths sends such.
+// unknownStatus returns why the table does not have the route of the request. A request that matches no route of Envoy
+// is no mistake of an operator: any scanner of paths sends such. A route that the configuration does not have is one. A
+// request without a name can be either: Envoy's filter sends no names, or no route matches and Envoy has no catch-all.
 func (m *Machine) unknownStatus() Status {
-	if m.routeName == "" || m.routeName == config.RouteNotFound {
+	switch m.routeName {
+	case "":
+		return StatusUnnamedRoute
+	case config.RouteNotFound:
 		return StatusRouteNotFound
 	}
 	return StatusUnknownRoute
+}
+
+// refuseUnknown answers a request whose route the table does not have. To the client, a request that Envoy named no
+// route for is one that matches none.
+func (m *Machine) refuseUnknown(now Instant) Effect {
+	var r refusal
+	switch m.unknownStatus() {
+	case StatusUnnamedRoute:
+		r = unnamedRoute
+	case StatusRouteNotFound:
+		r = routeNotFound
+	default:
+		return m.refuse(&unknownRoute, now)
+	}
+	r.status = m.table.Terms().RouteNotFoundStatus
+	return m.refuse(&r, now)
 }
 
 // responseHeaders begins the response flow.

@@ -143,7 +143,7 @@ func TestStatusNames(t *testing.T) {
 		}
 		seen[s.String()] = true
 	}
-	if got := fmt.Sprint(StatusAllowed, StatusInternal, len(seen)); got != "allowed internal 22" {
+	if got := fmt.Sprint(StatusAllowed, StatusInternal, len(seen)); got != "allowed internal 23" {
 		t.Error(got)
 	}
 }

@@ -31,6 +31,7 @@ func newRefusal(decision Status, status int, message, code string) refusal {
 var (
 	unknownRoute         = newRefusal(StatusUnknownRoute, http.StatusInternalServerError, "no policies are configured for this route", "UNKNOWN_ROUTE")
 	routeNotFound        = newRefusal(StatusRouteNotFound, http.StatusNotFound, "not found", "ROUTE_NOT_FOUND")
+	unnamedRoute         = newRefusal(StatusUnnamedRoute, http.StatusNotFound, "not found", "UNNAMED_ROUTE")
 	malformedRequest     = newRefusal(StatusMalformedMessage, http.StatusBadRequest, "malformed request", "MALFORMED_MESSAGE")
 	malformedResponse    = newRefusal(StatusMalformedMessage, http.StatusBadGateway, "malformed response", "MALFORMED_MESSAGE")
 	unsupportedMode      = newRefusal(StatusUnsupportedMode, http.StatusInternalServerError, "policies can not be enforced", "UNSUPPORTED_MODE")

@@ -97,6 +97,9 @@ func (w *world) setUp(line []string) error {
 		w.owned[line[1]] = append(w.owned[line[1]], &workerv1.OwnedHeaders{Chain: uint32(chain), Policy: uint32(policy), Names: line[4:]})
 	case "unknown_route":
 		w.kernel.UnknownRoute = config.UnknownRoute(line[1])
+		if len(line) > 2 {
+			w.kernel.RouteNotFoundStatus, _ = strconv.Atoi(line[2])
+		}
 	case "no_table":
 		w.noTable = true
 	default:

@@ -48,7 +48,8 @@ type UnknownRoute struct {
 	strict.Node `short:"action"`
 	// deny refuses them, continue lets them pass without any policy.
 	Action Unknown `yaml:"action"`
-	// The status of the refusal of a request that no route of Envoy matches: the catch-all route of `policyctl envoy`, or no name of a route at all. A route that Envoy names and the kernel does not know is always 500.
+	// The status of the refusal of a request that no route of Envoy matches (the catch-all route of `policyctl envoy`), or
+	// for which Envoy sends no name of a route. A route that Envoy names and the kernel does not know is always 500.
 	Status int `yaml:"status" min:"400" max:"599"`
 }
 
