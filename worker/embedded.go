@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"runtime/debug"
 	"sync"
+	"time"
 
 	workerv1 "github.com/policy-engine/policy-engine/api/worker/v1"
 	"github.com/policy-engine/policy-engine/config"
@@ -52,6 +53,7 @@ func Embed(cfg *config.Worker, registry *Registry, opts Options) (*Embedded, err
 	var expiry context.Context
 	expiry, b.stopExpiry = context.WithCancel(context.Background())
 	b.expiring.Go(func() { b.worker.expire(expiry) })
+	b.expiring.Go(func() { b.worker.service.core.watchStuck(expiry, opts.watchInterval) })
 	opts.Log.Info("serving in the kernel's process", "policies", registry.names)
 	return b, nil
 }
@@ -109,21 +111,23 @@ func deliver(e *execution, result *workerv1.Result, to Receiver) {
 
 // begin runs a call until it has a result or waits.
 func (b *Embedded) begin(l *lane.Lane, call *workerv1.Call, to Receiver, later func()) (e *execution, result *workerv1.Result, waits bool) {
-	returned := false
+	core, returned := b.worker.service.core, false
 	defer func() {
+		if l == nil || l.Moved() {
+			core.alone.remove(e)
+		}
 		if !returned {
 			b.broke(recover(), e, to)
 			result, waits = nil, false
 		}
 	}()
-	core := b.worker.service.core
 	now := core.settings.Now()
 	e, compiled, why := core.admit(call, now)
 	if e == nil {
 		result = why.result(call)
 	} else if why, ok := e.load(compiled, e.own.copy(call), now, now); !ok {
 		result = why.result(call)
-	} else if e.on(l, to, later); !e.run.Inline(l.Context(b.ctx)) {
+	} else if e.on(l, now, to, later); !e.run.Inline(l.Context(b.ctx)) {
 		waits = true
 	} else {
 		result = e.result()
@@ -133,11 +137,13 @@ func (b *Embedded) begin(l *lane.Lane, call *workerv1.Call, to Receiver, later f
 }
 
 // on has the call run on a lane, which may be nil.
-func (e *execution) on(l *lane.Lane, to Receiver, later func()) {
+func (e *execution) on(l *lane.Lane, now time.Time, to Receiver, later func()) {
 	e.run.On(l)
-	if l != nil {
-		e.to, e.later = to, later
+	if l == nil {
+		e.core.alone.add(e, now)
+		return
 	}
+	e.to, e.later = to, later
 }
 
 // wait runs the rest of a call.

@@ -2,6 +2,7 @@ package worker
 
 import (
 	"errors"
+	"log/slog"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -43,8 +44,12 @@ func (l *late) claim() bool { return l.answered.CompareAndSwap(false, true) }
 
 // Moved implements chain.MoveHolder.
 func (e *execution) Moved(now, deadline time.Time) {
-	if e.to == nil || deadline.IsZero() {
-		return // The kernel has a timer of its own.
+	if e.to == nil {
+		return // The kernel has a timer of its own, and the watchdog looks at the lanes.
+	}
+	e.core.alone.add(e, now)
+	if deadline.IsZero() {
+		return
 	}
 	l, to, later := &late{}, e.to, e.later
 	l.timer = time.AfterFunc(deadline.Sub(now), func() {
@@ -118,6 +123,8 @@ type core struct {
 	generations *generations
 	meters      *meters
 	malformed   func(call *workerv1.Call, err error)
+	log         *slog.Logger
+	alone       lone
 	// maxWaiting is how many calls may be in flight whose chains may wait. Calls of all other chains run one after the other, and what waits
 	// for that has come in a batch: no number bounds them.
 	maxWaiting int64

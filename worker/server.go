@@ -110,7 +110,7 @@ func (s *server) Stop(ctx context.Context) {
 		s.http2.Close()
 	}()
 	if !within(farewell, closed) {
-		s.service.env.log.Error("a policy that does not say that it may block did not return; the worker stops without it", "stacks", string(batchStacks()))
+		s.service.env.log.Error("a policy that does not say that it may block did not return; the worker stops without it", "stacks", string(inlineStacks()))
 	}
 }
 

@@ -54,7 +54,7 @@ func TestPolicyThatNeverReturns(t *testing.T) {
 	}
 	w.stop()
 	w.wait(t)
-	if got := log.String(); strings.Count(got, "its call was moved aside") != 1 || !strings.Contains(got, "the worker stops without it") || strings.Count(got, "(*stall).OnRequestHeaders") < 2 {
+	if got := log.String(); strings.Count(got, stuckAlone) != 1 || !strings.Contains(got, "the worker stops without it") || strings.Count(got, "(*stall).OnRequestHeaders") < 2 {
 		t.Errorf("the log does not name the policy both times: %.3000s", got)
 	}
 	close(w.release) // It returns, for the sake of the other tests.

@@ -138,6 +138,7 @@ func newWorker(cfg *config.Worker, registry *Registry, opts Options, s *sources,
 		settings:    &chain.Settings{Limits: sizes, Now: opts.Clock.Now, Poison: opts.Poison},
 		generations: newGenerations(opts.Clock.Now),
 		meters:      m,
+		log:         opts.Log,
 		maxWaiting:  int64(cfg.MaxConcurrentRequests),
 		idle:        make(chan struct{}, 1),
 		malformed: func(call *workerv1.Call, err error) {

@@ -122,20 +122,23 @@ type Aside struct {
 	mu      sync.Mutex
 	running int
 	waiting int
-	turns   []*pace // places with waiting runs; the first one is next
+	turns   []*pace   // places with waiting runs; the first one is next
+	runs    []*ticket // that run
 }
 
 // ticket is a run's place in the queue.
 type ticket struct {
 	pace *pace
 	turn chan struct{} // closed when it may run
+	// began is when it ran; the zero time if it was counted by Stuck. The lock of Aside guards it.
+	began time.Time
 }
 
 var errOverloaded = errors.New("too many runs of the policy take long")
 
 // queue admits a run, now or later. It returns nil if too many wait for runs that are long.
 func (a *Aside) queue(p *pace) *ticket {
-	t := &ticket{p, make(chan struct{})}
+	t := &ticket{pace: p, turn: make(chan struct{})}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.running < a.Running && p.running < a.PerPlace {
@@ -174,11 +177,12 @@ func (a *Aside) wait(ctx context.Context, t *ticket) error {
 
 // run runs fn, whose turn it is, on a thread that ends with the goroutine.
 func (a *Aside) run(t *ticket, now func() time.Time, fn func()) {
-	defer a.end(t.pace)
+	defer a.end(t)
 	if a.Busy != nil {
 		defer a.Busy()()
 	}
 	began := now()
+	a.note(t, began)
 	used := func() time.Duration { return now().Sub(began) }
 	if a.Yield != nil {
 		used = a.Yield()
@@ -205,10 +209,33 @@ func (a *Aside) leave(t *ticket) bool {
 	return true
 }
 
-// end ends a run, and begins those that may run instead, one place after the other.
-func (a *Aside) end(p *pace) {
+// note has Stuck look at a run.
+func (a *Aside) note(t *ticket, began time.Time) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	t.began = began
+	a.runs = append(a.runs, t)
+}
+
+// Stuck returns how many runs have taken that long. Each is counted once.
+func (a *Aside) Stuck(now time.Time, after time.Duration) (n int) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, t := range a.runs {
+		if !t.began.IsZero() && now.Sub(t.began) >= after {
+			t.began = time.Time{}
+			n++
+		}
+	}
+	return n
+}
+
+// end ends a run, and begins those that may run instead, one place after the other.
+func (a *Aside) end(ended *ticket) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	p := ended.pace
+	a.runs = slices.DeleteFunc(a.runs, func(t *ticket) bool { return t == ended })
 	a.running--
 	p.running--
 	for i := 0; i < len(a.turns) && a.running < a.Running; {
