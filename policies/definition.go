@@ -134,12 +134,17 @@ func decode[C any](raw json.RawMessage) (C, error) {
 	if problems := checkMembers("", raw, reflect.TypeFor[C]()); len(problems) > 0 {
 		return c, errors.Join(problems...)
 	}
-	dec := json.NewDecoder(bytes.NewReader(raw))
-	dec.DisallowUnknownFields()
-	if err := dec.Decode(&c); err != nil {
+	if err := unmarshalStrict(raw, &c); err != nil {
 		return c, decodeError(err)
 	}
 	return c, nil
+}
+
+// unmarshalStrict refuses members that v does not have.
+func unmarshalStrict(text []byte, v any) error {
+	dec := json.NewDecoder(bytes.NewReader(text))
+	dec.DisallowUnknownFields()
+	return dec.Decode(v)
 }
 
 // decodeError turns an error of encoding/json into one that says which parameter, and what is legal.

@@ -50,15 +50,25 @@ type KeyStore interface {
 	Lookup(digest *[32]byte) (*Key, error)
 }
 
-// Key is what is known of an API key.
+// Key is what is known of an API key. A client may have several, each with its own lifetime.
 type Key struct {
 	// ID names the client.
 	ID string
 	// Scopes are what the client may do.
 	Scopes []string
+	// Claims are the groups and the metadata of the key (see KeyClaims), nil if it has none.
+	Claims *ClaimsSet
+	// NotBefore is when the key's life begins; the zero time means always.
+	NotBefore time.Time
 	// Expires is the end of the key's life; the zero time means never.
 	Expires time.Time
 }
+
+// Begun reports whether the key's life has begun at that time.
+func (k *Key) Begun(now time.Time) bool { return k.NotBefore.IsZero() || !now.Before(k.NotBefore) }
+
+// Expired reports whether the key's life has ended at that time.
+func (k *Key) Expired(now time.Time) bool { return !k.Expires.IsZero() && !now.Before(k.Expires) }
 
 // Issuer is who signs tokens, with the keys that verify them.
 type Issuer interface {

@@ -3,6 +3,7 @@ package policies
 import (
 	"fmt"
 	"iter"
+	"slices"
 
 	"github.com/policy-engine/policy-engine/fastpath/headermap"
 	"github.com/policy-engine/policy-engine/fastpath/headername"
@@ -119,6 +120,21 @@ func CheckOwnedHeader(name string) error {
 	}
 	if headername.Reserved(name) {
 		return fmt.Errorf("%q is a header that clients and proxies send; the engine would remove it on every route", name)
+	}
+	return nil
+}
+
+// framing are header fields that carry something else than credentials, which a policy that removes them would break.
+var framing = []string{"cookie", "content-length", "content-type", "transfer-encoding", "connection", "te", "upgrade", "x-request-id", "x-forwarded-for"}
+
+// CheckCredentialHeader reports why a policy may not read a credential from the header, and remove it; nil if it may. For parameters
+// that name headers; the error names example as one that it may.
+func CheckCredentialHeader(name, example string) error {
+	if err := CheckHeader(name, ""); err != nil {
+		return fmt.Errorf("%w; expected a header name such as %s", err, example)
+	}
+	if slices.Contains(framing, lowerName(name)) {
+		return fmt.Errorf("%q has another meaning, expected a header of its own, such as %s", name, example)
 	}
 	return nil
 }

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"strings"
 
+	"github.com/policy-engine/policy-engine/fastpath/httpsyntax"
 	"github.com/policy-engine/policy-engine/fastpath/view"
 )
 
@@ -158,6 +159,7 @@ func (r *Request) RemoveCookie(name string) {
 }
 
 // Cookie returns the value of the first cookie of that name, and how many there are (RFC 6265 section 5.4: several Cookie fields count together).
+// A cookie without '=' is not counted.
 func (r *Request) Cookie(name string) (value []byte, n int) {
 	r.x.check()
 	for i := range r.headers.fields {
@@ -168,10 +170,14 @@ func (r *Request) Cookie(name string) (value []byte, n int) {
 		for rest := f.Value; len(rest) > 0; {
 			var pair []byte
 			pair, rest, _ = bytes.Cut(rest, []byte{';'})
-			k, v, ok := bytes.Cut(bytes.Trim(pair, " \t"), []byte{'='})
-			if !ok || string(k) != name {
+			if !isCookie(pair, name) {
 				continue
 			}
+			_, v, ok := bytes.Cut(pair, []byte{'='})
+			if !ok {
+				continue
+			}
+			v = bytes.Trim(v, " \t")
 			if n++; n == 1 {
 				if len(v) >= 2 && v[0] == '"' && v[len(v)-1] == '"' {
 					v = v[1 : len(v)-1]
@@ -181,6 +187,18 @@ func (r *Request) Cookie(name string) (value []byte, n int) {
 		}
 	}
 	return value, n
+}
+
+// CutScheme splits credentials into the authentication scheme and what follows it (RFC 9110 section 11.4), without the spaces between
+// them. ok is false if something other than a space follows the scheme: a server may read more into it than this does.
+func CutScheme(credentials []byte) (scheme, rest []byte, ok bool) {
+	credentials = bytes.TrimLeft(credentials, " \t")
+	end := 0
+	for end < len(credentials) && httpsyntax.Token(credentials[end:end+1]) {
+		end++
+	}
+	scheme, rest = credentials[:end], credentials[end:]
+	return scheme, bytes.TrimLeft(rest, " "), len(rest) == 0 || rest[0] == ' '
 }
 
 // ClientAddress returns the address of the client: the last one in x-forwarded-for, which Envoy itself appended (use_remote_address). It is the
@@ -349,7 +367,7 @@ func unescape(src []byte) ([]byte, bool) {
 			if i+2 >= len(src) {
 				return nil, false
 			}
-			hi, lo := unhex(src[i+1]), unhex(src[i+2])
+			hi, lo := httpsyntax.Unhex(src[i+1]), httpsyntax.Unhex(src[i+2])
 			if hi < 0 || lo < 0 {
 				return nil, false
 			}
@@ -360,18 +378,6 @@ func unescape(src []byte) ([]byte, bool) {
 		}
 	}
 	return out, true
-}
-
-func unhex(c byte) int {
-	switch {
-	case '0' <= c && c <= '9':
-		return int(c - '0')
-	case 'a' <= c && c <= 'f':
-		return int(c-'a') + 10
-	case 'A' <= c && c <= 'F':
-		return int(c-'A') + 10
-	}
-	return -1
 }
 
 // escape appends s with all but unreserved characters (RFC 3986 section 2.3) percent-encoded.

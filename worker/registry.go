@@ -107,6 +107,8 @@ const durationPattern = `^[-+]?(0|(([0-9]+(\.[0-9]*)?|\.[0-9]+)(ns|us|µs|μs|ms
 
 var (
 	durationType        = reflect.TypeFor[policies.Duration]()
+	claimPathType       = reflect.TypeFor[policies.ClaimPath]()
+	claimHeadersType    = reflect.TypeFor[policies.ClaimHeaders]()
 	textUnmarshaler     = reflect.TypeFor[interface{ UnmarshalText([]byte) error }]()
 	jsonUnmarshaler     = reflect.TypeFor[json.Unmarshaler]()
 	ownSchema           = reflect.TypeFor[interface{ JSONSchema() *jsonschema.Schema }]()
@@ -119,6 +121,11 @@ func schemaOfText(t reflect.Type) *jsonschema.Schema {
 	switch {
 	case t == durationType:
 		return &jsonschema.Schema{Type: "string", Pattern: durationPattern, Examples: []any{"500ms", "10s", "1h"}}
+	case t == claimPathType:
+		text := &jsonschema.Schema{Type: "string"}
+		return &jsonschema.Schema{OneOf: []*jsonschema.Schema{text, {Type: "array", Items: text}}}
+	case t == claimHeadersType:
+		return &jsonschema.Schema{OneOf: []*jsonschema.Schema{{Type: "object"}, {Type: "array", Items: &jsonschema.Schema{Type: "object"}}}}
 	case pointer.Implements(ownSchema) || pointer.Implements(ownSchemaOfTheAlias):
 		return nil
 	case pointer.Implements(jsonUnmarshaler):

@@ -61,6 +61,9 @@ type allParams struct {
 	Many    oneOrMany          `json:"many"`
 	Prefix  netip.Prefix       `json:"prefix"`
 	Map     map[string]string  `json:"map"`
+
+	Claim  policies.ClaimPath    `json:"claim,omitzero"`
+	Claims policies.ClaimHeaders `json:"claims"`
 }
 
 func TestSchema(t *testing.T) {
@@ -98,6 +101,8 @@ func TestSchema(t *testing.T) {
 		"count":   map[string]any{"type": "integer", "minimum": 1.0},
 		"many":    true,
 		"prefix":  text,
+		"claim":   map[string]any{"oneOf": []any{text, map[string]any{"type": "array", "items": text}}},
+		"claims":  map[string]any{"oneOf": []any{map[string]any{"type": "object"}, map[string]any{"type": "array", "items": map[string]any{"type": "object"}}}},
 	} {
 		if got := schema.Properties[name]; !reflect.DeepEqual(got, want) {
 			t.Errorf("%s: %v, want %v", name, got, want)

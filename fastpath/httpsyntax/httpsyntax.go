@@ -57,6 +57,19 @@ func Token[T []byte | string](s T) bool {
 	return len(s) > 0
 }
 
+// Unhex returns the value of a hexadecimal digit, -1 for other bytes.
+func Unhex(c byte) int {
+	switch {
+	case '0' <= c && c <= '9':
+		return int(c - '0')
+	case 'a' <= c && c <= 'f':
+		return int(c-'a') + 10
+	case 'A' <= c && c <= 'F':
+		return int(c-'A') + 10
+	}
+	return -1
+}
+
 // Name reports why a policy may not set or remove a header field of that name, in any case of its letters. It does not allocate.
 func Name(name string) error {
 	switch {

@@ -19,27 +19,7 @@ const (
 
 	// maxKeySize is in bytes; hashing is the only work that a client without a key can cause.
 	maxKeySize = 4 << 10
-
-	// challenge names the scheme, as a 401 must (RFC 9110 section 11.6.1). There is no registered scheme for API keys.
-	challenge = `ApiKey realm="api"`
 )
-
-// Params are the policy's parameters.
-type Params struct {
-	KeyStore        string   `json:"key_store" jsonschema:"minLength=1,description=Name of the key store in the worker's configuration (key_stores)."`
-	HeaderName      string   `json:"header_name,omitempty" jsonschema:"default=X-API-Key,description=Header that carries the key. Empty: none."`
-	QueryParam      string   `json:"query_param,omitempty" jsonschema:"description=Query parameter that may carry the key."`
-	CookieName      string   `json:"cookie_name,omitempty" jsonschema:"description=Cookie that may carry the key."`
-	Required        bool     `json:"required,omitempty" jsonschema:"default=true,description=Refuse requests without a key. A wrong key is always refused."`
-	Scopes          []string `json:"scopes,omitempty" jsonschema:"description=Scopes that the key must have; all of them."`
-	IdentityHeader  string   `json:"identity_header,omitempty" jsonschema:"default=X-User-ID,description=Request header that tells the upstream the key's id. Empty: none."`
-	StripCredential bool     `json:"strip_credential,omitempty" jsonschema:"default=true,description=Take the key out of the request before the upstream sees it."`
-}
-
-// Defaults sets what the configuration leaves out.
-func (p *Params) Defaults() {
-	*p = Params{HeaderName: "X-API-Key", Required: true, IdentityHeader: "X-User-ID", StripCredential: true}
-}
 
 // Definition returns the policy's entry for a worker's registry.
 func Definition() policies.Definition { return policies.Define(name, version, build) }
@@ -54,16 +34,36 @@ type Policy struct {
 	strip          bool
 	scopes         []string
 	identityHeader string // in lower case
+	claims         policies.ClaimHeaders
+	owned          []string // the identity header and the headers of claims, in lower case
 	issuer         string
 
 	missing  policies.Verdict
 	invalid  policies.Verdict
 	repeated policies.Verdict
 	scope    policies.Verdict
+	claim    policies.Verdict
 
 	unknown   policies.Counter
+	early     policies.Counter
 	expired   policies.Counter
 	anonymous policies.Counter
+	leftOut   policies.Counter
+}
+
+// challenge names the schemes, as a 401 must (RFC 9110 section 11.6.1). ApiKey stands for the places that have none: there is no
+// registered scheme for API keys.
+func challenge(s *sources) string {
+	var schemes []string
+	if s.header != "" || s.query != "" || s.cookie != "" {
+		schemes = append(schemes, "ApiKey")
+	}
+	for _, scheme := range s.schemes {
+		if !slices.ContainsFunc(schemes, func(other string) bool { return strings.EqualFold(scheme, other) }) {
+			schemes = append(schemes, strings.ToUpper(scheme[:1])+scheme[1:])
+		}
+	}
+	return strings.Join(schemes, ` realm="api", `) + ` realm="api"`
 }
 
 func build(env policies.Env, params Params) (*Policy, error) {
@@ -74,56 +74,72 @@ func build(env policies.Env, params Params) (*Policy, error) {
 	if err != nil {
 		return nil, policies.BadParam("key_store", "%v", err)
 	}
+	places := sources{
+		header:  strings.ToLower(params.HeaderName),
+		schemes: slices.Clone(params.Schemes),
+		query:   params.QueryParam,
+		cookie:  params.CookieName,
+	}
+	if len(places.schemes) > 0 && places.header == authorization {
+		places.header = "" // With schemes, the header alone is not a key.
+	}
+	challenge := challenge(&places)
 	refuse := func(reason, message string) policies.Verdict {
 		return policies.Deny(http.StatusUnauthorized, reason).WithMessage(message).WithHeader("www-authenticate", challenge)
 	}
-	return &Policy{
-		store: store,
-		clock: env.Clock(),
-		sources: sources{
-			header: strings.ToLower(params.HeaderName),
-			query:  params.QueryParam,
-			cookie: params.CookieName,
-		},
+	p := &Policy{
+		store:          store,
+		clock:          env.Clock(),
+		sources:        places,
 		required:       params.Required,
 		strip:          params.StripCredential,
 		scopes:         slices.Clone(params.Scopes),
 		identityHeader: strings.ToLower(params.IdentityHeader),
+		claims:         params.ClaimsToHeaders,
 		issuer:         params.KeyStore,
 
 		missing: refuse("api_key_missing", "an API key is required"),
-		// One answer to unknown and expired keys: whoever guesses learns nothing.
+		// One answer to unknown, early and expired keys: whoever guesses learns nothing.
 		invalid:  refuse("api_key_invalid", "the API key is not valid"),
 		repeated: refuse("api_key_repeated", "more than one API key"),
 		scope:    policies.Deny(http.StatusForbidden, "scope_missing").WithMessage("the API key does not have the scope that this takes"),
+		claim:    policies.Deny(http.StatusForbidden, "claim_missing").WithMessage("the API key does not have the group or the metadata that this takes"),
 
 		unknown:   env.Counter("key_unknown"),
+		early:     env.Counter("key_early"),
 		expired:   env.Counter("key_expired"),
 		anonymous: env.Counter("anonymous"),
-	}, nil
+		leftOut:   env.Counter("claim_left_out"),
+	}
+	if p.identityHeader != "" {
+		p.owned = append(p.owned, p.identityHeader)
+	}
+	for i := range p.claims {
+		p.claims[i].Header = strings.ToLower(p.claims[i].Header)
+		p.owned = append(p.owned, p.claims[i].Header)
+	}
+	return p, nil
 }
 
 // OwnedHeaders implements policies.Owner.
-func (p *Policy) OwnedHeaders() []string {
-	if p.identityHeader == "" {
-		return nil
-	}
-	return []string{p.identityHeader}
-}
+func (p *Policy) OwnedHeaders() []string { return p.owned }
 
 // CredentialHeaders implements policies.CredentialReader.
-func (p *Policy) CredentialHeaders() []string {
-	if p.sources.header == "" {
-		return nil
+func (p *Policy) CredentialHeaders() (headers []string) {
+	if p.sources.header != "" {
+		headers = append(headers, p.sources.header)
 	}
-	return []string{p.sources.header}
+	if len(p.sources.schemes) > 0 {
+		headers = append(headers, authorization)
+	}
+	return headers
 }
 
 // OnRequestHeaders finds the key and says who the client is.
 func (p *Policy) OnRequestHeaders(_ context.Context, r *policies.Request) (policies.Verdict, error) {
 	// First of all, and whatever follows: only this engine tells the upstream who the client is.
-	if p.identityHeader != "" {
-		r.RemoveSpellings(p.identityHeader)
+	for _, header := range p.owned {
+		r.RemoveSpellings(header)
 	}
 	found := p.sources.find(r)
 	switch {
@@ -148,23 +164,67 @@ func (p *Policy) OnRequestHeaders(_ context.Context, r *policies.Request) (polic
 	case key == nil:
 		p.unknown.Inc()
 		return p.invalid, nil
-	case !key.Expires.IsZero() && !p.clock.Now().Before(key.Expires):
-		p.expired.Inc()
-		return p.invalid, nil
 	}
-	for _, scope := range p.scopes {
-		if !slices.Contains(key.Scopes, scope) {
-			return p.scope, nil
+	if !key.Expires.IsZero() || !key.NotBefore.IsZero() {
+		if refusal := p.untimely(key); refusal != nil {
+			return *refusal, nil
 		}
+	}
+	if refusal := p.authorize(key); refusal != nil {
+		return *refusal, nil
 	}
 	if p.strip {
 		p.sources.strip(r, &found)
 	}
-	r.SetIdentity(policies.Identity{Subject: key.ID, Method: name, Issuer: p.issuer, Scopes: key.Scopes})
+	r.SetIdentity(policies.Identity{Subject: key.ID, Method: name, Issuer: p.issuer, Scopes: key.Scopes}.WithClaimsSet(key.Claims))
 	if p.identityHeader != "" {
 		r.SetHeader(p.identityHeader, key.ID)
 	}
+	for i := range p.claims {
+		p.carry(r, &p.claims[i], key)
+	}
 	return policies.Continue(), nil
+}
+
+// untimely checks the key's lifetime.
+func (p *Policy) untimely(key *policies.Key) *policies.Verdict {
+	now := p.clock.Now()
+	switch {
+	case key.Expired(now):
+		p.expired.Inc()
+		return &p.invalid
+	case !key.Begun(now):
+		p.early.Inc()
+		return &p.invalid
+	}
+	return nil
+}
+
+// authorize checks whether a key that is valid permits the request.
+func (p *Policy) authorize(key *policies.Key) *policies.Verdict {
+	for _, scope := range p.scopes {
+		if !slices.Contains(key.Scopes, scope) {
+			return &p.scope
+		}
+	}
+	for i := range p.claims {
+		if h := &p.claims[i]; h.Required {
+			if _, outcome := h.Value(key.Claims, policies.ClaimValue{}); outcome != policies.ClaimCarried {
+				return &p.claim
+			}
+		}
+	}
+	return nil
+}
+
+// carry sets the header of a claim.
+func (p *Policy) carry(r *policies.Request, h *policies.ClaimHeader, key *policies.Key) {
+	switch value, outcome := h.Value(key.Claims, policies.ClaimValue{}); outcome {
+	case policies.ClaimCarried:
+		r.SetHeader(h.Header, value)
+	case policies.ClaimUnfit:
+		p.leftOut.Inc()
+	}
 }
 
 // lookup finds a key by its SHA-256, so that nothing ever compares keys.

@@ -236,6 +236,14 @@ func TestBuildRefuses(t *testing.T) {
 		`{"key_store":"partners","query_param":"a b"}`:                                "query_param: ",
 		`{"key_store":"partners","cookie_name":"a=b"}`:                                "cookie_name: ",
 		`{"key_store":"partners","cookie_name":"a b"}`:                                "cookie_name: ",
+		`{"key_store":"partners","schemes":["bearer","a b"]}`:                         "schemes[1]: ",
+		`{"key_store":"partners","schemes":["bearer",""]}`:                            "schemes[1]: ",
+		`{"key_store":"partners","schemes":["bearer","Bearer"]}`:                      `schemes[1]: "Bearer" is in the list already`,
+		`{"key_store":"partners","schemes":["a","b","c","d","e","f","g","h","i"]}`:    "schemes: must have at most 8",
+		`{"key_store":"partners","claims_to_headers":{"plan":"x_user_id"}}`:           "claims_to_headers.plan: header \"x_user_id\" is the identity_header",
+		`{"key_store":"partners","claims_to_headers":{"plan":"x_api_key"}}`:           "claims_to_headers.plan: header \"x_api_key\" carries the credential",
+		`{"key_store":"partners","claims_to_headers":{"plan":"authorization"}}`:       "claims_to_headers.plan: ",
+		`{"key_store":"partners","claims_to_headers":{"a":"x-a","b":"X_A"}}`:          "claims_to_headers.b: header \"X_A\" carries claim \"a\" already",
 		`{"key_store":"partners","scopes":["ok","a b"]}`:                              "scopes[1]: ",
 		`{"key_store":"partners","scopes":[""]}`:                                      "scopes[0]: ",
 		`{"key_store":"partners","required":"yes"}`:                                   "required: ",
@@ -256,6 +264,7 @@ func TestAllowedRequestDoesNotAllocate(t *testing.T) {
 	}{
 		"header":            {`{"key_store":"partners","scopes":["orders.read"]}`, []field{{"x-api-key", "key-alice"}}},
 		"all sources":       {all, []field{{"x-api-key", "key-alice"}, {"cookie", "a=1; b=2"}}},
+		"scheme":            {`{"key_store":"partners","schemes":["bearer"]}`, []field{{"authorization", "Bearer key-alice"}}},
 		"kept cookie":       {strings.Replace(all, "{", `{"strip_credential":false,`, 1), []field{{"cookie", "a=1; session-key=key-alice"}}},
 		"optional and none": {optional, nil},
 	} {
@@ -283,6 +292,177 @@ func runner(t testing.TB, p *Policy, fields ...field) func() {
 	}
 }
 
+// TestSchemes: a key after a scheme in the header Authorization.
+func TestSchemes(t *testing.T) {
+	const (
+		bearer  = `{"key_store":"partners","schemes":["bearer","Token"],"query_param":"api_key","cookie_name":"session-key"}`
+		only    = `{"key_store":"partners","schemes":["bearer"],"header_name":""}`
+		same    = `{"key_store":"partners","schemes":["bearer"],"header_name":"Authorization"}`
+		anybody = `{"key_store":"partners","schemes":["bearer"],"required":false}`
+	)
+	auth := func(value string) field { return field{"authorization", value} }
+	for name, tc := range map[string]struct {
+		params string
+		path   string
+		fields []field
+		want   string
+		left   string // of the header
+	}{
+		"bearer":                   {bearer, "/", []field{auth("Bearer key-alice")}, "continue alice", ""},
+		"other case":               {bearer, "/", []field{{"Authorization", "bEARER key-alice"}}, "continue alice", ""},
+		"second scheme":            {bearer, "/", []field{auth("token key-alice")}, "continue alice", ""},
+		"several spaces":           {bearer, "/", []field{auth(" Bearer   key-alice")}, "continue alice", ""},
+		"header of its own":        {bearer, "/", []field{{"x-api-key", "key-bob"}}, "continue bob", ""},
+		"only by scheme":           {only, "/", []field{auth("Bearer key-alice"), {"x-api-key", "key-bob"}}, "continue alice", ""},
+		"named as the header too":  {same, "/", []field{auth("Bearer key-alice")}, "continue alice", ""},
+		"without the scheme":       {same, "/", []field{auth("key-alice")}, "401 api_key_missing", "key-alice"},
+		"another scheme":           {bearer, "/", []field{auth("Basic key-alice")}, "401 api_key_missing", "Basic key-alice"},
+		"another scheme and a key": {bearer, "/", []field{auth("Basic abc"), {"x-api-key", "key-bob"}}, "continue bob", "Basic abc"},
+		"part of a scheme":         {bearer, "/", []field{auth("Bear key-alice")}, "401 api_key_missing", "Bear key-alice"},
+		"longer scheme":            {bearer, "/", []field{auth("Bearer2 key-alice")}, "401 api_key_missing", "Bearer2 key-alice"},
+		"scheme alone":             {bearer, "/", []field{auth("Bearer")}, "401 api_key_missing", "Bearer"},
+		"scheme and a space":       {bearer, "/", []field{auth("Bearer ")}, "401 api_key_missing", "Bearer "},
+		"unknown key":              {bearer, "/", []field{auth("Bearer key-mallory")}, "401 api_key_invalid", "Bearer key-mallory"},
+		"two words":                {bearer, "/", []field{auth("Bearer key-alice x")}, "401 api_key_invalid", "Bearer key-alice x"},
+		"tab":                      {bearer, "/", []field{auth("Bearer\tkey-alice")}, "401 api_key_invalid", "Bearer\tkey-alice"},
+		"comma":                    {bearer, "/", []field{auth("Bearer,key-alice")}, "401 api_key_invalid", "Bearer,key-alice"},
+		"colon":                    {bearer, "/", []field{auth("Bearer:key-alice")}, "401 api_key_invalid", "Bearer:key-alice"},
+
+		"twice":                     {bearer, "/", []field{auth("Bearer key-alice"), auth("Bearer key-alice")}, "401 api_key_repeated", ""},
+		"with another scheme":       {bearer, "/", []field{auth("Basic abc"), auth("Bearer key-alice")}, "401 api_key_repeated", ""},
+		"twice with other schemes":  {bearer, "/", []field{auth("Basic abc"), auth("Basic def"), {"x-api-key", "key-bob"}}, "401 api_key_repeated", ""},
+		"other keys in two places":  {bearer, "/", []field{auth("Bearer key-alice"), {"x-api-key", "key-bob"}}, "401 api_key_repeated", ""},
+		"the same key in two":       {bearer, "/", []field{auth("Bearer key-alice"), {"x-api-key", "key-alice"}}, "401 api_key_repeated", ""},
+		"scheme and query":          {bearer, "/?api_key=key-bob", []field{auth("Bearer key-alice")}, "401 api_key_repeated", ""},
+		"scheme and cookie":         {bearer, "/", []field{auth("Bearer key-alice"), {"cookie", "session-key=key-bob"}}, "401 api_key_repeated", ""},
+		"empty scheme and a header": {bearer, "/", []field{auth("Bearer "), {"x-api-key", "key-bob"}}, "401 api_key_repeated", ""},
+
+		"optional, none":           {anybody, "/", nil, "continue", ""},
+		"optional, another scheme": {anybody, "/", []field{auth("Basic abc")}, "continue", "Basic abc"},
+		"optional, scheme alone":   {anybody, "/", []field{auth("Bearer")}, "continue", ""},
+		"optional, tab":            {anybody, "/", []field{auth("Bearer\tkey-mallory")}, "401 api_key_invalid", "Bearer\tkey-mallory"},
+		"optional, unknown key":    {anybody, "/", []field{auth("Bearer key-mallory")}, "401 api_key_invalid", "Bearer key-mallory"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := newWorld(t).policy(t, tc.params)
+			path := tc.path
+			got := p.run(t, path, tc.fields...)
+			if got.String() != tc.want {
+				t.Errorf("%v, want %s", got, tc.want)
+			}
+			if got.Continued() && got.header("authorization") != tc.left {
+				t.Errorf("the upstream sees the authorization %q, want %q", got.header("authorization"), tc.left)
+			}
+		})
+	}
+	kept := newWorld(t).policy(t, strings.Replace(bearer, "{", `{"strip_credential":false,`, 1))
+	if got := kept.run(t, "/", field{"authorization", "Bearer key-alice"}); got.header("authorization") != "Bearer key-alice" {
+		t.Errorf("with strip_credential: false, the upstream sees %q", got.header("authorization"))
+	}
+	for params, want := range map[string]string{
+		bearer: `ApiKey realm="api", Bearer realm="api", Token realm="api"`,
+		only:   `Bearer realm="api"`,
+		strings.Replace(bearer, "Token", "apikey", 1): `ApiKey realm="api", Bearer realm="api"`,
+	} {
+		got := newWorld(t).policy(t, params).run(t, "/")
+		if h := got.Verdict.Headers(); len(h) != 1 || h[0] != (policies.Header{Name: "www-authenticate", Value: want}) {
+			t.Errorf("%s: %v, want the challenge %s", params, h, want)
+		}
+	}
+	p := newWorld(t).policy(t, bearer)
+	if got := strings.Join(p.CredentialHeaders(), " "); got != "x-api-key authorization" {
+		t.Errorf("the policy reads credentials from %s", got)
+	}
+}
+
+// TestCookiesThatCannotBeRead: a server may read a cookie where the policy sees none.
+func TestCookiesThatCannotBeRead(t *testing.T) {
+	p := newWorld(t).policy(t, optional)
+	for _, cookie := range []string{"session-key", "a=1; session-key ; b=2"} {
+		if got := p.run(t, "/", field{"cookie", cookie}); got.String() != "401 api_key_invalid" {
+			t.Errorf("%q: %v", cookie, got)
+		}
+	}
+}
+
+// TestLifetimesOfKeys: a client has several keys, each with a lifetime of its own.
+func TestLifetimesOfKeys(t *testing.T) {
+	at := func(d time.Duration) time.Time { return policytest.Start.Add(d) }
+	w := newWorld(t)
+	w.store.Set(map[string]policies.Key{
+		"old":  {ID: "alice", Expires: at(time.Hour)},
+		"new":  {ID: "alice", NotBefore: at(30 * time.Minute)},
+		"both": {ID: "alice", NotBefore: at(30 * time.Minute), Expires: at(time.Hour)},
+	})
+	p := w.policy(t, all)
+	for _, step := range []struct{ old, new, both string }{
+		{"continue alice", "401 api_key_invalid", "401 api_key_invalid"},
+		{"continue alice", "continue alice", "continue alice"},
+		{"401 api_key_invalid", "continue alice", "401 api_key_invalid"},
+	} {
+		for key, want := range map[string]string{"old": step.old, "new": step.new, "both": step.both} {
+			if got := p.run(t, "/", field{"x-api-key", key}); got.String() != want {
+				t.Errorf("%v after the start, %s: %v, want %s", w.Clock().Now().Sub(policytest.Start), key, got, want)
+			}
+		}
+		w.Advance(30 * time.Minute)
+	}
+	if w.Count("key_early") != 2 || w.Count("key_expired") != 2 {
+		t.Errorf("counts: %d early, %d expired", w.Count("key_early"), w.Count("key_expired"))
+	}
+}
+
+// TestClaimsOfKeys: groups and metadata become claims of the identity, and headers.
+func TestClaimsOfKeys(t *testing.T) {
+	claims, err := policies.KeyClaims([]string{"dev", "ops"}, []policies.Entry{{Key: "plan", Value: "gold"}, {Key: "owner", Value: "Zoë"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := newWorld(t)
+	w.store.Set(map[string]policies.Key{"key-alice": {ID: "alice", Claims: claims}, "key-bob": {ID: "bob"}})
+	const headers = `{"key_store":"partners","claims_to_headers":{"groups":{"header":"X-Groups","format":"comma"},"plan":"X-Plan","owner":"X-Owner"}}`
+	forged := []field{{"X_Groups", "root"}, {"x-plan", "free"}, {"x.owner", "mallory"}}
+	for key, want := range map[string]map[string]string{
+		"key-alice": {"x-groups": "dev,ops", "x-plan": "gold", "x-owner": "", "x_groups": "", "x.owner": ""},
+		"key-bob":   {"x-groups": "", "x-plan": "", "x-owner": "", "x_groups": "", "x.owner": ""},
+	} {
+		got := w.policy(t, headers).run(t, "/", append(forged, field{"x-api-key", key})...)
+		if !got.Continued() {
+			t.Fatal(got)
+		}
+		for name, value := range want {
+			if got.header(name) != value {
+				t.Errorf("%s: header %s is %q, want %q", key, name, got.header(name), value)
+			}
+		}
+		for path, value := range map[string]string{"plan": "gold", "/groups/1": "ops", "owner": "Zoë"} {
+			p, err := policies.ParseClaimPath(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if key == "key-bob" {
+				value = ""
+			}
+			if claim, _ := got.Identity.ClaimAt(p); claim != value {
+				t.Errorf("%s: claim %s is %q, want %q", key, path, claim, value)
+			}
+		}
+	}
+	if w.Count("claim_left_out") != 1 {
+		t.Errorf("%d claims left out, want the owner's", w.Count("claim_left_out"))
+	}
+	required := w.policy(t, `{"key_store":"partners","claims_to_headers":{"plan":{"header":"X-Plan","required":true}}}`)
+	if got := required.run(t, "/", field{"x-api-key", "key-alice"}); got.header("x-plan") != "gold" {
+		t.Error(got)
+	}
+	if got := required.run(t, "/", field{"x-api-key", "key-bob"}, field{"x-plan", "gold"}); got.String() != "403 claim_missing" || got.subject() != "" {
+		t.Error(got)
+	}
+	if got := strings.Join(w.policy(t, headers).OwnedHeaders(), " "); got != "x-user-id x-groups x-owner x-plan" {
+		t.Errorf("owned headers: %s", got)
+	}
+}
+
 func BenchmarkAllowed(b *testing.B) {
 	run := runner(b, newWorld(b).policy(b, `{"key_store":"partners","scopes":["orders.read"]}`), field{"x-api-key", "key-alice"}, field{"accept", "*/*"}, field{"user-agent", "bench"})
 	b.ReportAllocs()
@@ -303,10 +483,18 @@ func BenchmarkParseOnly(b *testing.B) {
 }
 
 func TestREADME(t *testing.T) {
+	claims, err := policies.KeyClaims([]string{"dev", "ops"}, []policies.Entry{{Key: "plan", Value: "gold"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	day := 24 * time.Hour
 	store := policytest.NewKeyStore(map[string]policies.Key{
-		"key-alice": {ID: "alice", Scopes: []string{"orders.read"}},
+		"key-alice": {ID: "alice", Scopes: []string{"orders.read"}, Claims: claims},
 		"key-bob":   {ID: "bob"},
+		"key-old":   {ID: "carol", Expires: policytest.Start.Add(day)},
+		"key-new":   {ID: "carol", NotBefore: policytest.Start.Add(-day)},
 		"key-late":  {ID: "late", Expires: policytest.Start},
+		"key-early": {ID: "early", NotBefore: policytest.Start.Add(day)},
 	})
 	policytest.RunExamples(t, "README.md", Definition(), policytest.NewEnv(t, policytest.WithKeyStore("partners", store)))
 }

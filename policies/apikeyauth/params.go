@@ -6,62 +6,89 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/policy-engine/policy-engine/fastpath/httpsyntax"
 	"github.com/policy-engine/policy-engine/policies"
 )
 
-// check tells all that is wrong with the parameters.
+// Params are the policy's parameters.
+type Params struct {
+	KeyStore        string                `json:"key_store" jsonschema:"minLength=1,description=Name of the key store in the worker's configuration (key_stores)."`
+	HeaderName      string                `json:"header_name,omitempty" jsonschema:"default=X-API-Key,description=Header that carries the key. Empty: none."`
+	Schemes         []string              `json:"schemes,omitempty" jsonschema:"description=Schemes of the header Authorization that may carry the key; bearer for instance. Empty: none."`
+	CookieName      string                `json:"cookie_name,omitempty" jsonschema:"description=Cookie that may carry the key."`
+	QueryParam      string                `json:"query_param,omitempty" jsonschema:"description=Query parameter that may carry the key."`
+	Required        bool                  `json:"required,omitempty" jsonschema:"default=true,description=Refuse requests without a key. A wrong key is always refused."`
+	Scopes          []string              `json:"scopes,omitempty" jsonschema:"description=Scopes that the key must have; all of them."`
+	IdentityHeader  string                `json:"identity_header,omitempty" jsonschema:"default=X-User-ID,description=Request header that tells the upstream the key's id. Empty: none."`
+	ClaimsToHeaders policies.ClaimHeaders `json:"claims_to_headers,omitempty" jsonschema:"description=Request headers that carry the groups and the metadata of the key to the upstream: the claim and the header's name."`
+	StripCredential bool                  `json:"strip_credential,omitempty" jsonschema:"default=true,description=Remove the key from the request before the upstream sees it."`
+}
+
+// Defaults sets what the configuration leaves out.
+func (p *Params) Defaults() {
+	*p = Params{HeaderName: "X-API-Key", Required: true, IdentityHeader: "X-User-ID", StripCredential: true}
+}
+
+// maxSchemes bounds what is compared with each request.
+const maxSchemes = 8
+
+// check returns all that is wrong with the parameters.
 func (p *Params) check() error {
 	var errs []error
+	bad := func(param, format string, args ...any) {
+		errs = append(errs, policies.BadParam(param, format, args...))
+	}
 	if p.KeyStore == "" {
-		errs = append(errs, policies.BadParam("key_store", "missing; legal is the name of a key store in the worker's configuration"))
+		bad("key_store", "missing; expected the name of a key store in the worker's configuration")
 	}
-	if p.HeaderName == "" && p.QueryParam == "" && p.CookieName == "" {
-		errs = append(errs, policies.BadParam("header_name", "empty, and so are query_param and cookie_name; legal is one of them at least"))
-	}
-	if p.HeaderName != "" {
-		if err := headerName(p.HeaderName); err != nil {
-			errs = append(errs, policies.BadParam("header_name", "%v", err))
-		}
-	}
+	p.checkPlaces(bad)
 	if p.IdentityHeader != "" {
-		if err := ownedHeader(p.IdentityHeader); err != nil {
-			errs = append(errs, policies.BadParam("identity_header", "%v", err))
+		if err := policies.CheckOwnedHeader(p.IdentityHeader); err != nil {
+			bad("identity_header", "%v; expected a header name such as X-User-ID", err)
 		}
 		if policies.SameHeader(p.IdentityHeader, p.HeaderName) {
-			errs = append(errs, policies.BadParam("identity_header", "the same as header_name; legal is another header"))
+			bad("identity_header", "the same as header_name; expected another header")
 		}
 	}
-	if i := strings.IndexFunc(p.QueryParam, func(c rune) bool { return c <= ' ' || c >= 0x7f }); i >= 0 {
-		errs = append(errs, policies.BadParam("query_param", "%q is no name; legal are visible ASCII characters", p.QueryParam))
-	}
-	// RFC 6265 section 4.1.1: a cookie's name is a token, as a header's is.
-	if p.CookieName != "" && (strings.ContainsAny(p.CookieName, "=;,") || policies.CheckHeader("x-"+p.CookieName, "") != nil) {
-		errs = append(errs, policies.BadParam("cookie_name", "%q is no cookie name; legal are letters, digits and !#$%%&'*+-.^_`|~", p.CookieName))
+	for i := range p.ClaimsToHeaders {
+		if h := &p.ClaimsToHeaders[i]; p.IdentityHeader != "" && policies.SameHeader(h.Header, p.IdentityHeader) {
+			bad("claims_to_headers."+h.Claim.String(), "header %q is the identity_header; expected another header", h.Header)
+		}
 	}
 	for i, scope := range p.Scopes {
 		if scope == "" || strings.ContainsFunc(scope, func(c rune) bool { return c <= ' ' || c >= 0x7f || c == '"' || c == '\\' }) {
-			errs = append(errs, policies.BadParam(fmt.Sprintf("scopes[%d]", i), "%q is no scope; legal are visible ASCII characters without quotes and backslashes", scope))
+			bad(fmt.Sprintf("scopes[%d]", i), "%q is not a scope; expected visible ASCII characters without quotes and backslashes", scope)
 		}
 	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, p.ClaimsToHeaders.Check(p.HeaderName)...)...)
 }
 
-// notOurs are headers that carry something else, which a policy that takes them away or sets them would break.
-var notOurs = []string{"cookie", "content-length", "content-type", "transfer-encoding", "connection", "te", "upgrade", "x-request-id", "x-forwarded-for"}
-
-func headerName(header string) error {
-	if err := policies.CheckHeader(header, ""); err != nil {
-		return fmt.Errorf("%w; legal is a header name such as X-API-Key", err)
+func (p *Params) checkPlaces(bad func(param, format string, args ...any)) {
+	if p.HeaderName == "" && len(p.Schemes) == 0 && p.QueryParam == "" && p.CookieName == "" {
+		bad("header_name", "empty, and so are schemes, cookie_name and query_param; expected at least one place for the key")
 	}
-	if slices.Contains(notOurs, strings.ToLower(header)) {
-		return fmt.Errorf("%q has another meaning; legal is a header of its own, such as X-API-Key", header)
+	if p.HeaderName != "" {
+		if err := policies.CheckCredentialHeader(p.HeaderName, "X-API-Key"); err != nil {
+			bad("header_name", "%v", err)
+		}
 	}
-	return nil
-}
-
-func ownedHeader(header string) error {
-	if err := headerName(header); err != nil {
-		return err
+	if len(p.Schemes) > maxSchemes {
+		bad("schemes", "must have at most %d schemes, got %d", maxSchemes, len(p.Schemes))
 	}
-	return policies.CheckOwnedHeader(header)
+	for i, scheme := range p.Schemes {
+		at := fmt.Sprintf("schemes[%d]", i)
+		switch {
+		case !httpsyntax.Token(scheme):
+			bad(at, "%q is not a scheme; expected a token such as bearer (RFC 9110 section 11.1)", scheme)
+		case slices.ContainsFunc(p.Schemes[:i], func(s string) bool { return strings.EqualFold(s, scheme) }):
+			bad(at, "%q is in the list already; schemes compare without regard to case", scheme)
+		}
+	}
+	if strings.ContainsFunc(p.QueryParam, func(c rune) bool { return c <= ' ' || c >= 0x7f }) {
+		bad("query_param", "%q is not a name; expected visible ASCII characters", p.QueryParam)
+	}
+	// RFC 6265 section 4.1.1: a cookie's name is a token, as a header's is.
+	if p.CookieName != "" && !httpsyntax.Token(p.CookieName) {
+		bad("cookie_name", "%q is not a cookie name; expected letters, digits and !#$%%&'*+-.^_`|~", p.CookieName)
+	}
 }

@@ -2,17 +2,19 @@ package apikeyauth
 
 import (
 	"bytes"
-	"net/url"
 
-	"github.com/policy-engine/policy-engine/fastpath/view"
 	"github.com/policy-engine/policy-engine/policies"
 )
 
+// authorization is the header that carries a key after a scheme.
+const authorization = "authorization"
+
 // sources are where a key may be; an empty name is none.
 type sources struct {
-	header string // in lower case
-	query  string
-	cookie string
+	header  string // in lower case
+	schemes []string
+	query   string
+	cookie  string
 }
 
 // found is what the sources have.
@@ -20,12 +22,13 @@ type found struct {
 	value     []byte // of the last credential seen; aliases the request
 	count     int    // of credentials, empty ones too
 	inHeader  bool
+	inScheme  bool
 	inQuery   bool
 	inCookie  bool
 	malformed bool // one can't be read, or the upstream might read what we do not
 }
 
-// find looks everywhere: one place that is skipped is one where the upstream may see another key.
+// find searches all places: one that is skipped is one where the upstream may see another key.
 func (s *sources) find(r *policies.Request) found {
 	var f found
 	if s.header != "" {
@@ -34,95 +37,70 @@ func (s *sources) find(r *policies.Request) found {
 			f.value, f.count, f.malformed, f.inHeader = value, spelled, n == 0, true
 		}
 	}
+	if len(s.schemes) > 0 {
+		s.findScheme(r, &f)
+	}
 	if s.query != "" {
-		s.findQuery(r.Path(), &f)
+		if n := r.QueryCount(s.query); n > 0 {
+			value, readable := r.Query(s.query)
+			f.add(value, n, readable)
+			f.inQuery = true
+		}
 	}
 	if s.cookie != "" {
-		for name, value := range r.Headers() {
-			if bytes.EqualFold(name, []byte("cookie")) {
-				s.findCookie(value, &f)
-			}
+		if n := r.CookieCount(s.cookie); n > 0 {
+			value, readable := r.Cookie(s.cookie)
+			f.add(value, n, readable)
+			f.inCookie = true
 		}
 	}
 	return f
 }
 
-// findQuery counts parameters that can't be decoded too, unlike Request.Query.
-func (s *sources) findQuery(path []byte, f *found) {
-	_, query, _ := bytes.Cut(path, []byte{'?'})
-	for len(query) > 0 {
-		var pair []byte
-		pair, query, _ = bytes.Cut(query, []byte{'&'})
-		k, v, _ := bytes.Cut(pair, []byte{'='})
-		// Without an escape, QueryUnescape returns its argument; with one, a new string.
-		if name, err := url.QueryUnescape(view.String(k)); err != nil || name != s.query {
-			continue
-		}
-		value, err := url.QueryUnescape(view.String(v))
-		f.malformed = f.malformed || err != nil
-		f.value, f.inQuery = view.Bytes(value), true
-		f.count++
+// add takes n credentials of a place. readable of them can be read; value is the first of these.
+func (f *found) add(value []byte, n, readable int) {
+	f.value, f.count, f.malformed = value, f.count+n, f.malformed || readable != n
+}
+
+// findScheme looks for credentials of one of the schemes. Those of another scheme are not the policy's, unless there are several: the
+// upstream may read either.
+func (s *sources) findScheme(r *policies.Request, f *found) {
+	all := r.Spellings(authorization)
+	if all == 0 {
+		return
 	}
-}
-
-func (s *sources) findCookie(header []byte, f *found) {
-	for len(header) > 0 {
-		var pair []byte
-		pair, header, _ = bytes.Cut(header, []byte{';'})
-		if !s.isCookie(pair) {
-			continue
-		}
-		_, v, _ := bytes.Cut(pair, []byte{'='})
-		v = bytes.Trim(v, " \t")
-		if len(v) >= 2 && v[0] == '"' && v[len(v)-1] == '"' {
-			v = v[1 : len(v)-1]
-		}
-		f.value, f.inCookie = v, true
-		f.count++
+	value, n := r.Header(authorization)
+	scheme, key, ok := policies.CutScheme(value)
+	if all == 1 && n == 1 && !s.isScheme(scheme) {
+		return
 	}
+	f.add(key, all, n)
+	f.malformed = f.malformed || !ok
+	f.inScheme = true
 }
 
-// isCookie tells whether the pair is the credential's; more readily than RFC 6265 does, since servers differ in what they trim.
-func (s *sources) isCookie(pair []byte) bool {
-	k, _, _ := bytes.Cut(pair, []byte{'='})
-	return string(bytes.Trim(k, " \t")) == s.cookie
+// isScheme compares without regard to case (RFC 9110 section 11.1).
+func (s *sources) isScheme(scheme []byte) bool {
+	for _, accepted := range s.schemes {
+		if len(scheme) == len(accepted) && bytes.EqualFold(scheme, []byte(accepted)) {
+			return true
+		}
+	}
+	return false
 }
 
-// strip takes the credential out of the request, from where it was found. A header in another spelling than ours is never let through to here.
+// strip removes the credential from where it was found. A header in another spelling than ours is never let through to here.
 func (s *sources) strip(r *policies.Request, f *found) {
 	if f.inHeader {
 		r.RemoveHeader(s.header)
+	}
+	if f.inScheme {
+		r.RemoveHeader(authorization)
 	}
 	if f.inQuery {
 		r.RemoveQuery(s.query)
 	}
 	if f.inCookie {
-		s.stripCookie(r)
+		r.RemoveCookie(s.cookie)
 	}
-}
-
-// stripCookie leaves all other cookies, in one header line (RFC 6265 section 5.4).
-func (s *sources) stripCookie(r *policies.Request) {
-	var rest []byte
-	for name, value := range r.Headers() {
-		if !bytes.EqualFold(name, []byte("cookie")) {
-			continue
-		}
-		for len(value) > 0 {
-			var pair []byte
-			pair, value, _ = bytes.Cut(value, []byte{';'})
-			if pair = bytes.Trim(pair, " \t"); len(pair) == 0 || s.isCookie(pair) {
-				continue
-			}
-			if len(rest) > 0 {
-				rest = append(rest, "; "...)
-			}
-			rest = append(rest, pair...)
-		}
-	}
-	if len(rest) == 0 {
-		r.RemoveHeader("cookie")
-		return
-	}
-	r.SetHeader("cookie", view.String(rest))
 }

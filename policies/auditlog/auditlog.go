@@ -35,6 +35,14 @@ func build(env policies.Env, params Params) (*Policy, error) {
 	if err := params.check(); err != nil {
 		return nil, err
 	}
+	var claims []policies.ClaimPath
+	for _, name := range params.Claims {
+		claim, err := policies.ParseClaimPath(name)
+		if err != nil {
+			return nil, policies.BadParam("claims", "%v", err)
+		}
+		claims = append(claims, claim)
+	}
 	shared, err := env.Shared(params.File, func() (io.Closer, error) {
 		return newQueue(params.File, env.Clock(), env.Logger(), env.Counter("lost")), nil
 	})
@@ -48,7 +56,7 @@ func build(env policies.Env, params Params) (*Policy, error) {
 			query:           params.Query,
 			requestHeaders:  lowered(params.RequestHeaders),
 			responseHeaders: lowered(params.ResponseHeaders),
-			claims:          params.Claims,
+			claims:          claims,
 			metadata:        params.Metadata,
 			redact:          newNames(credentials, params.Redact),
 		},

@@ -25,7 +25,8 @@ type event struct {
 	route                           string
 	query                           bool
 	requestHeaders, responseHeaders []string
-	claims, metadata                []string
+	claims                          []policies.ClaimPath
+	metadata                        []string
 	redact                          names
 }
 
@@ -109,8 +110,8 @@ func (e *event) identity(dst []byte, id *policies.Identity) []byte {
 	if len(e.claims) > 0 {
 		dst = append(dst, `,"claims":{`...)
 		for _, claim := range e.claims {
-			if value, ok := id.Claim(claim); ok {
-				dst = e.value(dst, claim, value)
+			if value, ok := id.ClaimAt(claim); ok {
+				dst = e.value(dst, claim.String(), value)
 			}
 		}
 		dst = append(dst, '}')

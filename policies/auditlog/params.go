@@ -16,7 +16,7 @@ type Params struct {
 	Query           bool     `json:"query,omitempty" jsonschema:"description=Write the query of the path too."`
 	RequestHeaders  []string `json:"request_headers,omitempty" jsonschema:"description=Request headers to write."`
 	ResponseHeaders []string `json:"response_headers,omitempty" jsonschema:"description=Response headers to write."`
-	Claims          []string `json:"claims,omitempty" jsonschema:"description=Claims of the identity to write."`
+	Claims          []string `json:"claims,omitempty" jsonschema:"description=Claims of the identity to write: names or JSON Pointers."`
 	Metadata        []string `json:"metadata,omitempty" jsonschema:"description=Keys of metadata to write."`
 	Redact          []string `json:"redact,omitempty" jsonschema:"description=Further names of headers and query parameters and claims and metadata whose values are not written."`
 }

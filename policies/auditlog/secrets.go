@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"strings"
 
+	"github.com/policy-engine/policy-engine/fastpath/httpsyntax"
 	"github.com/policy-engine/policy-engine/fastpath/view"
 )
 
@@ -215,7 +216,7 @@ func userinfo(text []byte) (from, to int, ok bool) {
 // malformed reports whether text has a '%' that starts no percent-encoding.
 func malformed(text []byte) bool {
 	for i, c := range text {
-		if c == '%' && (i+2 >= len(text) || unhex(text[i+1]) < 0 || unhex(text[i+2]) < 0) {
+		if c == '%' && (i+2 >= len(text) || httpsyntax.Unhex(text[i+1]) < 0 || httpsyntax.Unhex(text[i+2]) < 0) {
 			return true
 		}
 	}
@@ -226,23 +227,11 @@ func malformed(text []byte) bool {
 func unescape(dst, text []byte) []byte {
 	for i := 0; i < len(text); i++ {
 		c := text[i]
-		if c == '%' && i+2 < len(text) && unhex(text[i+1]) >= 0 && unhex(text[i+2]) >= 0 {
-			c = byte(unhex(text[i+1])<<4 | unhex(text[i+2]))
+		if c == '%' && i+2 < len(text) && httpsyntax.Unhex(text[i+1]) >= 0 && httpsyntax.Unhex(text[i+2]) >= 0 {
+			c = byte(httpsyntax.Unhex(text[i+1])<<4 | httpsyntax.Unhex(text[i+2]))
 			i += 2
 		}
 		dst = append(dst, c)
 	}
 	return dst
-}
-
-func unhex(c byte) int {
-	switch {
-	case '0' <= c && c <= '9':
-		return int(c - '0')
-	case 'a' <= c && c <= 'f':
-		return int(c-'a') + 10
-	case 'A' <= c && c <= 'F':
-		return int(c-'A') + 10
-	}
-	return -1
 }

@@ -41,8 +41,8 @@ type Policy struct {
 	required     bool
 	leeway       time.Duration
 	mustExpire   bool
-	claims       HeaderClaims // that go into headers
-	targets      []string     // the headers of claims, in lower case
+	claims       policies.ClaimHeaders // that go into headers
+	targets      []string              // the headers of claims, in lower case
 
 	hits      policies.Counter
 	misses    policies.Counter

@@ -16,25 +16,25 @@ import (
 
 // Params are the policy's parameters.
 type Params struct {
-	Issuer           Names             `json:"issuer" jsonschema:"description=Name of a token issuer in the worker's configuration (jwt_issuers) or a list of such."`
-	Audience         []string          `json:"audience,omitempty" jsonschema:"description=Values of aud of which the token must have one. Empty: aud is not checked."`
-	Algorithms       []string          `json:"algorithms,omitempty" jsonschema:"description=Accepted signature algorithms. Default: RS256 ES256 PS256 EdDSA. Ed25519 is another name of EdDSA.,enum=RS256,enum=RS384,enum=RS512,enum=PS256,enum=PS384,enum=PS512,enum=ES256,enum=ES384,enum=ES512,enum=EdDSA,enum=Ed25519"`
-	Types            []string          `json:"types,omitempty" jsonschema:"description=Accepted values of the token's typ. A token without typ counts as JWT. Default: JWT at+jwt."`
-	HeaderName       string            `json:"header_name,omitempty" jsonschema:"default=Authorization,description=Header that carries the token. Empty: none."`
-	Scheme           string            `json:"scheme,omitempty" jsonschema:"default=Bearer,description=Scheme before the token. Empty: the header is the token."`
-	CookieName       string            `json:"cookie_name,omitempty" jsonschema:"description=Cookie that may carry the token; used where the header has none."`
-	QueryParam       string            `json:"query_param,omitempty" jsonschema:"description=Query parameter that may carry the token; used where neither header nor cookie have one."`
-	Required         bool              `json:"required,omitempty" jsonschema:"default=true,description=Refuse requests without a token. A token that is not valid is always refused."`
-	SubjectClaim     Paths             `json:"subject_claim,omitempty" jsonschema:"description=Claims of which the first that the token has is the subject of the identity. Default: sub."`
-	RequiredScopes   []string          `json:"required_scopes,omitempty" jsonschema:"description=Scopes that the token must have; all of them."`
-	RequiredClaims   ClaimRules        `json:"required_claims,omitempty" jsonschema:"description=Claims that the token must have: each with its value or a list of accepted values."`
-	AnyOf            []Alternative     `json:"any_of,omitempty" jsonschema:"description=Alternatives of which the token must meet one."`
-	ClaimsToHeaders  HeaderClaims      `json:"claims_to_headers,omitempty" jsonschema:"description=Request headers that carry claims to the upstream: the claim and the header's name. Default: the subject in X-User-ID."`
-	Leeway           policies.Duration `json:"leeway,omitempty" jsonschema:"type=string,default=30s,description=How far the clocks of issuer and engine may differ."`
-	RequireExpiry    bool              `json:"require_expiry,omitempty" jsonschema:"default=true,description=Refuse tokens that do not expire."`
-	ForwardToken     *bool             `json:"forward_token,omitempty" jsonschema:"description=Whether the upstream sees the token. Default: true for a token in a header and false for others."`
-	Realm            string            `json:"realm,omitempty" jsonschema:"default=api,description=Realm in WWW-Authenticate."`
-	ResourceMetadata string            `json:"resource_metadata,omitempty" jsonschema:"description=URL of the protected resource's metadata (RFC 9728) in WWW-Authenticate."`
+	Issuer           Names                 `json:"issuer" jsonschema:"description=Name of a token issuer in the worker's configuration (jwt_issuers) or a list of such."`
+	Audience         []string              `json:"audience,omitempty" jsonschema:"description=Values of aud of which the token must have one. Empty: aud is not checked."`
+	Algorithms       []string              `json:"algorithms,omitempty" jsonschema:"description=Accepted signature algorithms. Default: RS256 ES256 PS256 EdDSA. Ed25519 is another name of EdDSA.,enum=RS256,enum=RS384,enum=RS512,enum=PS256,enum=PS384,enum=PS512,enum=ES256,enum=ES384,enum=ES512,enum=EdDSA,enum=Ed25519"`
+	Types            []string              `json:"types,omitempty" jsonschema:"description=Accepted values of the token's typ. A token without typ counts as JWT. Default: JWT at+jwt."`
+	HeaderName       string                `json:"header_name,omitempty" jsonschema:"default=Authorization,description=Header that carries the token. Empty: none."`
+	Scheme           string                `json:"scheme,omitempty" jsonschema:"default=Bearer,description=Scheme before the token. Empty: the header is the token."`
+	CookieName       string                `json:"cookie_name,omitempty" jsonschema:"description=Cookie that may carry the token; used where the header has none."`
+	QueryParam       string                `json:"query_param,omitempty" jsonschema:"description=Query parameter that may carry the token; used where neither header nor cookie have one."`
+	Required         bool                  `json:"required,omitempty" jsonschema:"default=true,description=Refuse requests without a token. A token that is not valid is always refused."`
+	SubjectClaim     Paths                 `json:"subject_claim,omitempty" jsonschema:"description=Claims of which the first that the token has is the subject of the identity. Default: sub."`
+	RequiredScopes   []string              `json:"required_scopes,omitempty" jsonschema:"description=Scopes that the token must have; all of them."`
+	RequiredClaims   ClaimRules            `json:"required_claims,omitempty" jsonschema:"description=Claims that the token must have: each with its value or a list of accepted values."`
+	AnyOf            []Alternative         `json:"any_of,omitempty" jsonschema:"description=Alternatives of which the token must meet one."`
+	ClaimsToHeaders  policies.ClaimHeaders `json:"claims_to_headers,omitempty" jsonschema:"description=Request headers that carry claims to the upstream: the claim and the header's name. Default: the subject in X-User-ID."`
+	Leeway           policies.Duration     `json:"leeway,omitempty" jsonschema:"type=string,default=30s,description=How far the clocks of issuer and engine may differ."`
+	RequireExpiry    bool                  `json:"require_expiry,omitempty" jsonschema:"default=true,description=Refuse tokens that do not expire."`
+	ForwardToken     *bool                 `json:"forward_token,omitempty" jsonschema:"description=Whether the upstream sees the token. Default: true for a token in a header and false for others."`
+	Realm            string                `json:"realm,omitempty" jsonschema:"default=api,description=Realm in WWW-Authenticate."`
+	ResourceMetadata string                `json:"resource_metadata,omitempty" jsonschema:"description=URL of the protected resource's metadata (RFC 9728) in WWW-Authenticate."`
 }
 
 // Alternative is one of any_of: all of its scopes and claims are required.
@@ -69,7 +69,7 @@ func (p *Params) defaultCollections() {
 	}
 	if p.ClaimsToHeaders == nil {
 		// The zero path is the subject, whichever claim it came from.
-		p.ClaimsToHeaders = HeaderClaims{{Header: "X-User-ID", Required: true}}
+		p.ClaimsToHeaders = policies.ClaimHeaders{{Header: "X-User-ID", Required: true}}
 	}
 }
 
@@ -160,8 +160,7 @@ func (p *Params) check() error {
 		bad("resource_metadata", "%q is not a URL, expected one such as https://api.example/.well-known/oauth-protected-resource", p.ResourceMetadata)
 	}
 	p.checkPlaces(bad)
-	p.checkTargets(bad)
-	return errors.Join(errs...)
+	return errors.Join(append(errs, p.ClaimsToHeaders.Check(p.HeaderName)...)...)
 }
 
 func (p *Params) checkPlaces(bad func(param, format string, args ...any)) {
@@ -169,7 +168,7 @@ func (p *Params) checkPlaces(bad func(param, format string, args ...any)) {
 		bad("header_name", "empty, and so are cookie_name and query_param; expected at least one place for the token")
 	}
 	if p.HeaderName != "" {
-		if err := headerName(p.HeaderName, "Authorization"); err != nil {
+		if err := policies.CheckCredentialHeader(p.HeaderName, "Authorization"); err != nil {
 			bad("header_name", "%v", err)
 		}
 	}
@@ -182,28 +181,6 @@ func (p *Params) checkPlaces(bad func(param, format string, args ...any)) {
 	}
 	if p.QueryParam != "" && !visible(p.QueryParam) {
 		bad("query_param", "%q is not a name, expected visible ASCII characters", p.QueryParam)
-	}
-}
-
-func (p *Params) checkTargets(bad func(param, format string, args ...any)) {
-	seen := map[string]string{}
-	for i := range p.ClaimsToHeaders {
-		h := &p.ClaimsToHeaders[i]
-		param := "claims_to_headers." + h.Claim.String()
-		if err := ownedHeader(h.Header); err != nil {
-			bad(param, "%v", err)
-		}
-		if _, known := formats[h.Format]; !known {
-			bad(param, "unknown format %q, expected one of %s", h.Format, strings.Join(formatNames(), ", "))
-		}
-		other, taken := seen[policies.FoldHeader(h.Header)]
-		switch {
-		case p.HeaderName != "" && policies.FoldHeader(h.Header) == policies.FoldHeader(p.HeaderName):
-			bad(param, "header %q carries the token, expected another header", h.Header)
-		case taken:
-			bad(param, "header %q carries claim %q already, expected a header of its own for each claim", h.Header, other)
-		}
-		seen[policies.FoldHeader(h.Header)] = h.Claim.String()
 	}
 }
 
@@ -235,26 +212,6 @@ func (p *Params) literals() (hints []string) {
 		}
 	}
 	return hints
-}
-
-// notOurs are headers that carry something else, which a policy that sets them would break.
-var notOurs = []string{"cookie", "content-length", "content-type", "transfer-encoding", "connection", "te", "upgrade", "x-request-id", "x-forwarded-for"}
-
-func headerName(header, example string) error {
-	if err := policies.CheckHeader(header, ""); err != nil {
-		return fmt.Errorf("%w; expected a header name such as %s", err, example)
-	}
-	if slices.Contains(notOurs, strings.ToLower(header)) {
-		return fmt.Errorf("%q has another meaning, expected a header of its own, such as %s", header, example)
-	}
-	return nil
-}
-
-func ownedHeader(header string) error {
-	if err := headerName(header, "X-User-ID"); err != nil {
-		return err
-	}
-	return policies.CheckOwnedHeader(header)
 }
 
 func algorithmNames() string {

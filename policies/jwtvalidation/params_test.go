@@ -31,7 +31,7 @@ func TestBuildRefuses(t *testing.T) {
 		`{"issuer":"corporate","required_claims":{"a":["x",["y"]]}}`:         "required_claims.a: ",
 		`{"issuer":"corporate","claims_to_headers":{"sub":"host"}}`:          "claims_to_headers.sub: ",
 		`{"issuer":"corporate","claims_to_headers":{"sub":""}}`:              "claims_to_headers.sub: ",
-		`{"issuer":"corporate","claims_to_headers":{"sub":"authorization"}}`: `claims_to_headers.sub: header "authorization" carries the token`,
+		`{"issuer":"corporate","claims_to_headers":{"sub":"authorization"}}`: `claims_to_headers.sub: header "authorization" carries the credential`,
 		`{"issuer":"corporate","claims_to_headers":{"a":"x-id","b":"X_ID"}}`: `claims_to_headers.b: header "X_ID" carries claim "a" already`,
 		`{"issuer":"corporate","leeway":"-1s"}`:                              "leeway: must be between 0s and 10m0s, got -1s",
 		`{"issuer":"corporate","leeway":"11m"}`:                              "leeway: must be between 0s and 10m0s, got 11m0s",

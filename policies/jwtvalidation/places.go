@@ -91,12 +91,15 @@ func (p *place) find(r *policies.Request, refusals *refusals) (value []byte, the
 		return nil, false, nil
 	}
 	if p.scheme != "" {
-		scheme, rest, _ := bytes.Cut(value, []byte{' '})
+		scheme, rest, ok := policies.CutScheme(value)
 		// RFC 9110 section 11.1: schemes compare without regard to case. Credentials of another scheme are not ours.
 		if !equalFold(scheme, p.scheme) {
 			return nil, false, nil
 		}
-		value = bytes.TrimLeft(rest, " ")
+		if !ok { // The upstream may read what we do not.
+			return nil, false, &refusals.malformed
+		}
+		value = rest
 	}
 	return value, true, nil
 }

@@ -185,16 +185,16 @@ func (p *Policy) accept(t *token) (*verified, *policies.Verdict) {
 func (p *Policy) carry(v *verified, c *policies.ClaimsSet, subject policies.ClaimValue) *policies.Verdict {
 	for i := range p.claims {
 		h := &p.claims[i]
-		value, outcome := h.value(c, subject)
+		value, outcome := h.Value(c, subject)
 		switch {
-		case outcome == carriedValue:
+		case outcome == policies.ClaimCarried:
 			v.headers = append(v.headers, policies.Header{Name: p.targets[i], Value: value})
-			v.identity.Claims = append(v.identity.Claims, h.entry(c, subject))
+			v.identity.Claims = append(v.identity.Claims, h.Entry(c, subject))
 		case h.Claim.IsZero(): // The upstream must not take the request for one without an identity.
 			return &p.refusals.claims
 		case h.Required:
 			return &p.refusals.claim
-		case outcome == carriedNot:
+		case outcome == policies.ClaimUnfit:
 			v.leftOut++
 		}
 	}

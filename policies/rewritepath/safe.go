@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"unicode"
 	"unicode/utf8"
+
+	"github.com/policy-engine/policy-engine/fastpath/httpsyntax"
 )
 
 // safe reports whether a path, without its query, has one meaning: for Envoy, for this policy, and for an upstream that
@@ -80,10 +82,10 @@ func decode(path []byte) (r rune, n int, ok bool) {
 
 // unescape returns the byte of the percent-encoding that b starts with (RFC 3986 section 2.1).
 func unescape(b []byte) (byte, bool) {
-	if len(b) < 3 || b[0] != '%' || unhex(b[1]) < 0 || unhex(b[2]) < 0 {
+	if len(b) < 3 || b[0] != '%' || httpsyntax.Unhex(b[1]) < 0 || httpsyntax.Unhex(b[2]) < 0 {
 		return 0, false
 	}
-	return byte(unhex(b[1])<<4 | unhex(b[2])), true
+	return byte(httpsyntax.Unhex(b[1])<<4 | httpsyntax.Unhex(b[2])), true
 }
 
 // needless reports whether the percent-encoding of an ASCII character gives a path a second spelling (RFC 3986 section
@@ -235,25 +237,13 @@ func (p *percentCheck) add(r rune) bool {
 	case p.need == 0:
 	case p.need == 2 && p.hex == 0 && (r == 'u' || r == 'U'):
 		p.need = 4
-	case r < utf8.RuneSelf && unhex(byte(r)) >= 0:
+	case r < utf8.RuneSelf && httpsyntax.Unhex(byte(r)) >= 0:
 		p.hex++
 		return p.hex < p.need
 	default:
 		p.need = 0
 	}
 	return true
-}
-
-func unhex(c byte) int {
-	switch {
-	case '0' <= c && c <= '9':
-		return int(c - '0')
-	case 'a' <= c && c <= 'f':
-		return int(c-'a') + 10
-	case 'A' <= c && c <= 'F':
-		return int(c-'A') + 10
-	}
-	return -1
 }
 
 // trimSlash cuts the slash off that a path ends with, unless it is all of it.

@@ -17,11 +17,11 @@ const (
 
 // Params are the policy's parameters.
 type Params struct {
-	PathPrefix   string `json:"path_prefix,omitempty" jsonschema:"description=The request's tenant is the path segment after this prefix; /tenants/ for instance."`
-	HeaderName   string `json:"header_name,omitempty" jsonschema:"description=The request's tenant is the value of this header."`
-	ScopePrefix  string `json:"scope_prefix,omitempty" jsonschema:"default=tenant:,description=Scopes of the identity that begin with this name its tenants. Empty: none do."`
-	Claim        string `json:"claim,omitempty" jsonschema:"description=Claim of the identity that names one of its tenants."`
-	TenantHeader string `json:"tenant_header,omitempty" jsonschema:"default=X-Tenant,description=Request header that tells the upstream the tenant. Empty: none."`
+	PathPrefix   string             `json:"path_prefix,omitempty" jsonschema:"description=The request's tenant is the path segment after this prefix; /tenants/ for instance."`
+	HeaderName   string             `json:"header_name,omitempty" jsonschema:"description=The request's tenant is the value of this header."`
+	ScopePrefix  string             `json:"scope_prefix,omitempty" jsonschema:"default=tenant:,description=Scopes of the identity that begin with this name its tenants. Empty: none do."`
+	Claim        policies.ClaimPath `json:"claim,omitzero" jsonschema:"description=Claim of the identity that names one of its tenants: a name or a JSON Pointer."`
+	TenantHeader string             `json:"tenant_header,omitempty" jsonschema:"default=X-Tenant,description=Request header that tells the upstream the tenant. Empty: none."`
 }
 
 // Defaults sets what the configuration leaves out.
@@ -40,7 +40,7 @@ func (p *Params) check() error {
 	if p.PathPrefix != "" && (p.PathPrefix[0] != '/' || !strings.HasSuffix(p.PathPrefix, "/") || ambiguous([]byte(p.PathPrefix))) {
 		bad("path_prefix", "%q is not legal; legal is a path such as /tenants/, with a slash at both ends and no %%, //, . or ..", p.PathPrefix)
 	}
-	if p.ScopePrefix == "" && p.Claim == "" {
+	if p.ScopePrefix == "" && p.Claim.IsZero() {
 		bad("scope_prefix", "it is empty, and claim too: no identity would have a tenant")
 	}
 	for param, header := range map[string]string{"header_name": p.HeaderName, "tenant_header": p.TenantHeader} {
@@ -60,7 +60,7 @@ func Definition() policies.Definition { return policies.Define(name, version, bu
 type Policy struct {
 	source       source
 	scopePrefix  string
-	claim        string
+	claim        policies.ClaimPath // zero: none
 	tenantHeader string
 
 	stranger  policies.Verdict
@@ -174,8 +174,8 @@ func (p *Policy) tenants(id *policies.Identity) func(yield func(string) bool) {
 				}
 			}
 		}
-		if p.claim != "" {
-			if tenant, ok := id.Claim(p.claim); ok && legal(tenant) {
+		if !p.claim.IsZero() {
+			if tenant, ok := id.ClaimAt(p.claim); ok && legal(tenant) {
 				yield(tenant)
 			}
 		}

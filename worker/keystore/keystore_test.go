@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+
+	"github.com/policy-engine/policy-engine/policies"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -61,6 +63,50 @@ func TestParse(t *testing.T) {
 	}
 }
 
+// TestSeveralKeysOfOneClient: a client that changes its key has two for a while, each with its own lifetime, groups and metadata.
+func TestSeveralKeysOfOneClient(t *testing.T) {
+	keys, err := Parse("f", []byte("keys:\n"+
+		entry("alice", "old", ", expires: 2026-12-31T00:00:00Z")+
+		entry("alice", "new", ", not_before: 2026-12-01T00:00:00Z, groups: [dev, ops], metadata: {plan: gold, \"a b\": \"Zoë\"}")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	old, next := keys[sha256.Sum256([]byte("old"))], keys[sha256.Sum256([]byte("new"))]
+	if len(keys) != 2 || old == nil || next == nil || old.ID != "alice" || next.ID != "alice" {
+		t.Fatalf("%v", keys)
+	}
+	for _, step := range []struct {
+		month time.Month
+		want  string
+	}{{time.November, "true false false"}, {time.December, "true false true"}, {time.December + 1, "true true true"}} {
+		at := time.Date(2026, step.month, 1, 0, 0, 0, 0, time.UTC)
+		if got := fmt.Sprint(old.Begun(at), old.Expired(at), next.Begun(at)); got != step.want || next.Expired(at) {
+			t.Errorf("%v: %s, want %s", at, got, step.want)
+		}
+	}
+	if old.Claims != nil || next.Claims.JSON() != `{"groups":["dev","ops"],"a b":"Zo\u00eb","plan":"gold"}` {
+		t.Errorf("claims %v and %s", old.Claims, next.Claims.JSON())
+	}
+}
+
+// TestExampleOfTheREADME: the key file that the README of apiKeyAuth shows is one.
+func TestExampleOfTheREADME(t *testing.T) {
+	text, err := os.ReadFile("../../policies/apikeyauth/README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, after, _ := strings.Cut(string(text), "### Key files\n\n```yaml\n")
+	file, _, _ := strings.Cut(after, "```")
+	keys, err := Parse("README", []byte(file))
+	if err != nil || len(keys) != 2 {
+		t.Fatalf("%d keys, %v", len(keys), err)
+	}
+	old, next := keys[sha256.Sum256([]byte("key-old"))], keys[sha256.Sum256([]byte("key-new"))]
+	if old == nil || next == nil || old.ID != "alice" || next.ID != "alice" || old.Claims.JSON() != `{"groups":["developers"],"plan":"gold"}` {
+		t.Errorf("%+v and %+v", old, next)
+	}
+}
+
 func TestParseTakesDigestsWithoutQuotes(t *testing.T) {
 	// YAML takes them for a number.
 	for _, digits := range []string{strings.Repeat("1", 64), strings.Repeat("1", 60) + "e234", strings.Repeat("0", 64)} {
@@ -76,16 +122,16 @@ func TestParseRefuses(t *testing.T) {
 	for name, tc := range map[string]struct{ content, want string }{
 		"empty":                {"", "f:1: the file is empty"},
 		"comment only":         {"# nothing\n", "f:1: the file is empty"},
-		"no keys":              {"{}", "f:1: keys: missing; legal is a list"},
-		"null":                 {"null", "f:1: not a mapping; legal are keys"},
+		"no keys":              {"{}", "f:1: keys: missing; expected a list"},
+		"null":                 {"null", "f:1: not a mapping; expected keys"},
 		"null keys":            {"keys:", "f:1: keys: not a list"},
 		"list":                 {"- a", "f:1: not a mapping"},
-		"unknown top":          {"keys: []\nmore: 1\n", "f:2: more: unknown; legal are keys"},
+		"unknown top":          {"keys: []\nmore: 1\n", "f:2: more: unknown; expected keys"},
 		"repeated top":         {"keys: []\nkeys: []\n", "f:2: keys: repeated"},
 		"two documents":        {"keys: []\n---\nkeys: []\n", "f:2: a second YAML document"},
 		"not YAML":             {"keys: []\n\t:", "f:2: not YAML: "},
-		"entry no mapping":     {"keys:\n  - alice\n", "f:2: keys[0]: not a mapping; legal are id, sha256, scopes, expires"},
-		"unknown member":       {"keys:\n" + entry("a", "a", ", scope: x"), "f:2: keys[0].scope: unknown; legal are id, sha256, scopes, expires"},
+		"entry no mapping":     {"keys:\n  - alice\n", "f:2: keys[0]: not a mapping; expected id, sha256, scopes, groups, metadata, not_before, expires"},
+		"unknown member":       {"keys:\n" + entry("a", "a", ", scope: x"), "f:2: keys[0].scope: unknown; expected id, sha256, scopes, groups, metadata, not_before, expires"},
 		"repeated member":      {"keys:\n" + entry("a", "a", ", id: b"), "f:2: keys[0].id: repeated"},
 		"no id":                {fmt.Sprintf("keys:\n  - {sha256: %x}", sha256.Sum256(nil)), "f:2: keys[0].id: missing"},
 		"empty id":             {"keys:\n" + entry(`""`, "a", ""), `f:2: keys[0].id: "" is not an id`},
@@ -96,16 +142,33 @@ func TestParseRefuses(t *testing.T) {
 		"null id":              {"keys:\n" + entry("null", "a", ""), "f:2: keys[0].id: not a string"},
 		"long id":              {"keys:\n" + entry(strings.Repeat("a", 257), "a", ""), "f:2: keys[0].id: "},
 		"no digest":            {"keys:\n  - {id: a}", "f:2: keys[0].sha256: missing"},
-		"short digest":         {"keys:\n  - {id: a, sha256: abcd}", "f:2: keys[0].sha256: not a digest; legal are the 64 hex digits"},
+		"short digest":         {"keys:\n  - {id: a, sha256: abcd}", "f:2: keys[0].sha256: not a digest; expected the 64 hex digits"},
 		"a key as digest":      {"keys:\n  - {id: a, sha256: " + secret + "}", "f:2: keys[0].sha256: not a digest"},
 		"digest as list":       {"keys:\n  - {id: a, sha256: [a]}", "f:2: keys[0].sha256: not a digest"},
 		"repeated digest":      {"keys:\n" + entry("a", "x", "") + entry("b", "x", ""), "f:3: keys[1].sha256: the same as in line 2"},
-		"repeated id":          {"keys:\n" + entry("a", "x", "") + entry("a", "y", ""), `f:3: keys[1].id: "a" is the id of line 2 too`},
+		"same key of one id":   {"keys:\n" + entry("a", "x", "") + entry("a", "x", ""), "f:3: keys[1].sha256: the same as in line 2"},
+		"groups as string":     {"keys:\n" + entry("a", "a", ", groups: x"), "f:2: keys[0].groups: not a list"},
+		"number as group":      {"keys:\n" + entry("a", "a", ", groups: [1]"), "f:2: keys[0].groups[0]: not a group"},
+		"empty group":          {"keys:\n" + entry("a", "a", `, groups: [a, ""]`), "f:2: keys[0].groups[1]: not a group"},
+		"group in two lines":   {"keys:\n" + entry("a", "a", `, groups: ["a\nb"]`), "f:2: keys[0].groups[0]: not a group"},
+		"many groups":          {"keys:\n" + entry("a", "a", ", groups: ["+strings.Repeat("a, ", 65)+"]"), "f:2: keys[0]: must have at most 64 groups, got 65"},
+		"metadata as list":     {"keys:\n" + entry("a", "a", ", metadata: [x]"), "f:2: keys[0].metadata: not a mapping"},
+		"metadata null":        {"keys:\n" + entry("a", "a", ", metadata: "), "f:2: keys[0].metadata: not a mapping"},
+		"metadata nested":      {"keys:\n" + entry("a", "a", ", metadata: {plan: {x: y}}"), "f:2: keys[0].metadata.plan: not a value"},
+		"metadata number":      {"keys:\n" + entry("a", "a", ", metadata: {limit: 3}"), "f:2: keys[0].metadata.limit: not a value"},
+		"metadata repeated":    {"keys:\n" + entry("a", "a", ", metadata: {a: b, a: c}"), `f:2: keys[0].metadata: "a" is repeated`},
+		"metadata subject":     {"keys:\n" + entry("a", "a", ", metadata: {sub: admin}"), `f:2: keys[0]: metadata "sub" has another meaning`},
+		"metadata groups":      {"keys:\n" + entry("a", "a", ", metadata: {groups: admin}"), `f:2: keys[0]: metadata "groups" has another meaning`},
+		"metadata merge":       {"keys:\n" + entry("a", "a", ", metadata: {<<: {a: b}}"), "f:2: keys[0].metadata: not a name"},
+		"large metadata":       {"keys:\n" + entry("a", "a", ", metadata: {a: "+strings.Repeat("x", 1025)+"}"), "f:2: keys[0].metadata.a: not a value"},
+		"metadata in sum":      {"keys:\n" + entry("a", "a", ", groups: ["+strings.Repeat(strings.Repeat("x", 1000)+", ", 5)+"]"), "f:2: keys[0]: groups and metadata must have at most 4096 bytes"},
+		"no lifetime":          {"keys:\n" + entry("a", "a", ", not_before: 2027-01-01T00:00:00Z, expires: 2027-01-01T00:00:00Z"), "f:2: keys[0].not_before: must be before expires"},
+		"not_before as date":   {"keys:\n" + entry("a", "a", ", not_before: 2027-01-01"), "f:2: keys[0].not_before: not a time"},
 		"scopes as string":     {"keys:\n" + entry("a", "a", ", scopes: x"), "f:2: keys[0].scopes: not a list"},
 		"scope with a space":   {"keys:\n" + entry("a", "a", ", scopes: [ok, a b]"), "f:2: keys[0].scopes[1]: not a scope"},
 		"empty scope":          {"keys:\n" + entry("a", "a", `, scopes: [""]`), "f:2: keys[0].scopes[0]: not a scope"},
 		"number as scope":      {"keys:\n" + entry("a", "a", ", scopes: [1]"), "f:2: keys[0].scopes[0]: not a scope"},
-		"expires without time": {"keys:\n" + entry("a", "a", ", expires: 2027-12-31"), "f:2: keys[0].expires: not a time; legal is one as 2027-12-31T00:00:00Z"},
+		"expires without time": {"keys:\n" + entry("a", "a", ", expires: 2027-12-31"), "f:2: keys[0].expires: not a time; expected one as 2027-12-31T00:00:00Z"},
 		"expires null":         {"keys:\n" + entry("a", "a", ", expires: null"), "f:2: keys[0].expires: not a time"},
 		"expires never":        {"keys:\n" + entry("a", "a", ", expires: 0001-01-01T00:00:00Z"), "f:2: keys[0].expires: not a time"},
 		"alias":                {"keys:\n  - &a " + strings.TrimPrefix(good, "- ") + "\n  - *a\n", "f:3: keys[1]: not a mapping"},
@@ -145,6 +208,7 @@ func TestParseReportsAllMistakes(t *testing.T) {
 func FuzzParse(f *testing.F) {
 	f.Add([]byte("keys:\n" + entry("alice", "a", ", scopes: [x], expires: 2027-12-31T00:00:00Z")))
 	f.Add([]byte("keys: [&a {id: x}, *a]"))
+	f.Add([]byte("keys:\n" + entry("alice", "a", ", groups: [x, \"\\u00e9\"], metadata: {a: b}, not_before: 2026-12-31T00:00:00Z")))
 	f.Add([]byte("keys:\n- {? [a] : b}\n---\n"))
 	f.Fuzz(func(t *testing.T, content []byte) {
 		keys, err := Parse("f", content)
@@ -156,12 +220,13 @@ func FuzzParse(f *testing.F) {
 			}
 			return
 		}
-		ids := map[string]bool{}
 		for _, k := range keys {
-			if k.ID == "" || !visible(k.ID) || ids[k.ID] {
+			if k.ID == "" || !visible(k.ID) {
 				t.Errorf("accepted the id %q", k.ID)
 			}
-			ids[k.ID] = true
+			if k.Claims != nil && len(k.Claims.JSON()) > policies.MaxKeyClaims {
+				t.Errorf("accepted %d bytes of claims", len(k.Claims.JSON()))
+			}
 		}
 	})
 }

@@ -12,8 +12,8 @@ import (
 	"github.com/policy-engine/policy-engine/watch"
 )
 
-// maxFileSize is in bytes: about 500,000 keys.
-const maxFileSize = 64 << 20
+// MaxFileSize is the largest key file, in bytes: about 500,000 keys.
+const MaxFileSize = 64 << 20
 
 // Store is a key store with the keys of one file. It is safe for concurrent use.
 //
@@ -35,7 +35,7 @@ func Open(name, file string, clock policies.Clock, log *slog.Logger) (*Store, er
 	var err error
 	s.file, err = watch.Follow(watch.Settings{
 		Path:    file,
-		MaxSize: maxFileSize,
+		MaxSize: MaxFileSize,
 		Load:    watch.Guarded(file, func(content []byte) error { return s.load(file, content) }),
 		Log:     s.log,
 	})
