@@ -132,6 +132,22 @@ func (x *Exchange) GiveState(state []byte) { x.state = state }
 // State is what the policy that ran left for its next call. It may alias the policy's memory.
 func (x *Exchange) State() []byte { return x.state }
 
+// TakeSkipsBody reports whether the policy that ran skips the body of the message, and forgets it.
+func (x *Exchange) TakeSkipsBody() bool {
+	skips := x.skipsBody
+	x.skipsBody = false
+	return skips
+}
+
+func (x *Exchange) skipBody(response bool) {
+	x.check()
+	if x.stage != stageHeaders || x.responding != response {
+		x.fail(errors.New("skip body: it is not the phase of the message's headers"))
+		return
+	}
+	x.skipsBody = true
+}
+
 func (x *Exchange) replaceBody(b []byte) {
 	x.check()
 	c := &x.content

@@ -28,6 +28,7 @@ type Exchange struct {
 	responding  bool // the request has gone upstream
 	stage       stage
 	content     content
+	skipsBody   bool   // the policy that runs skips the body of the message
 	state       []byte // of the policy that runs
 	trailerMap  []byte // what the trailers were made from
 	clientMap   []byte // what the request's headers were made from
@@ -54,7 +55,7 @@ func (x *Exchange) Reset() {
 	x.earlier = 0
 	x.err = nil
 	x.responding, x.poisoned = false, false
-	x.stage, x.content, x.state, x.trailerMap = stageHeaders, content{}, nil, nil
+	x.stage, x.content, x.state, x.trailerMap, x.skipsBody = stageHeaders, content{}, nil, nil, false
 	x.stayed, x.clientMap = nil, nil
 	clear(x.client)
 	x.client = x.client[:0]

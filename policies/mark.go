@@ -33,6 +33,7 @@ func (x *Exchange) Rollback(m Mark, requestHeaders, responseHeaders []byte) erro
 	x.identity, x.hasIdentity = m.identity, m.hasIdentity
 	x.state = m.state
 	x.content.undo()
+	x.skipsBody = false
 	for i := len(x.undo) - 1; i >= m.undo; i-- {
 		x.metadata[x.undo[i].index].Value = x.undo[i].value
 	}

@@ -23,6 +23,10 @@ func (r *Request) Body() []byte {
 // a body (HasBody) can't be given one.
 func (r *Request) SetBody(b []byte) { r.x.replaceBody(b) }
 
+// SkipBody, in the header phase, leaves this policy out of the body of the request: its body or chunk method does not run. Where no policy
+// that may replace the body is left, content-length and etag stay; where none is left at all, the body does not come to the engine.
+func (r *Request) SkipBody() { r.x.skipBody(false) }
+
 // Trailer returns the first value of the trailer, and how many fields of that name there are. There are none before the trailers phase.
 func (r *Request) Trailer(name string) (value []byte, n int) {
 	r.x.check()
@@ -71,6 +75,10 @@ func (r *Response) Body() []byte {
 // etag and digests of the body that came are removed unless the policy sets them with the new one. The policy must not change b any more. A message without
 // a body (HasBody) can't be given one.
 func (r *Response) SetBody(b []byte) { r.x.replaceBody(b) }
+
+// SkipBody, in the header phase, leaves this policy out of the body of the response: its body or chunk method does not run. Where no policy
+// that may replace the body is left, content-length and etag stay; where none is left at all, the body does not come to the engine.
+func (r *Response) SkipBody() { r.x.skipBody(true) }
 
 // Trailer returns the first value of the trailer, and how many fields of that name there are. There are none before the trailers phase.
 func (r *Response) Trailer(name string) (value []byte, n int) {

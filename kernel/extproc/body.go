@@ -44,14 +44,14 @@ func (m *Machine) skipAfter(s *route.Segment, index int) {
 	d.limited, d.limitPosition, d.limitIndex = true, s.Position, index
 }
 
-// limitOf tells whether a segment is called, and Call.limit.
-func (m *Machine) limitOf(s *route.Segment) (limit uint32, runs bool) {
+// limitOf returns Call.limit of a segment, and whether it is called. body says that the call is one of the body phase.
+func (m *Machine) limitOf(s *route.Segment, body bool) (limit uint32, runs bool) {
 	d := m.direction(m.phase)
 	// Fast path.
-	if !d.limited && d.lost == 0 {
+	if !d.limited && d.lost|d.skipped == 0 {
 		return 0, true
 	}
-	if isBody(m.stage) && d.lost&(1<<s.Position) != 0 {
+	if body && (d.lost&(1<<s.Position) != 0 || d.skipped != 0 && d.allSkip(s)) {
 		return 0, false
 	}
 	switch {
@@ -59,21 +59,80 @@ func (m *Machine) limitOf(s *route.Segment) (limit uint32, runs bool) {
 		return 0, true
 	case s.Position > d.limitPosition:
 		// Its policies may hold bytes back, of chunks before.
-		return 1, isBody(m.stage) && m.holding
+		return 1, body && m.holding
 	case d.limitIndex == math.MaxInt32:
 		return 0, true
 	}
-	return uint32(d.limitIndex) + 2, s.Policies[0].Index <= d.limitIndex || isBody(m.stage) && m.holding
+	return uint32(d.limitIndex) + 2, s.Policies[0].Index <= d.limitIndex || body && m.holding
 }
 
-// runsAny reports whether a policy of the segments is left to run.
+// allSkip reports whether all policies of a segment of the body phase skip the body.
+func (d *direction) allSkip(s *route.Segment) bool {
+	for i := range s.Policies {
+		if !s.Skips(&s.Policies[i], d.skipped) {
+			return false
+		}
+	}
+	return true
+}
+
+// skipBody notes the policies that, as a result of the header phase says, skip the body of the message.
+func (m *Machine) skipBody(skips uint64) {
+	// Fast path: most policies take part in what they can.
+	if skips != 0 {
+		m.direction(m.phase).skipped |= skips << m.segment.First
+	}
+}
+
+// maySkip reports whether the segment called last may skip the body for these of its chain's policies.
+func (m *Machine) maySkip(skips uint64) bool {
+	// Fast path.
+	if skips == 0 {
+		return true
+	}
+	if m.stage != requestHeaders && m.stage != responseHeaders {
+		return false
+	}
+	body := m.plan().Body
+	for i := range body {
+		if s := &body[i]; s.Position == m.segment.Position {
+			for j := range s.Policies {
+				skips &^= 1 << s.Policies[j].Index
+			}
+		}
+	}
+	return skips == 0
+}
+
+// runsAny reports whether a policy of the segments of the trailers is left to run.
 func (m *Machine) runsAny(segments []route.Segment) bool {
 	for i := range segments {
-		if _, runs := m.limitOf(&segments[i]); runs {
+		if _, runs := m.limitOf(&segments[i], false); runs {
 			return true
 		}
 	}
 	return false
+}
+
+// bodyUse returns what the policies that are left to run do with the body: whether there are any, and whether one may replace it, or wants it decoded.
+func (m *Machine) bodyUse() (taken, replaced, decoded bool) {
+	d, segments := m.direction(m.phase), m.plan().Body
+	for i := range segments {
+		s := &segments[i]
+		limit, runs := m.limitOf(s, true)
+		if !runs {
+			continue
+		}
+		taken = true
+		for j := range s.Policies {
+			p := &s.Policies[j]
+			if limit > 0 && p.Index+1 >= int(limit) || s.Skips(p, d.skipped) {
+				continue
+			}
+			replaced, decoded = replaced || p.ReplacesBody, decoded || p.DecodesBody
+		}
+	}
+	return taken, replaced, decoded
 }
 
 // contextNeededLater reports whether a call after this stage may need the context.
@@ -96,7 +155,7 @@ func (m *Machine) openBody() (refused bool, because *refusal) {
 	}
 	p, d := m.plan(), m.direction(m.phase)
 	d.headersSeen(m.fields)
-	bodies := m.runsAny(p.Body)
+	bodies, replaced, decoded := m.bodyUse()
 	if m.request.upgrade && (bodies || len(m.route.Response.Body) > 0) {
 		return true, &upgradeRefused // What follows is no body: Envoy would hold it back for ever.
 	}
@@ -112,7 +171,10 @@ func (m *Machine) openBody() (refused bool, because *refusal) {
 			d.mode = p.CodedBodyMode
 		}
 	}
+	d.replaces = replaced
 	switch {
+	case decoded && d.unknownCoding:
+		return true, m.unknownCoding()
 	case d.mode == route.BodyBuffered && d.length > int64(m.table.Terms().MaxBodySize):
 		return true, m.bodyTooLarge()
 	case m.changes.method && (bodies || m.wanted.has(m.trailersPhase())):
@@ -272,6 +334,9 @@ func (m *Machine) passBody(status Status, now Instant) Effect {
 	if !m.bodyHeadersFit() {
 		return m.refuse(m.tooManyHeaders(), now)
 	}
+	if !m.lengthStays() {
+		return m.refuse(&illegalResult, now)
+	}
 	if m.body.last {
 		d.bodyDone = true
 		m.answered.add(m.phase)
@@ -291,6 +356,19 @@ func (m *Machine) passBody(status Status, now Instant) Effect {
 		m.decide(status, now)
 	}
 	return m.answer(tail)
+}
+
+// lengthStays reports whether the body under way is not longer than what came of it, and no shorter at its end, where its headers went on with their
+// content-length because no policy may replace it: a worker that does otherwise would put bytes of its own behind the response.
+func (m *Machine) lengthStays() bool {
+	d := m.direction(m.phase)
+	if d.replaces || d.mode != route.BodyStreamed {
+		return true
+	}
+	if m.body.replaced {
+		d.heldBack += len(m.body.message) - len(m.body.bytes)
+	}
+	return d.heldBack == 0 || d.heldBack > 0 && !m.body.last
 }
 
 // passTrailers lets a trailers message pass.
@@ -322,6 +400,13 @@ func (m *Machine) bodyTooLarge() *refusal {
 		return &responseBodyTooLarge
 	}
 	return &requestBodyTooLarge
+}
+
+func (m *Machine) unknownCoding() *refusal {
+	if m.phase >= responseHeaders {
+		return &responseCoding
+	}
+	return &requestCoding
 }
 
 func (m *Machine) malformed() *refusal {

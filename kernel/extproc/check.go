@@ -33,6 +33,7 @@ var (
 	errImmediate     = errors.New("immediate response missing, or out of place")
 	errPosition      = errors.New("position is not that of the policy")
 	errBody          = errors.New("body out of place, or too large")
+	errSkips         = errors.New("policies that skip the body do not take part in it")
 	errContextLost   = errors.New("context is empty, but was not before")
 )
 

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strconv"
 
+	"github.com/policy-engine/policy-engine/fastpath/contentcoding"
 	"github.com/policy-engine/policy-engine/fastpath/headermap"
 	"github.com/policy-engine/policy-engine/fastpath/view"
 	"github.com/policy-engine/policy-engine/kernel/route"
@@ -14,10 +15,14 @@ import (
 type direction struct {
 	// mode is what was asked of Envoy for the body.
 	mode route.BodyMode
-	// hasLength, coded, upgrade: of the headers.
-	hasLength, coded, upgrade bool
-	length                    int64 // -1 if there is none that can be read
-	fields                    int   // how many header fields came
+	// hasLength, coded, upgrade: of the headers. unknownCoding: it is coded in a way that nobody can undo.
+	hasLength, coded, upgrade, unknownCoding bool
+	// replaces: a policy takes part in the body that may replace it.
+	replaces bool
+	// heldBack is how many bytes of a body that no policy may replace have not gone on yet.
+	heldBack int
+	length   int64 // -1 if there is none that can be read
+	fields   int   // how many header fields came
 	// digests are the headers that tell the body by its bytes: the bits of their indices in digestNames.
 	digests uint8
 	// duplex: Envoy sends its body in full duplex. withheld: the answer to the headers waits for the end of the body. endSeen: the last chunk has come; endRepeated: and once more.
@@ -29,6 +34,8 @@ type direction struct {
 	limitPosition, limitIndex int
 	// lost are the segments, by position, that failed on a chunk and are not called again for this body.
 	lost uint64
+	// skipped are the policies that skip the body of this message (Segment.Skips).
+	skipped uint64
 }
 
 // digestNames are the validator (RFC 9110 section 8.8.3) and the checksums (RFC 9530, and RFC 3230 and RFC 1864 before it) of a body. Where policies may replace some of its
@@ -38,6 +45,8 @@ var digestNames = [...]string{"etag", "content-digest", "repr-digest", "digest",
 // headersSeen notes what the body's phases need of the headers.
 func (d *direction) headersSeen(fields []headermap.Field) {
 	d.length, d.fields = -1, len(fields)
+	var room [contentcoding.Max]contentcoding.Coding
+	codings := room[:0]
 	upgrade, connection := false, false
 	for i := range fields {
 		switch f := &fields[i]; string(f.Name) {
@@ -47,7 +56,9 @@ func (d *direction) headersSeen(fields []headermap.Field) {
 				d.length = n
 			}
 		case "content-encoding":
-			d.coded = d.coded || len(f.Value) > 0 && !bytes.EqualFold(f.Value, []byte("identity"))
+			var err error
+			codings, err = contentcoding.Append(codings, f.Value)
+			d.unknownCoding = d.unknownCoding || err != nil
 		case "etag", "content-digest", "repr-digest", "digest", "content-md5":
 			d.digests |= 1 << slices.Index(digestNames[:], view.String(f.Name))
 		case "upgrade":
@@ -59,4 +70,5 @@ func (d *direction) headersSeen(fields []headermap.Field) {
 		}
 	}
 	d.upgrade = d.upgrade || upgrade && connection
+	d.coded = d.unknownCoding || len(codings) > 0
 }

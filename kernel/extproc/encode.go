@@ -201,8 +201,12 @@ func (m *Machine) appendModeOverride(dst []byte) []byte {
 		want.responseTrailers = want.response != route.BodyNone || m.wanted.has(responseTrailers)
 	default:
 		want.responseHeaders = true
-		want.response = m.route.Response.BodyMode
-		want.responseTrailers = want.response != route.BodyNone || len(m.route.Response.Trailers) > 0
+		// STREAMED waits for the response's headers: where Envoy knows of it before, it drops content-length (processor_state.h, shouldRemoveContentLength). BUFFERED does not wait:
+		// Envoy refuses what exceeds its buffer only if it knows of it.
+		if m.route.Response.BodyMode == route.BodyBuffered {
+			want.response = route.BodyBuffered
+		}
+		want.responseTrailers = m.route.Response.BodyMode != route.BodyNone || len(m.route.Response.Trailers) > 0
 	}
 	if m.phase == responseHeaders {
 		// Of the request, what was asked stays.

@@ -179,7 +179,7 @@ func (m *Machine) advance(now Instant) Effect {
 	for m.next < len(segments) {
 		s := &segments[m.next]
 		m.next++
-		limit, runs := m.limitOf(s)
+		limit, runs := m.limitOf(s, isBody(m.stage))
 		if !runs {
 			continue
 		}
@@ -293,6 +293,7 @@ func (m *Machine) Complete(c *route.Call, r *workerv1.Result, err error, now Ins
 	}
 	// The outcome is CONTINUE or SKIP_REMAINING: the check lets no other through.
 	m.changes.add(r.Mutations)
+	m.skipBody(r.SkipsBody)
 	if isBody(m.stage) && !m.takeBody(r) {
 		return m.refuse(m.bodyTooLarge(), now)
 	}
@@ -316,6 +317,9 @@ func (m *Machine) check(r *workerv1.Result) error {
 	}
 	if err := m.checkBody(r); err != nil {
 		return err
+	}
+	if !m.maySkip(r.SkipsBody) {
+		return errSkips
 	}
 	if !m.changes.fits(r.Mutations) {
 		return errMutationCount

@@ -88,11 +88,11 @@ func (m *Machine) setsLength() bool {
 	return m.body.replaced && m.body.whole && m.direction(m.phase).hasLength
 }
 
-// mayReplace reports whether the answer to header phase p removes what tells the length and digest of a body. A streamed body may change its length, and Envoy drops the header itself
-// only where its own configuration says STREAMED.
+// mayReplace reports whether the answer to header phase p removes what tells the length and digest of a body. A streamed body may change its length where a policy takes part in
+// it that may replace it; elsewhere the headers stay, by which a client sees that a body broke off.
 func (m *Machine) mayReplace(p workerv1.Phase) bool {
 	d := m.direction(p)
-	return !isTrailers(p) && d.mode == route.BodyStreamed && (d.hasLength || d.digests != 0) && m.planOf(p).ReplacesBody
+	return !isTrailers(p) && d.replaces && d.mode == route.BodyStreamed && (d.hasLength || d.digests != 0)
 }
 
 // tooManyHeaders is the refusal of a message whose headers Envoy would not take.

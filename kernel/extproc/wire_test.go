@@ -168,6 +168,11 @@ func parseResult(args []string) (*workerv1.Result, error) {
 			r.Body, r.BodyReplaced = []byte(value), true
 		case "stray=":
 			r.Body = []byte(value)
+		case "skips=": // The places of the policies in the chain, such as 0,2.
+			for _, place := range strings.Split(value, ",") {
+				n, _ := strconv.Atoi(place)
+				r.SkipsBody |= 1 << n
+			}
 		case "position=":
 			position, _ := strconv.Atoi(value)
 			r.Position = uint32(position)

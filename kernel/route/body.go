@@ -30,6 +30,7 @@ func bodyMode(d *workerv1.PolicyDescriptor, response bool) BodyMode {
 // add adds a policy to the phases that it takes part in; s is its chain's segment.
 func (p *Plan) add(s Segment, ref PolicyRef, d *workerv1.PolicyDescriptor, response bool) {
 	headers, body, trailers := phases(response)
+	ref.ReplacesBody, ref.DecodesBody = !d.ReadsBodiesOnly, d.DecodesBodies
 	for _, phase := range [...]struct {
 		is       workerv1.Phase
 		segments *[]Segment
@@ -47,7 +48,6 @@ func (p *Plan) add(s Segment, ref PolicyRef, d *workerv1.PolicyDescriptor, respo
 		mode = BodyBuffered // The state of a decoder can't travel from chunk to chunk.
 	}
 	p.CodedBodyMode = max(p.CodedBodyMode, mode)
-	p.ReplacesBody = p.ReplacesBody || !d.ReadsBodiesOnly
 }
 
 // join adds a policy to the last segment if that is of the same chain, else a segment.

@@ -123,7 +123,7 @@ func (c *compiler) flow(in *config.Route, flow *config.Flow, response bool, miss
 	var plan Plan
 	var last *workerv1.Chain
 	var lastOffer *Offer
-	position := -1
+	position, first := -1, 0
 	known := true
 	for i := range flow.Chain {
 		p := &flow.Chain[i]
@@ -140,13 +140,14 @@ func (c *compiler) flow(in *config.Route, flow *config.Flow, response bool, miss
 			lastOffer = owner.offer
 			last = c.newChain(owner.offer.Worker.Name(), in.Name, response)
 			position++
+			first = i
 		}
 		onFailure := onFailure(p.OnFailure)
 		last.Policies = append(last.Policies, &workerv1.PolicyInstance{
 			Name: p.Name, Params: p.Params, OnFailure: onFailure, TimeoutUs: microseconds(p.Timeout), Path: p.Pos.Path,
 			ReportOwnedHeaders: true,
 		})
-		s := Segment{Worker: owner.offer.Worker, Chain: last.Id, Position: position, Timeout: owner.offer.Timeout}
+		s := Segment{Worker: owner.offer.Worker, Chain: last.Id, Position: position, First: first, Timeout: owner.offer.Timeout}
 		plan.add(s, PolicyRef{Name: p.Name, Index: len(last.Policies) - 1, OnFailure: onFailure}, owner.descriptor, response)
 		c.checkMode(flow.Mode, p, owner.descriptor, response)
 	}

@@ -10,7 +10,19 @@ import (
 )
 
 // keeping is what a policy keeps from call to call of an exchange.
-type keeping struct{ state, held []byte }
+type keeping struct {
+	state, held []byte
+	// skips says that the policy skips the body, of the request and of the response.
+	skips [2]bool
+}
+
+// skips returns where it is kept whether the policy skips the body of the message that runs.
+func (e *Exchange) skips(policy any) *bool {
+	if e.response != nil {
+		return &e.of(policy).skips[1]
+	}
+	return &e.of(policy).skips[0]
+}
 
 // of returns what the policy keeps, by its identity where it has one.
 func (e *Exchange) of(policy any) *keeping {

@@ -33,6 +33,8 @@ type Result struct {
 	// Body is, in a body phase, what goes on: the body, or of a chunk what the policy does not hold back. Replaced says that it is the policy's.
 	Body     string
 	Replaced bool
+	// SkipsBody says that, in a header phase, the policy skips the body of the message. A flow leaves it out then; a test that calls the body's method runs it.
+	SkipsBody bool
 	// Identity is who makes the request, after the run; nil if nobody knows.
 	Identity *policies.Identity
 	// Metadata is all metadata after the run.
@@ -167,6 +169,9 @@ func (e *Exchange) run(t testing.TB, policy any, prepare func(*policies.Exchange
 	r.read(x, e.response != nil)
 	if after != nil {
 		after(x)
+	}
+	if r.Err == nil && x.TakeSkipsBody() {
+		r.SkipsBody, *e.skips(policy) = true, true
 	}
 	if r.Err == nil {
 		keeps.state = append([]byte(nil), x.State()...)

@@ -65,9 +65,13 @@ func build(env policies.Env, params Params) (*Policy, error) {
 // OnRequestHeaders refuses a body that cannot be redacted before the upstream gets any of it.
 func (p *Policy) OnRequestHeaders(_ context.Context, r *policies.Request) (policies.Verdict, error) {
 	if r.EndOfStream() {
+		r.SkipBody()
 		return policies.Continue(), nil
 	}
-	_, refusal := p.examine(r, 0, &p.requests)
+	looked, refusal := p.examine(r, 0, &p.requests)
+	if !looked {
+		r.SkipBody()
+	}
 	return p.verdict(refusal), nil
 }
 
@@ -75,9 +79,13 @@ func (p *Policy) OnRequestHeaders(_ context.Context, r *policies.Request) (polic
 // later looks complete to a client on HTTP/2.
 func (p *Policy) OnResponseHeaders(_ context.Context, r *policies.Response) (policies.Verdict, error) {
 	if r.EndOfStream() {
+		r.SkipBody()
 		return policies.Continue(), nil
 	}
-	_, refusal := p.examine(r, r.Status(), &p.responses)
+	looked, refusal := p.examine(r, r.Status(), &p.responses)
+	if !looked {
+		r.SkipBody()
+	}
 	return p.verdict(refusal), nil
 }
 

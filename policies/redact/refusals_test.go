@@ -38,27 +38,28 @@ func TestHeadersDecide(t *testing.T) {
 		env := policytest.NewEnv(t)
 		p := policytest.Build(t, Definition(), env, c.params)
 		e := policytest.NewExchange(policytest.Request{Headers: []string{c.header}, Body: true})
-		if got := e.OnRequestHeaders(t, p); got.String() != c.request {
-			t.Errorf("%s: request: %s, want %s", c.header, got, c.request)
+		notLooked := strings.HasPrefix(c.header, "content-type: image/") || strings.Contains(c.params, `["text/*"]`)
+		if got := e.OnRequestHeaders(t, p); got.String() != c.request || got.SkipsBody != notLooked {
+			t.Errorf("%s: request: %s, skips the body %v; want %s", c.header, got, got.SkipsBody, c.request)
 		}
 		// Also where the headers were not seen by the policy.
 		if got := e.OnRequestChunk(t, p, "secret", true); got.Continued() != strings.HasPrefix(c.request, "continue") {
 			t.Errorf("%s: chunk of the request: %s", c.header, got)
 		}
 		e.Respond(policytest.Response{Status: c.status, Headers: []string{c.header}, Body: true})
-		if got := e.OnResponseHeaders(t, p); got.String() != c.answer {
-			t.Errorf("%s: response: %s, want %s", c.header, got, c.answer)
+		if got := e.OnResponseHeaders(t, p); got.String() != c.answer || got.SkipsBody != notLooked {
+			t.Errorf("%s: response: %s, skips the body %v; want %s", c.header, got, got.SkipsBody, c.answer)
 		}
 		if got := e.OnResponseChunk(t, p, "secret", true); got.Continued() != strings.HasPrefix(c.answer, "continue") {
 			t.Errorf("%s: chunk of the response: %s", c.header, got)
 		}
 		// Without a body there is nothing to redact.
 		e = policytest.NewExchange(policytest.Request{Method: "HEAD", Headers: []string{c.header}})
-		if got := e.OnRequestHeaders(t, p); got.String() != "continue unchanged" {
+		if got := e.OnRequestHeaders(t, p); got.String() != "continue unchanged" || !got.SkipsBody {
 			t.Errorf("%s: request without a body: %s", c.header, got)
 		}
 		e.Respond(policytest.Response{Status: c.status, Headers: []string{c.header}})
-		if got := e.OnResponseHeaders(t, p); got.String() != "continue unchanged" {
+		if got := e.OnResponseHeaders(t, p); got.String() != "continue unchanged" || !got.SkipsBody {
 			t.Errorf("%s: response without a body: %s", c.header, got)
 		}
 	}

@@ -47,10 +47,14 @@ func (r *Run) fillBody(call *workerv1.Call) error {
 
 // offer gives the step that is to run its body, what it held back of it before in front. It reports whether there is something to run for.
 func (r *Run) offer(s *step) (runs bool) {
+	held, out := r.heldOf(s), r.isOut(s)
+	if out && len(held) == 0 {
+		return false // Nor is the body decoded for it.
+	}
 	if r.chain.decodes && !r.recode(s.decoded) {
 		return false
 	}
-	in, held, out := r.body.bytes, r.heldOf(s), r.isOut(s)
+	in := r.body.bytes
 	if len(held) > 0 {
 		in = append(append(make([]byte, 0, len(held)+len(in)), held...), in...)
 	}
@@ -132,6 +136,14 @@ func (r *Run) stateOf(s *step, makeIt bool) *workerv1.PolicyState {
 	st := &workerv1.PolicyState{Chain: r.chainID, Policy: uint32(s.index)}
 	r.states = append(r.states, st)
 	return st
+}
+
+// skipBody leaves the step, which ran on the headers, out of the body that follows them.
+func (r *Run) skipBody(s *step) {
+	r.stateOf(s, true).Out = true
+	if s.index < 64 {
+		r.skips |= 1 << s.index
+	}
 }
 
 func (r *Run) heldOf(s *step) []byte { return r.stateOf(s, false).GetHeld() }

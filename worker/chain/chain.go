@@ -158,6 +158,8 @@ type step struct {
 	pace                     *pace
 	// owned are the headers of the request that only the policy may set.
 	owned []string
+	// takesBody: the policy takes part in the body of the flow.
+	takesBody bool
 }
 
 // Compile makes a chain of a route's request flow, or of its response flow. Policies without a method for the flow's phases are left out.
@@ -183,11 +185,12 @@ func Compile(route string, response bool, list []Policy) (*Chain, error) {
 		_, s.readOnly = p.Instance.(policies.ReadOnlyBodies)
 		_, s.decoded = p.Instance.(policies.DecodedBodies)
 		s.owned = p.Owned
-		c.headers = appendHeaders(c.headers, s, p.Instance, response)
 		methods := methodsOf(p.Instance, response)
+		s.takesBody = methods.body != nil || methods.chunk != nil
+		c.headers = appendHeaders(c.headers, s, p.Instance, response)
 		c.body = appendStep(c.body, s, methods.body)
 		c.whole = c.whole || methods.body != nil
-		c.decodes = c.decodes || s.decoded && (methods.body != nil || methods.chunk != nil)
+		c.decodes = c.decodes || s.decoded && s.takesBody
 		s.chunk = true
 		c.body = appendStep(c.body, s, methods.chunk)
 		s.chunk = false

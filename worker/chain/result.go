@@ -53,6 +53,7 @@ func (r *Run) Result() *workerv1.Result {
 	case workerv1.Result_OUTCOME_IMMEDIATE:
 		fits = r.encodeImmediate()
 	case workerv1.Result_OUTCOME_CONTINUE, workerv1.Result_OUTCOME_SKIP_REMAINING:
+		out.SkipsBody = r.skips
 		fits = r.encodeChanges() && r.encodeBody() && (!r.wantContext || r.encodeContext())
 	}
 	if !fits {

@@ -72,7 +72,8 @@ type Run struct {
 	moved     bool       // a step was moved aside
 	outcome   outcome
 	body      body
-	badCoding error // why the codings of the body can't be undone
+	badCoding error  // why the codings of the body can't be undone
+	skips     uint64 // Result.skips_body
 	states    []*workerv1.PolicyState
 	trace     Trace // nil: the call is not traced
 
@@ -92,7 +93,7 @@ func (r *Run) Reset() {
 	r.x.Reset()
 	r.chain, r.holder, r.steps = nil, nil, nil
 	r.phase, r.chainID, r.stop = 0, 0, 0
-	r.body, r.badCoding, r.states = body{}, nil, nil
+	r.body, r.badCoding, r.skips, r.states = body{}, nil, 0, nil
 	r.requestHeaders, r.responseHeaders = nil, nil
 	r.id, r.wantContext = 0, false
 	r.deadline, r.began = time.Time{}, time.Time{}
@@ -253,8 +254,11 @@ func (r *Run) settle(s *step, v policies.Verdict, err error, late bool) (elapsed
 	if len(r.states) > 0 || len(r.x.State()) > 0 {
 		r.keepState(s)
 	}
-	if r.body.on {
+	switch {
+	case r.body.on:
 		r.passed(s)
+	case r.x.TakeSkipsBody() && s.takesBody:
+		r.skipBody(s)
 	}
 	switch {
 	case v.IsContinue():

@@ -2,15 +2,16 @@
 package coding
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"runtime"
+
+	"github.com/policy-engine/policy-engine/fastpath/contentcoding"
 )
 
 var (
 	// ErrUnknown is for a coding that is not one of gzip, deflate, br and identity, or too many of them.
-	ErrUnknown = errors.New("unknown content coding")
+	ErrUnknown = contentcoding.ErrUnknown
 	// ErrMalformed is for bytes that are not what their coding says: broken, cut off, or followed by others.
 	ErrMalformed = errors.New("malformed content coding")
 	// ErrTooLarge is for a body that is longer than it may be once its coding is undone.
@@ -18,8 +19,7 @@ var (
 )
 
 const (
-	// maxCodings is how many codings a body may have, one over the other. One is usual.
-	maxCodings = 3
+	maxCodings = contentcoding.Max
 	// maxRatio is how many times longer a body may be without its codings, where it is longer than free.
 	maxRatio = 200
 	// free is how long a body may be whatever its ratio, in bytes.
@@ -29,13 +29,14 @@ const (
 )
 
 // kind is one coding.
-type kind uint8
+type kind = contentcoding.Coding
 
 const (
-	gzipped  kind = iota + 1
-	deflated      // in the format of zlib, as RFC 9110 section 8.4.1.2 has it
-	raw           // deflate as such, which some send under that name
-	brotli
+	gzipped  = contentcoding.Gzip
+	deflated = contentcoding.Deflate
+	brotli   = contentcoding.Brotli
+	// raw is deflate as such, which some send under that name.
+	raw kind = 255
 )
 
 // List is the content codings of a body, in the order in which they were applied. The zero List is no coding.
@@ -49,29 +50,9 @@ func (l *List) Empty() bool { return l.n == 0 }
 
 // Add adds the codings that a content-encoding field names.
 func (l *List) Add(value []byte) error {
-	for more := true; more; {
-		var name []byte
-		name, value, more = next(value)
-		var k kind
-		switch string(name) {
-		case "", "identity":
-			continue
-		case "gzip", "x-gzip":
-			k = gzipped
-		case "deflate":
-			k = deflated
-		case "br":
-			k = brotli
-		default:
-			return fmt.Errorf("%w %q", ErrUnknown, name)
-		}
-		if l.n == maxCodings {
-			return fmt.Errorf("%w: more than %d of them", ErrUnknown, maxCodings)
-		}
-		l.kinds[l.n] = k
-		l.n++
-	}
-	return nil
+	kinds, err := contentcoding.Append(l.kinds[:l.n], value)
+	l.n = len(kinds)
+	return err
 }
 
 // benches are where coding is done: as many as there are processors, so that the memory of decoders (16 MiB for the window that a brotli body may ask for) is
@@ -123,10 +104,4 @@ func (l *List) Encode(body []byte) ([]byte, error) {
 		}
 	}
 	return body, nil
-}
-
-// next splits a list of tokens (RFC 9110 section 5.6.1) at its first comma. Names of codings compare without regard to case.
-func next(list []byte) (name, rest []byte, more bool) {
-	name, rest, more = bytes.Cut(list, []byte{','})
-	return bytes.ToLower(bytes.Trim(name, " \t")), rest, more
 }

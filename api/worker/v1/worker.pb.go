@@ -1649,7 +1649,7 @@ type PolicyState struct {
 	State []byte `protobuf:"bytes,3,opt,name=state,proto3" json:"state,omitempty"`
 	// Bytes of the body that it holds back, to see them again in front of the next chunk.
 	Held []byte `protobuf:"bytes,4,opt,name=held,proto3" json:"held,omitempty"`
-	// It has failed on a chunk of this body, and its on_failure let the body go on without it.
+	// It skips this body, or has failed on a chunk of it, and its on_failure let the body go on without it.
 	Out           bool `protobuf:"varint,5,opt,name=out,proto3" json:"out,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2069,7 +2069,10 @@ type Result struct {
 	// The index of the policy that ended the chain, and one more; 0 if none did.
 	Position uint32 `protobuf:"varint,13,opt,name=position,proto3" json:"position,omitempty"`
 	// The context holds bytes of the body back: it must not be lost.
-	Holding       bool `protobuf:"varint,14,opt,name=holding,proto3" json:"holding,omitempty"`
+	Holding bool `protobuf:"varint,14,opt,name=holding,proto3" json:"holding,omitempty"`
+	// With CONTINUE and SKIP_REMAINING in a header phase: the policies that skip the body of this message, as the bits 1<<index
+	// of their places in the chain. A kernel that knows this field leaves them out of the body phase; they never run in it.
+	SkipsBody     uint64 `protobuf:"varint,15,opt,name=skips_body,json=skipsBody,proto3" json:"skips_body,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2200,6 +2203,13 @@ func (x *Result) GetHolding() bool {
 		return x.Holding
 	}
 	return false
+}
+
+func (x *Result) GetSkipsBody() uint64 {
+	if x != nil {
+		return x.SkipsBody
+	}
+	return 0
 }
 
 type GetMetricsRequest struct {
@@ -2532,7 +2542,7 @@ const file_worker_v1_worker_proto_rawDesc = "" +
 	"\f_grpc_status\"2\n" +
 	"\x06Header\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\fR\x05value\"\xb1\b\n" +
+	"\x05value\x18\x02 \x01(\fR\x05value\"\xd0\b\n" +
 	"\x06Result\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x123\n" +
 	"\x05phase\x18\x02 \x01(\x0e2\x1d.policyengine.worker.v1.PhaseR\x05phase\x12@\n" +
@@ -2548,7 +2558,9 @@ const file_worker_v1_worker_proto_rawDesc = "" +
 	"\x04body\x18\v \x01(\fR\x04body\x12#\n" +
 	"\rbody_replaced\x18\f \x01(\bR\fbodyReplaced\x12\x1a\n" +
 	"\bposition\x18\r \x01(\rR\bposition\x12\x18\n" +
-	"\aholding\x18\x0e \x01(\bR\aholding\"\x7f\n" +
+	"\aholding\x18\x0e \x01(\bR\aholding\x12\x1d\n" +
+	"\n" +
+	"skips_body\x18\x0f \x01(\x04R\tskipsBody\"\x7f\n" +
 	"\aOutcome\x12\x17\n" +
 	"\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x14\n" +
 	"\x10OUTCOME_CONTINUE\x10\x01\x12\x15\n" +

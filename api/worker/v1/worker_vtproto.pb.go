@@ -1562,6 +1562,11 @@ func (m *Result) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
 		i -= len(m.unknownFields)
 		copy(dAtA[i:], m.unknownFields)
 	}
+	if m.SkipsBody != 0 {
+		i = protohelpers.EncodeVarint(dAtA, i, uint64(m.SkipsBody))
+		i--
+		dAtA[i] = 0x78
+	}
 	if m.Holding {
 		i--
 		if m.Holding {
@@ -2683,6 +2688,9 @@ func (m *Result) SizeVT() (n int) {
 	}
 	if m.Holding {
 		n += 2
+	}
+	if m.SkipsBody != 0 {
+		n += 1 + protohelpers.SizeOfVarint(uint64(m.SkipsBody))
 	}
 	n += len(m.unknownFields)
 	return n
@@ -7008,6 +7016,25 @@ func (m *Result) UnmarshalVT(dAtA []byte) error {
 				}
 			}
 			m.Holding = bool(v != 0)
+		case 15:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field SkipsBody", wireType)
+			}
+			m.SkipsBody = 0
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return protohelpers.ErrIntOverflow
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				m.SkipsBody |= uint64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
 		default:
 			iNdEx = preIndex
 			skippy, err := protohelpers.Skip(dAtA[iNdEx:])
@@ -11677,6 +11704,25 @@ func (m *Result) UnmarshalVTUnsafe(dAtA []byte) error {
 				}
 			}
 			m.Holding = bool(v != 0)
+		case 15:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field SkipsBody", wireType)
+			}
+			m.SkipsBody = 0
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return protohelpers.ErrIntOverflow
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				m.SkipsBody |= uint64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
 		default:
 			iNdEx = preIndex
 			skippy, err := protohelpers.Skip(dAtA[iNdEx:])
