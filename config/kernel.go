@@ -20,6 +20,7 @@ func (c *checker) kernel(d *document.Kernel) *Kernel {
 		RouteNotFoundStatus: d.UnknownRoute.Status,
 		Routes:              c.routes(d.RoutePolicies),
 		IdentityHeaders:     c.identityHeaders(d),
+		ClientAddress:       ClientAddress{TrustedHops: d.ClientAddress.TrustedHops},
 		PolicyNotSupported:  c.immediateResponse(&d.PolicyNotSupportedResponse),
 		WorkerUnavailable:   c.immediateResponse(&d.WorkerUnavailableResponse),
 		Drain:               Drain{Delay: time.Duration(d.Drain.Delay), Deadline: time.Duration(d.Drain.Deadline)},

@@ -26,6 +26,7 @@ type Kernel struct {
 	// RouteNotFoundStatus is the status of the refusal of a request that no route of Envoy matches.
 	RouteNotFoundStatus int
 	IdentityHeaders     IdentityHeaders
+	ClientAddress       ClientAddress
 	Routes              []Route
 	PolicyNotSupported  ImmediateResponse
 	WorkerUnavailable   ImmediateResponse
@@ -216,6 +217,12 @@ const (
 type IdentityHeaders struct {
 	// KeepOn are the names of routes on which clients can send the headers that no policy of the route owns.
 	KeepOn []string
+}
+
+// ClientAddress is how the client's address is found.
+type ClientAddress struct {
+	// TrustedHops is how many proxies in front of Envoy are trusted, as Envoy's xff_num_trusted_hops.
+	TrustedHops int
 }
 
 // RouteNotFound is the name of the route of Envoy that takes what no other one matches (policyctl envoy). No route of the configuration has it.

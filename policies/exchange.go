@@ -32,6 +32,8 @@ type Exchange struct {
 	state       []byte // of the policy that runs
 	trailerMap  []byte // what the trailers were made from
 	clientMap   []byte // what the request's headers were made from
+	source      []byte // the client's address as Envoy determined it; empty if Envoy did not send it
+	trustedHops uint32
 	client      []headermap.Field
 	poisoned    bool
 	stayed      *stayed // of the last Snapshot, nil without one
@@ -57,6 +59,7 @@ func (x *Exchange) Reset() {
 	x.responding, x.poisoned = false, false
 	x.stage, x.content, x.state, x.trailerMap, x.skipsBody = stageHeaders, content{}, nil, nil, false
 	x.stayed, x.clientMap = nil, nil
+	x.source, x.trustedHops = nil, 0
 	clear(x.client)
 	x.client = x.client[:0]
 }
@@ -68,6 +71,12 @@ func (x *Exchange) BeginRequest(route string, headerMap []byte, endOfStream bool
 	x.request.endOfStream = endOfStream
 	x.clientMap = headerMap
 	return x.request.headers.parse(headerMap)
+}
+
+// SetSource sets what Request.ClientAddress is made from, after BeginRequest: Envoy's attribute source.address, empty if Envoy did not
+// send it, and how many proxies in front of Envoy are trusted. It aliases address.
+func (x *Exchange) SetSource(address []byte, trustedHops uint32) {
+	x.source, x.trustedHops = address, trustedHops
 }
 
 // clientHeader implements Request.ClientHeader.

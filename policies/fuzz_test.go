@@ -101,13 +101,26 @@ func FuzzHeaders(f *testing.F) {
 }
 
 func FuzzClientAddress(f *testing.F) {
-	f.Add("1.1.1.1, 2001:db8::1%eth0")
+	for _, seed := range []string{"1.1.1.1, 2001:db8::1%eth0", "192.0.2.1:443", "[2001:db8::1]", "[::ffff:192.0.2.1%a]:80"} {
+		f.Add(seed)
+	}
 	f.Fuzz(func(t *testing.T, value string) {
 		got := begin(t, policytest.Request{Headers: []string{"x-forwarded-for: " + value}}).Request().ClientAddress()
 		last := strings.Trim(value[strings.LastIndexByte(value, ',')+1:], " \t")
-		want, err := netip.ParseAddr(last)
-		if (err == nil) != got.IsValid() || err == nil && got != want.Unmap().WithZone("") {
-			t.Errorf("%q: %v", value, got)
+		plain, err := netip.ParseAddr(last)
+		if err == nil && len(last) <= 128 && got != plain.Unmap().WithZone("") {
+			t.Errorf("%q: %v, want %v", value, got, plain)
+		}
+		if !got.IsValid() || err == nil {
+			return
+		}
+		// Not a plain address: there is a port, or brackets.
+		withPort, err := netip.ParseAddrPort(last)
+		if err != nil {
+			withPort, err = netip.ParseAddrPort(last + ":0")
+		}
+		if err != nil || got != withPort.Addr().Unmap().WithZone("") {
+			t.Errorf("%q: %v, want %v", value, got, withPort)
 		}
 	})
 }

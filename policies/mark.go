@@ -84,6 +84,8 @@ type Snapshot struct {
 	state              []byte
 	trailerMap         []byte
 	stayed             *stayed
+	source             []byte
+	trustedHops        uint32
 }
 
 // stayed are the removals that stay, of a policy that runs after a snapshot: the only thing that it and whoever uses the snapshot share.
@@ -121,6 +123,7 @@ func (x *Exchange) Snapshot(m Mark) Snapshot {
 		changes:  x.stay(append([]Change(nil), x.changes[:m.changes]...), m),
 		earlier:  x.earlier,
 		stage:    x.stage, content: x.content.asOffered(), state: m.state, trailerMap: bytes.Clone(x.trailerMap),
+		source: bytes.Clone(x.source), trustedHops: x.trustedHops,
 	}
 }
 
@@ -131,6 +134,7 @@ func (s Snapshot) Exchange(requestHeaders, responseHeaders []byte) (*Exchange, e
 	if err := x.BeginRequest(s.route, requestHeaders, s.requestEndOfStream); err != nil {
 		return nil, err
 	}
+	x.SetSource(s.source, s.trustedHops)
 	if s.responding {
 		if err := x.BeginResponse(responseHeaders, s.endOfStream); err != nil {
 			return nil, err

@@ -3,7 +3,6 @@ package policies
 import (
 	"bytes"
 	"iter"
-	"net/netip"
 	"strings"
 
 	"github.com/policy-engine/policy-engine/fastpath/httpsyntax"
@@ -199,27 +198,6 @@ func CutScheme(credentials []byte) (scheme, rest []byte, ok bool) {
 	}
 	scheme, rest = credentials[:end], credentials[end:]
 	return scheme, bytes.TrimLeft(rest, " "), len(rest) == 0 || rest[0] == ' '
-}
-
-// ClientAddress returns the address of the client: the last one in x-forwarded-for, which Envoy itself appended (use_remote_address). It is the
-// zero Addr if there is none.
-func (r *Request) ClientAddress() netip.Addr {
-	r.x.check()
-	var last []byte
-	for i := range r.headers.fields {
-		if f := &r.headers.fields[i]; equalFold(f.Name, "x-forwarded-for") {
-			last = f.Value
-		}
-	}
-	if i := bytes.LastIndexByte(last, ','); i >= 0 {
-		last = last[i+1:]
-	}
-	// ParseAddr keeps a reference only to a zone, and clones that.
-	addr, err := netip.ParseAddr(view.String(bytes.Trim(last, " \t")))
-	if err != nil {
-		return netip.Addr{}
-	}
-	return addr.Unmap().WithZone("")
 }
 
 // Identity returns who makes the request, or nil if no policy has established it. It is read only.

@@ -71,6 +71,7 @@ func (c *compiler) chain(ch *workerv1.Chain) {
 		c.fail(ch, "", err.Error())
 		return
 	}
+	compiled.TrustedHops = ch.GetTrustedHops()
 	c.generation.chains[ch.GetId()] = compiled
 }
 

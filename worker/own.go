@@ -12,7 +12,9 @@ type ownCall struct {
 
 // copy makes it a copy of the call. It doesn't allocate once the buffer has grown.
 func (o *ownCall) copy(from *workerv1.Call) *workerv1.Call {
-	if size := len(from.Headers) + len(from.RequestHeaders) + len(from.Context) + len(from.Body) + len(from.Trailers) + len(from.Trace); cap(o.bytes) < size || cap(o.bytes) > maxOwn {
+	size := len(from.Headers) + len(from.RequestHeaders) + len(from.Context) + len(from.Body) + len(from.Trailers)
+	size += len(from.Trace) + len(from.SourceAddress)
+	if cap(o.bytes) < size || cap(o.bytes) > maxOwn {
 		o.bytes = make([]byte, 0, max(size, minOwn))
 	}
 	o.bytes = o.bytes[:0]
@@ -21,7 +23,7 @@ func (o *ownCall) copy(from *workerv1.Call) *workerv1.Call {
 	c.EndOfStream, c.WantContext = from.EndOfStream, from.WantContext
 	c.Headers, c.RequestHeaders = o.add(from.Headers), o.add(from.RequestHeaders)
 	c.Context, c.Body, c.Trailers = o.add(from.Context), o.add(from.Body), o.add(from.Trailers)
-	c.Trace = o.add(from.Trace)
+	c.Trace, c.SourceAddress = o.add(from.Trace), o.add(from.SourceAddress)
 	c.WholeBody, c.NoBody, c.Limit = from.WholeBody, from.NoBody, from.Limit
 	return c
 }

@@ -35,7 +35,7 @@ func TestOwnCallHasAll(t *testing.T) {
 	want := proto.Clone(from)
 	var o ownCall
 	got := o.copy(from)
-	for _, b := range [][]byte{from.Headers, from.RequestHeaders, from.Context, from.Body, from.Trailers} {
+	for _, b := range [][]byte{from.Headers, from.RequestHeaders, from.Context, from.Body, from.Trailers, from.Trace, from.SourceAddress} {
 		clear(b)
 	}
 	if !proto.Equal(got, want) {

@@ -38,6 +38,7 @@ var bootstraps = []struct {
 		"--engine-cert", "/etc/envoy.crt", "--engine-key", "/etc/envoy.key",
 	}},
 	{"https", "testdata/envoy/kernel.yaml", []string{"--tls-cert", "/etc/envoy.crt", "--tls-key", "/etc/envoy.key", "--upstream-http2"}},
+	{"trusted-hops", "testdata/envoy/kernel-hops.yaml", nil},
 	{"two-kernels", "testdata/envoy/kernel.yaml", []string{"--engine", "10.0.0.1:9001,10.0.0.2:9001"}},
 	{"bypass", "testdata/envoy/kernel.yaml", []string{"--bypass", "/static", "--owned-header", "X-Organisation"}},
 	{"full-duplex", "testdata/envoy/kernel-bodies.yaml", []string{"--full-duplex", "*"}},

@@ -47,9 +47,9 @@ func (v *validation) checkEnvoy(file string) (notes []string, err error) {
 	c.dynamic = root.get("dynamic_resources").there()
 	for listener := range root.get("static_resources", "listeners").items() {
 		for chain := range listener.get("filter_chains").items() {
-			c.filterChain(chain)
+			c.filterChain(chain, listener)
 		}
-		c.filterChain(listener.get("default_filter_chain"))
+		c.filterChain(listener.get("default_filter_chain"), listener)
 	}
 	if c.dynamic {
 		c.note(root, "what Envoy gets dynamically is not checked")
@@ -73,15 +73,15 @@ func (c *envoyCheck) note(at place, format string, args ...any) {
 	c.notes = append(c.notes, config.Error{Pos: at.pos, Problem: fmt.Sprintf(format, args...)}.Error())
 }
 
-func (c *envoyCheck) filterChain(chain place) {
+func (c *envoyCheck) filterChain(chain, listener place) {
 	for filter := range chain.get("filters").items() {
 		if manager := filter.get("typed_config"); manager.isType(typeConnectionManager) {
-			c.connectionManager(manager)
+			c.connectionManager(manager, listener)
 		}
 	}
 }
 
-func (c *envoyCheck) connectionManager(manager place) {
+func (c *envoyCheck) connectionManager(manager, listener place) {
 	found := false
 	for filter := range manager.get("http_filters").items() {
 		cfg := filter.get("typed_config")
@@ -94,6 +94,7 @@ func (c *envoyCheck) connectionManager(manager place) {
 			c.fail(filter.get("disabled").pos, "the filter is off; legal is false")
 		}
 		c.extProc(cfg)
+		c.address(manager, listener, cfg)
 		c.routeConfig(manager, extProcAt{filter.get("name").text(), cfg})
 	}
 	if !found {

@@ -119,7 +119,7 @@ func (c *envoyCheck) routeName(o override, route place, filter extProcAt) {
 		return
 	case name != "":
 		name = strings.ReplaceAll(name, "%%", "%")
-	case sendsRouteName(filter) && route.get("name").text() != "":
+	case sendsAttribute(filter.cfg, "xds.route_name") && route.get("name").text() != "":
 		at, name = route.get("name"), route.get("name").text()
 	default:
 		c.fail(route.pos, "the route has no name for the engine; legal is %s in overrides.grpc_initial_metadata of %s in typed_per_filter_config", routeMetadata, filter.name)
@@ -141,10 +141,10 @@ func (c *envoyCheck) routeName(o override, route place, filter extProcAt) {
 	}
 }
 
-// sendsRouteName reports whether the kernel gets the route's name as an attribute.
-func sendsRouteName(filter extProcAt) bool {
-	for attribute := range filter.cfg.get("request_attributes").items() {
-		if attribute.text() == "xds.route_name" {
+// sendsAttribute reports whether Envoy sends the kernel an attribute with the headers of a request.
+func sendsAttribute(filter place, name string) bool {
+	for attribute := range filter.get("request_attributes").items() {
+		if attribute.text() == name {
 			return true
 		}
 	}

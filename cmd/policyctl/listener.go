@@ -43,6 +43,7 @@ func (b *bootstrap) connectionManager() *hcmv3.HttpConnectionManager {
 		StatPrefix:                   "ingress",
 		CodecType:                    hcmv3.HttpConnectionManager_AUTO,
 		UseRemoteAddress:             wrapperspb.Bool(true),
+		XffNumTrustedHops:            uint32(b.kernel.ClientAddress.TrustedHops),
 		NormalizePath:                wrapperspb.Bool(true),
 		MergeSlashes:                 true,
 		PathWithEscapedSlashesAction: hcmv3.HttpConnectionManager_REJECT_REQUEST,

@@ -30,7 +30,7 @@ var (
 	errTwoMessages = errors.New("more than one of the fields 2 to 7 is set")
 	errTwoContents = errors.New("more than one header map or body in one phase")
 	errTruncated   = errors.New("not a protobuf message")
-	errRouteName   = errors.New("xds.route_name is malformed or given twice")
+	errAttributes  = errors.New("the attributes are malformed, or one is given twice")
 )
 
 // decoder holds one decoded ProcessingRequest. Its parts are reused, so that decoding does not allocate.
@@ -145,30 +145,49 @@ func twoContents(message []byte) bool {
 	return false
 }
 
-// routeName returns the attribute xds.route_name, which aliases the message, or nothing. Envoy keeps its attributes under one key, the filter's name; any key
-// is looked into, but two names are an error, because nobody could tell which one counts.
-func (d *decoder) routeName() (name []byte, err error) {
+// attributes returns the attributes xds.route_name and source.address, which alias the message; nil for one that Envoy did not send. Envoy
+// keeps its attributes under one key, the filter's name. All keys are searched, but two values are an error, because it is not known which
+// one counts. An address that is not text, or empty, is returned as text that is no address: Envoy sent the attribute, so no other source
+// of the address may take its place.
+func (d *decoder) attributes() (routeName, source []byte, err error) {
 	for _, a := range d.message.Attributes {
 		if err := eachField(a.Value, func(num protowire.Number, entry []byte) error {
 			key, value, err := mapEntry(num, entry)
-			if err != nil || string(key) != "xds.route_name" {
+			if err != nil {
 				return err
 			}
-			text, err := stringValue(value)
-			if err != nil || len(text) == 0 {
-				return err
+			switch string(key) {
+			case "xds.route_name":
+				text, err := stringValue(value)
+				if err != nil || len(text) == 0 {
+					return err
+				}
+				if routeName != nil || !utf8.Valid(text) {
+					return errAttributes
+				}
+				routeName = text
+			case "source.address":
+				text, err := stringValue(value)
+				if err != nil || source != nil {
+					return errAttributes
+				}
+				if source = text; len(source) == 0 || len(source) > maxSource {
+					source = unknownSource
+				}
 			}
-			if name != nil || !utf8.Valid(text) {
-				return errRouteName
-			}
-			name = text
 			return nil
 		}); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 	}
-	return name, nil
+	return routeName, source, nil
 }
+
+// maxSource is the longest source.address that is passed on, in bytes: longer text is not an IP address.
+const maxSource = 128
+
+// unknownSource is an address that no policy takes for one (RFC 7239 section 6.2).
+var unknownSource = []byte("unknown")
 
 // mapEntry splits an entry of Struct.fields (google/protobuf/struct.proto); other fields have no key.
 func mapEntry(num protowire.Number, entry []byte) (key, value []byte, err error) {
@@ -203,11 +222,11 @@ func eachField(msg []byte, do func(protowire.Number, []byte) error) error {
 	for len(msg) > 0 {
 		num, typ, n := protowire.ConsumeTag(msg)
 		if n < 0 {
-			return errRouteName
+			return errAttributes
 		}
 		msg = msg[n:]
 		if n = protowire.ConsumeFieldValue(num, typ, msg); n < 0 {
-			return errRouteName
+			return errAttributes
 		}
 		field := msg[:n]
 		msg = msg[n:]

@@ -2,6 +2,8 @@ package extproc
 
 import (
 	"bytes"
+	"strconv"
+	"strings"
 	"testing"
 
 	extprocv3 "github.com/envoyproxy/go-control-plane/envoy/service/ext_proc/v3"
@@ -76,7 +78,7 @@ func TestRouteNameFromAttributes(t *testing.T) {
 			if _, err := d.decode(tc.msg); err != nil {
 				t.Fatal(err)
 			}
-			name, err := d.routeName()
+			name, _, err := d.attributes()
 			if string(name) != tc.want || (err != nil) != tc.bad {
 				t.Errorf("%q, %v", name, err)
 			}
@@ -134,8 +136,9 @@ func FuzzDecode(f *testing.F) {
 		if h != nil && d.headers.EndOfStream != h.GetEndOfStream() {
 			t.Fatalf("end_of_stream %v", d.headers.EndOfStream)
 		}
-		if name, err := d.routeName(); err == nil {
+		if name, source, err := d.attributes(); err == nil {
 			checkRouteName(t, string(name), theirs)
+			checkSource(t, source, theirs)
 		}
 	})
 }
@@ -155,6 +158,56 @@ func checkRouteName(t *testing.T, name string, theirs *extprocv3.ProcessingReque
 	}
 }
 
+// checkSource: source.address is found exactly if Envoy's types have it, and is not found as another address.
+func checkSource(t *testing.T, source []byte, theirs *extprocv3.ProcessingRequest) {
+	there := false
+	for _, s := range theirs.GetAttributes() {
+		v, ok := s.GetFields()["source.address"]
+		there = there || ok
+		if ok && string(source) != v.GetStringValue() && string(source) != string(unknownSource) {
+			t.Fatalf("found the address %q, Envoy's types say %q", source, v.GetStringValue())
+		}
+	}
+	if there != (source != nil) {
+		t.Fatalf("address %q, but in Envoy's types it is there: %v", source, there)
+	}
+}
+
+// What Envoy says of the client is text, and counts also where it is no address.
+func TestSourceFromAttributes(t *testing.T) {
+	text := structpb.NewStringValue
+	for name, c := range map[string]struct {
+		of   []map[string]*structpb.Value
+		want string
+		bad  bool
+	}{
+		"none":           {nil, "", false},
+		"other":          {[]map[string]*structpb.Value{{"source.port": structpb.NewNumberValue(7)}}, "", false},
+		"address":        {[]map[string]*structpb.Value{{"source.address": text("192.0.2.1:443"), "xds.route_name": text("r")}}, "192.0.2.1:443", false},
+		"of a socket":    {[]map[string]*structpb.Value{{"source.address": text("@/run/envoy.sock")}}, "@/run/envoy.sock", false},
+		"empty":          {[]map[string]*structpb.Value{{"source.address": text("")}}, "unknown", false},
+		"not text":       {[]map[string]*structpb.Value{{"source.address": structpb.NewNumberValue(7)}}, "unknown", false},
+		"too long":       {[]map[string]*structpb.Value{{"source.address": text(strings.Repeat("1", 129))}}, "unknown", false},
+		"twice":          {[]map[string]*structpb.Value{{"source.address": text("192.0.2.1:0")}, {"source.address": text("192.0.2.2:0")}}, "", true},
+		"twice the same": {[]map[string]*structpb.Value{{"source.address": text("192.0.2.1:0")}, {"source.address": text("192.0.2.1:0")}}, "", true},
+		"empty and more": {[]map[string]*structpb.Value{{"source.address": text("")}, {"source.address": text("192.0.2.2:0")}}, "", true},
+	} {
+		message := &extprocv3.ProcessingRequest{
+			Attributes: map[string]*structpb.Struct{}, Request: &extprocv3.ProcessingRequest_RequestHeaders{RequestHeaders: &extprocv3.HttpHeaders{}},
+		}
+		for i, fields := range c.of {
+			message.Attributes[strconv.Itoa(i)] = &structpb.Struct{Fields: fields}
+		}
+		var d decoder
+		if _, err := d.decode(mustMarshal(t, message)); err != nil {
+			t.Fatal(err)
+		}
+		if _, source, err := d.attributes(); string(source) != c.want || (err != nil) != c.bad {
+			t.Errorf("%s: %q, %v; want %q", name, source, err, c.want)
+		}
+	}
+}
+
 // TestDecoderKeepsNothing: what one message had, the next does not.
 func TestDecoderKeepsNothing(t *testing.T) {
 	var d decoder
@@ -166,7 +219,7 @@ func TestDecoderKeepsNothing(t *testing.T) {
 	if err != nil || phase != requestHeaders {
 		t.Fatal(phase, err)
 	}
-	name, err := d.routeName()
+	name, _, err := d.attributes()
 	if len(d.headers.Headers) != 0 || d.headers.EndOfStream || d.protocol.ResponseBodyMode != 0 || d.message.ObservabilityMode || name != nil || err != nil {
 		t.Errorf("left over: %v %v %v %q", &d.headers, &d.protocol, d.message.ObservabilityMode, name)
 	}

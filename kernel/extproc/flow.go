@@ -14,13 +14,17 @@ import (
 
 // requestHeaders finds the route, makes sure that both of its flows can be enforced, and begins the request flow.
 func (m *Machine) requestHeaders(now Instant) Effect {
-	if m.routeName == "" {
-		name, err := m.decoder.routeName()
+	// Fast path: Envoy sends no attributes.
+	if len(m.decoder.message.Attributes) > 0 {
+		name, source, err := m.decoder.attributes()
 		if err != nil {
 			return m.refuse(&malformedRequest, now)
 		}
-		m.name = append(m.name[:0], name...)
-		m.routeName = view.String(m.name) // Nothing writes to m.name until the next stream.
+		m.sourceAddress = append(m.sourceAddress, source...)
+		if m.routeName == "" {
+			m.name = append(m.name[:0], name...)
+			m.routeName = view.String(m.name) // Nothing writes to m.name until the next stream.
+		}
 	}
 	var err error
 	m.requestMap = append(m.requestMap[:0], m.decoder.headers.Headers...)
@@ -207,6 +211,7 @@ func (m *Machine) fill(c *workerv1.Call, limit uint32) {
 		c.Headers, c.RequestHeaders = m.responseMap, m.requestMap
 	}
 	c.EndOfStream = m.endOfStream
+	c.SourceAddress = m.sourceAddress
 	c.Context = m.context
 	c.WantContext = m.contextExpected
 	c.Limit = limit

@@ -83,6 +83,7 @@ type Machine struct {
 
 	// Bytes that outlive the message or result that they came in.
 	name            []byte
+	sourceAddress   []byte // Envoy's attribute source.address; empty if Envoy did not send it
 	requestMap      []byte
 	responseMap     []byte
 	trailerMap      []byte
@@ -121,6 +122,7 @@ func (m *Machine) Open(routeName string, _ Instant) {
 	m.request, m.response, m.undecided, m.holding = direction{}, direction{}, false, false
 	m.asked = asked{}
 	m.context, m.subject, m.requestID = m.context[:0], m.subject[:0], nil
+	m.sourceAddress = m.sourceAddress[:0]
 	m.begin(0, 0)
 }
 
@@ -305,6 +307,7 @@ func (m *Machine) Close() {
 	}
 	c := &m.call.Message
 	c.Headers, c.RequestHeaders, c.Context, c.Body, c.Trailers, c.Trace = nil, nil, nil, nil, nil, nil
+	c.SourceAddress = nil
 }
 
 // answer gives m.out and then tail, and ends the stream if that was all that the route wants.

@@ -32,7 +32,7 @@ func newAllowPath(t testing.TB, name string, response bool) *allowPath {
 		user-agent=Mozilla/5.0 x-api-key=0123456789abcdef0123456789abcdef x-forwarded-for=192.0.2.7 x-forwarded-proto=https
 		x-request-id=7c9e6679-7425-40de-944b-e07fc1f90ae7 end_of_stream`)
 	if name == "" {
-		headers = append(headers, "route=orders")
+		headers = append(headers, "route=orders", "source=192.0.2.7:4711")
 	}
 	p := &allowPath{
 		m: New(s), name: name,
@@ -87,7 +87,7 @@ var allowPaths = []struct {
 }{
 	{"request", "orders", false},
 	{"request and response", "orders", true},
-	{"request, route from attribute", "", false},
+	{"request, route and address from attributes", "", false},
 }
 
 func TestAllowPathDoesNotAllocate(t *testing.T) {

@@ -66,6 +66,9 @@ func showCall(e Effect) string {
 	if len(c.RequestHeaders) > 0 {
 		s += " request_headers:" + showMap(c.RequestHeaders)
 	}
+	if len(c.SourceAddress) > 0 {
+		s += " source=" + string(c.SourceAddress)
+	}
 	if len(c.Context) > 0 {
 		s += " context=" + strings.Trim(strconv.Quote(string(c.Context)), `"`)
 	}

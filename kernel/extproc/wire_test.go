@@ -14,7 +14,7 @@ import (
 	workerv1 "github.com/policy-engine/policy-engine/api/worker/v1"
 )
 
-// envoyMessage makes a ProcessingRequest of Envoy's own types. Words: end_of_stream, observability, full_duplex (both ways; also request_duplex, response_duplex), streamed_ahead, route=NAME (as an attribute),
+// envoyMessage makes a ProcessingRequest of Envoy's own types. Words: end_of_stream, observability, full_duplex (both ways; also request_duplex, response_duplex), streamed_ahead, route=NAME and source=ADDRESS (as attributes, in this order),
 // also=KIND (a second member of the oneof), latin1 (a header name that is not UTF-8); all others are name=value headers, or body=TEXT.
 func envoyMessage(kind string, args []string) ([]byte, error) {
 	req := &extprocv3.ProcessingRequest{MetadataContext: &corev3.Metadata{}}
@@ -46,6 +46,12 @@ func envoyMessage(kind string, args []string) ([]byte, error) {
 			}
 		case arg == "latin1":
 			latin1 = true
+		case name == "source":
+			attributes := map[string]*structpb.Value{"source.address": structpb.NewStringValue(value)}
+			if already := req.Attributes["envoy.filters.http.ext_proc"]; already != nil {
+				attributes["xds.route_name"] = already.Fields["xds.route_name"]
+			}
+			req.Attributes = map[string]*structpb.Struct{"envoy.filters.http.ext_proc": {Fields: attributes}}
 		case name == "route":
 			req.Attributes = map[string]*structpb.Struct{"envoy.filters.http.ext_proc": {Fields: map[string]*structpb.Value{
 				"request.id": structpb.NewStringValue("x"), "xds.route_name": structpb.NewStringValue(value),

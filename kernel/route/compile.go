@@ -63,7 +63,7 @@ func Compile(generation uint64, cfg *config.Kernel, offers []Offer) (*Table, map
 // CompileAfter is Compile for a table that takes the place of the previous one: two worker names that offer the same policy are no
 // error then, but one of Table.Conflicts.
 func CompileAfter(previous *Table, generation uint64, cfg *config.Kernel, offers []Offer) (*Table, map[string][]*workerv1.Chain, error) {
-	c := compiler{chains: make(map[string][]*workerv1.Chain)}
+	c := compiler{chains: make(map[string][]*workerv1.Chain), trustedHops: uint32(cfg.ClientAddress.TrustedHops)}
 	c.collectOwners(cfg, offers, previous)
 	routes := make([]Route, 0, len(cfg.Routes))
 	names := make(map[string]config.Pos, len(cfg.Routes))
@@ -86,7 +86,8 @@ func CompileAfter(previous *Table, generation uint64, cfg *config.Kernel, offers
 }
 
 type compiler struct {
-	owners map[string]owner
+	trustedHops uint32
+	owners      map[string]owner
 	// undiscovered: a configured worker has not told its policies.
 	undiscovered bool
 	conflicts    []Conflict
@@ -159,7 +160,7 @@ func (c *compiler) flow(in *config.Route, flow *config.Flow, response bool, miss
 
 func (c *compiler) newChain(worker, route string, response bool) *workerv1.Chain {
 	c.lastChain++
-	chain := &workerv1.Chain{Id: c.lastChain, RouteName: route, ResponseFlow: response}
+	chain := &workerv1.Chain{Id: c.lastChain, RouteName: route, ResponseFlow: response, TrustedHops: c.trustedHops}
 	c.chains[worker] = append(c.chains[worker], chain)
 	return chain
 }

@@ -203,6 +203,8 @@ func TestLines(t *testing.T) {
 			nil,
 		},
 		{"addresses", policytest.Request{Headers: []string{"x-forwarded-for: 192.0.2.1, ::ffff:203.0.113.7"}}, map[string]any{"client": "203.0.113.7"}, []string{"192.0.2.1"}},
+		{"address behind a proxy", policytest.Request{TrustedHops: 1, Headers: []string{"x-forwarded-for: 198.51.100.7, 192.0.2.1:80, 10.0.0.1"}}, map[string]any{"client": "192.0.2.1"}, []string{"198.51.100.7"}},
+		{"Envoy's address", policytest.Request{SourceAddress: "[2001:db8::1]:443", Headers: []string{"x-forwarded-for: 198.51.100.7"}}, map[string]any{"client": "2001:db8::1"}, []string{"198.51.100.7"}},
 		{"no address", policytest.Request{Headers: []string{"x-forwarded-for: \"}"}}, map[string]any{"client": nil}, nil},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -24,6 +24,10 @@ type Request struct {
 	Scheme string
 	// Headers are lines such as "x-api-key: secret", in this order. Names are sent as they are written; Envoy sends them in lower case.
 	Headers []string
+	// SourceAddress is Envoy's attribute source.address, such as "192.0.2.1:443"; empty if Envoy does not send it.
+	SourceAddress string
+	// TrustedHops is how many proxies in front of Envoy are trusted (client_address.trusted_hops).
+	TrustedHops int
 	// Body says that a body follows the headers.
 	Body bool
 	// Identity was established by an earlier policy.
@@ -122,6 +126,7 @@ func (e *Exchange) begin(t testing.TB) (x *policies.Exchange, request, response 
 		}
 	}
 	check(x.BeginRequest(or(e.request.Route, "route"), request, !e.request.Body))
+	x.SetSource([]byte(e.request.SourceAddress), uint32(e.request.TrustedHops))
 	for _, c := range e.changes {
 		if !c.Response && !c.Trailer {
 			check(x.Replay(c))

@@ -13,7 +13,8 @@ import (
 )
 
 // fields are the header fields that tell a client what it has left: RateLimit and RateLimit-Policy (draft-ietf-httpapi-ratelimit-headers-11, structured fields
-// of RFC 9651), or RateLimit-Limit, RateLimit-Remaining and RateLimit-Reset (the same draft up to -07).
+// of RFC 9651), or RateLimit-Limit, RateLimit-Remaining and RateLimit-Reset (the same draft up to -07), or the same three with X- before
+// them. All of them count seconds.
 //
 // A request policy can't set headers of the response, so what an admitted request has left travels as metadata to rateLimitHeaders.
 type fields struct {
@@ -22,6 +23,8 @@ type fields struct {
 	limit  int64
 	name   string // as an sf-string
 	policy string // the item of RateLimit-Policy
+	// plain is of the forms with a field for each number; nil for the others.
+	plain *plainForm
 	// texts are those last made: most requests of a client repeat one that another client had, and find it made.
 	texts *[64]atomic.Pointer[text]
 }
@@ -35,8 +38,13 @@ type text struct {
 func newFields(params Params, r bucket.Rate) fields {
 	// Clients count requests, so a cost is taken out. A name of digits, letters and token characters needs no escapes in an sf-string.
 	f := fields{form: params.Headers, cost: r.Cost, limit: r.Requests / r.Cost, texts: new([64]atomic.Pointer[text])}
+	for i := range plainForms {
+		if plainForms[i].name == f.form {
+			f.plain = &plainForms[i]
+		}
+	}
 	per := time.Duration(r.Per)
-	f.name = strconv.Quote(strings.ReplaceAll(params.Key, ":", "-") + "-" + per.String())
+	f.name = strconv.Quote(params.Key.Label() + "-" + per.String())
 	f.policy = fmt.Sprintf("%s;q=%d", f.name, f.limit)
 	if f.limit == 0 {
 		// One request costs more than the time of per brings: there is one in a longer time. Rounded up, it promises less.
@@ -59,7 +67,7 @@ func ceilTime(per time.Duration, cost, requests int64) time.Duration {
 	return time.Duration(seconds).Truncate(time.Second) + time.Second
 }
 
-// text returns the RateLimit item, or in the legacy form the values of limit, remaining and reset with spaces between them.
+// text returns the RateLimit item, or in a plain form the values of limit, remaining and reset with spaces between them.
 func (f *fields) text(remaining, reset int64) string {
 	slot := &f.texts[uint64(remaining*31+reset)%uint64(len(f.texts))]
 	// Fast path: the same was said before.
@@ -68,7 +76,7 @@ func (f *fields) text(remaining, reset int64) string {
 	}
 	var buf [128]byte
 	b := buf[:0]
-	if f.form == headersLegacy {
+	if f.plain != nil {
 		b = append(strconv.AppendInt(b, f.limit, 10), ' ')
 		b = append(strconv.AppendInt(b, remaining, 10), ' ')
 	} else {
@@ -87,14 +95,24 @@ var (
 	limitKeys  = [len(policyKeys)]string{"rateLimit.limit.0", "rateLimit.limit.1", "rateLimit.limit.2", "rateLimit.limit.3"}
 )
 
-// legacyKey holds what is left of the limit that will be reached first: the legacy fields have no lists.
-const legacyKey = "rateLimit.legacy"
+// plainForm is a form with a field for each number.
+type plainForm struct {
+	name string
+	// key is the metadata with what is left of the limit that will be reached first: these fields have no lists.
+	key                     string
+	limit, remaining, reset string
+}
+
+var plainForms = [...]plainForm{
+	{headersLegacy, "rateLimit.legacy", "ratelimit-limit", "ratelimit-remaining", "ratelimit-reset"},
+	{headersX, "rateLimit.x", "x-ratelimit-limit", "x-ratelimit-remaining", "x-ratelimit-reset"},
+}
 
 // note leaves a note for rateLimitHeaders.
 func (f *fields) note(r *policies.Request, d bucket.Decision) {
 	remaining, reset := d.Remaining/f.cost, ceilSeconds(d.ResetAfter)
-	switch f.form {
-	case headersDraft:
+	switch {
+	case f.form == headersDraft:
 		for i := range policyKeys {
 			if _, taken := r.Metadata(policyKeys[i]); !taken {
 				r.SetMetadata(policyKeys[i], f.policy)
@@ -102,20 +120,20 @@ func (f *fields) note(r *policies.Request, d bucket.Decision) {
 				return
 			}
 		}
-	case headersLegacy:
-		if other, ok := r.Metadata(legacyKey); ok {
-			if _, left, _, ok := cutLegacy(other); ok {
+	case f.plain != nil:
+		if other, ok := r.Metadata(f.plain.key); ok {
+			if _, left, _, ok := cutPlain(other); ok {
 				if n, err := strconv.ParseInt(left, 10, 64); err == nil && n <= remaining {
 					return
 				}
 			}
 		}
-		r.SetMetadata(legacyKey, f.text(remaining, reset))
+		r.SetMetadata(f.plain.key, f.text(remaining, reset))
 	}
 }
 
-// cutLegacy splits a legacy text.
-func cutLegacy(text string) (limit, remaining, reset string, ok bool) {
+// cutPlain splits a text of a plain form.
+func cutPlain(text string) (limit, remaining, reset string, ok bool) {
 	limit, rest, _ := strings.Cut(text, " ")
 	remaining, reset, ok = strings.Cut(rest, " ")
 	return limit, remaining, reset, ok
@@ -124,12 +142,12 @@ func cutLegacy(text string) (limit, remaining, reset string, ok bool) {
 // answer sets the fields of a refusal. Its t is the same as Retry-After, which must not be earlier (section 6 of the draft).
 func (f *fields) answer(v policies.Verdict, d bucket.Decision, seconds int64) policies.Verdict {
 	remaining := d.Remaining / f.cost
-	switch f.form {
-	case headersDraft:
+	switch {
+	case f.form == headersDraft:
 		return v.WithHeader("ratelimit-policy", f.policy).WithHeader("ratelimit", f.text(remaining, seconds))
-	case headersLegacy:
-		limit, remaining, reset, _ := cutLegacy(f.text(remaining, seconds))
-		return v.WithHeader("ratelimit-limit", limit).WithHeader("ratelimit-remaining", remaining).WithHeader("ratelimit-reset", reset)
+	case f.plain != nil:
+		limit, remaining, reset, _ := cutPlain(f.text(remaining, seconds))
+		return v.WithHeader(f.plain.limit, limit).WithHeader(f.plain.remaining, remaining).WithHeader(f.plain.reset, reset)
 	}
 	return v
 }

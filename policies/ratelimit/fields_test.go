@@ -22,7 +22,7 @@ func TestQuotaIsNeverZero(t *testing.T) {
 		{9, 9, "1s", `"identity-1s";q=1;w=1`},
 		{9, 2, "1s", `"identity-1s";q=4;w=1`},
 	} {
-		p := Params{Requests: tt.requests, Cost: tt.cost, Key: "identity", Headers: headersDraft}
+		p := Params{Requests: tt.requests, Cost: tt.cost, Key: bucket.Param{{"identity"}}, Headers: headersDraft}
 		if err := p.Per.UnmarshalText([]byte(tt.per)); err != nil {
 			t.Fatal(err)
 		}

@@ -30,11 +30,14 @@ func (*Headers) OnResponseHeaders(_ context.Context, r *policies.Response) (poli
 		r.SetHeader("ratelimit-policy", policy)
 		r.SetHeader("ratelimit", limit)
 	}
-	if text, ok := r.Metadata(legacyKey); ok {
-		limit, remaining, reset, _ := cutLegacy(text)
-		r.SetHeader("ratelimit-limit", limit)
-		r.SetHeader("ratelimit-remaining", remaining)
-		r.SetHeader("ratelimit-reset", reset)
+	for i := range plainForms {
+		f := &plainForms[i]
+		if text, ok := r.Metadata(f.key); ok {
+			limit, remaining, reset, _ := cutPlain(text)
+			r.SetHeader(f.limit, limit)
+			r.SetHeader(f.remaining, remaining)
+			r.SetHeader(f.reset, reset)
+		}
 	}
 	return policies.Continue(), nil
 }

@@ -24,7 +24,7 @@ func Definition() policies.Definition { return policies.Define(name, version, bu
 // Policy is rateLimit at one place of the configuration.
 type Policy struct {
 	rate    bucket.Rate
-	client  bucket.Client
+	client  *bucket.Client
 	place   []byte // prefix of what is hashed to a bucket's key
 	store   *bucket.Store
 	account *bucket.Account
@@ -46,7 +46,7 @@ func build(env policies.Env, params Params) (*Policy, error) {
 		return nil, fmt.Errorf("open store: %w", err)
 	}
 	// What changes the meaning of a bucket is part of its name: buckets survive a reload that leaves it as it is.
-	place := fmt.Sprintf("%q %d %d %d %d %q", env.Instance(), r.Requests, r.Per, r.Burst, params.Cost, params.Key)
+	place := fmt.Sprintf("%q %d %d %d %d %q", env.Instance(), r.Requests, r.Per, r.Burst, params.Cost, params.Key.String())
 	shared, err := env.Shared("account "+place, func() (io.Closer, error) { return &bucket.Account{}, nil })
 	if err != nil {
 		return nil, fmt.Errorf("open account: %w", err)

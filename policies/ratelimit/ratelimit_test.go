@@ -40,15 +40,15 @@ func TestParameters(t *testing.T) {
 		`{"requests": 9, "per": "1s", "cost": 10}`:                     "cost: 10 is more than burst, which is 9",
 		`{"requests": 9, "per": "1s", "burst": 3, "cost": 4}`:          "cost: 4 is more than burst, which is 3",
 		`{"requests": 9, "per": "1s", "cost": 0}`:                      "cost: 0 is not legal; it must be at least 1",
-		`{"requests": 1, "per": "1s", "key": ""}`:                      `key: "" is not legal; legal are identity, client_ip, route and header:NAME`,
-		`{"requests": 1, "per": "1s", "key": "request.path"}`:          `key: "request.path" is not legal`,
-		`{"requests": 1, "per": "1s", "key": "header:"}`:               `key: "header:" is not legal`,
-		`{"requests": 1, "per": "1s", "key": "header:x a"}`:            `key: "header:x a" is not legal`,
-		`{"requests": 1, "per": "1s", "key": "header:Host"}`:           `key: "header:Host" is not legal`,
-		`{"requests": 1, "per": "1s", "key": "header::path"}`:          `key: "header::path" is not legal`,
+		`{"requests": 1, "per": "1s", "key": ""}`:                      `key: unknown value "", expected identity, client_ip, route or header:NAME`,
+		`{"requests": 1, "per": "1s", "key": "request.path"}`:          `key: unknown value "request.path", expected identity`,
+		`{"requests": 1, "per": "1s", "key": "header:"}`:               `key: unknown value "header:", expected identity`,
+		`{"requests": 1, "per": "1s", "key": "header:x a"}`:            `key: unknown value "header:x a", expected identity`,
+		`{"requests": 1, "per": "1s", "key": "header:Host"}`:           `key: unknown value "header:Host", expected identity`,
+		`{"requests": 1, "per": "1s", "key": "header::path"}`:          `key: unknown value "header::path", expected identity`,
 		`{"requests": 1, "per": "1s", "store": "redis"}`:               `store: "redis" is not legal; legal is local`,
 		`{"requests": 1, "per": "1s", "on_store_failure": "allow"}`:    "on_store_failure: unknown parameter",
-		`{"requests": 1, "per": "1s", "headers": "on"}`:                `headers: "on" is not legal; legal are draft, legacy and off`,
+		`{"requests": 1, "per": "1s", "headers": "on"}`:                `headers: unknown value "on", expected draft, legacy, x-ratelimit or off`,
 		`{"requests": 0, "per": "1s", "store": "redis", "key": "all"}`: "requests: 0 is not legal; legal are 1 to 1000000000\nstore: \"redis\" is not legal; legal is local\nkey: ",
 	} {
 		_, err := Definition().Build(policytest.NewEnv(t), json.RawMessage(params))
@@ -114,9 +114,9 @@ func TestUndecidable(t *testing.T) {
 		r    policytest.Request
 		want string
 	}{
-		"no identity":     {"identity", from("x-user-id: alice"), "by identity: the request has none"},
-		"no address":      {"client_ip", from(), "is not an address"},
-		"illegal address": {"client_ip", from("x-forwarded-for: 192.0.2.1, unknown"), "is not an address"},
+		"no identity":    {"identity", from("x-user-id: alice"), "by identity: the request has none"},
+		"no address":     {"client_ip", from(), "the client's address is not known"},
+		"not an address": {"client_ip", from("x-forwarded-for: 192.0.2.1, unknown"), "the client's address is not known"},
 	} {
 		p := policytest.Build(t, Definition(), policytest.NewEnv(t), fmt.Sprintf(`{"requests": 1, "per": "1s", "key": %q}`, c.key))
 		if got := policytest.Run(t, p, c.r); got.Err == nil || !strings.Contains(got.Err.Error(), c.want) {

@@ -16,14 +16,14 @@ type Params struct {
 	Per      policies.Duration `json:"per" jsonschema:"required,description=The time that tokens counts for; from 1ms to 8784h."`
 	Burst    *int64            `json:"burst,omitempty" jsonschema:"minimum=1,maximum=1000000000,description=How many tokens a client that was quiet may use at once. Default: as many as tokens."`
 	Estimate int64             `json:"estimate" jsonschema:"required,minimum=1,maximum=1000000000,description=How many tokens a request is charged with until its usage is known; and if it never is."`
-	Key      string            `json:"key,omitempty" jsonschema:"default=identity,description=What makes two requests those of one client: identity or client_ip or route or header:NAME."`
+	Key      bucket.Param      `json:"key,omitempty" jsonschema:"default=identity,description=What makes two requests those of one client: identity or client_ip or route or header:NAME; several of them under all; or a list of which the first counts that the request has."`
 }
 
 // Defaults sets what the configuration leaves out.
-func (p *Params) Defaults() { *p = Params{Key: "identity"} }
+func (p *Params) Defaults() { *p = Params{Key: bucket.Param{{"identity"}}} }
 
 // check returns the parameters as the policy uses them, or all that is wrong with them.
-func (p *Params) check() (bucket.Rate, bucket.Client, error) {
+func (p *Params) check() (bucket.Rate, *bucket.Client, error) {
 	var problems []error
 	bad := func(param, format string, args ...any) {
 		problems = append(problems, policies.BadParam(param, format, args...))
@@ -46,16 +46,14 @@ func (p *Params) check() (bucket.Rate, bucket.Client, error) {
 	if burst >= 1 && p.Estimate > burst {
 		bad("estimate", "%d is more than burst, which is %d: no request would ever be admitted", p.Estimate, burst)
 	}
-	client, ok := bucket.ParseClient(p.Key)
-	if !ok {
-		bad("key", "%q is not legal; legal are identity, client_ip, route and header:NAME", p.Key)
-	}
+	client, wrong := p.Key.Client()
+	problems = append(problems, wrong...)
 	if len(problems) > 0 {
-		return bucket.Rate{}, bucket.Client{}, errors.Join(problems...)
+		return bucket.Rate{}, nil, errors.Join(problems...)
 	}
 	rate, ok := bucket.NewRate(p.Tokens, int64(p.Per), burst, p.Estimate)
 	if !ok {
-		return bucket.Rate{}, bucket.Client{}, policies.BadParam("burst", "%d takes longer than %.0f years to fill up again", burst, bucket.MaxFull.Hours()/24/365)
+		return bucket.Rate{}, nil, policies.BadParam("burst", "%d takes longer than %.0f years to fill up again", burst, bucket.MaxFull.Hours()/24/365)
 	}
 	return rate, client, nil
 }

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/policy-engine/policy-engine/policies"
@@ -26,7 +25,7 @@ func Definition() policies.Definition { return policies.Define(name, version, bu
 
 // Policy is tokenQuota at one place of the configuration.
 type Policy struct {
-	client  bucket.Client
+	client  *bucket.Client
 	place   []byte // prefix of what is hashed to a bucket's key
 	receipt receipt
 	store   *bucket.Store
@@ -55,11 +54,11 @@ func build(env policies.Env, params Params) (*Policy, error) {
 		return nil, err
 	}
 	// What changes the meaning of a bucket is part of its name: buckets survive a reload that leaves it as it is.
-	place := fmt.Sprintf("%q %d %d %d %q", env.Instance(), rate.Requests, rate.Per, rate.Burst, params.Key)
+	place := fmt.Sprintf("%q %d %d %d %q", env.Instance(), rate.Requests, rate.Per, rate.Burst, params.Key.String())
 	sum := sha256.Sum256([]byte(place))
 	account := bucket.Key(sum[:len(bucket.Key{})])
 	per := time.Duration(rate.Per)
-	item := strconv.Quote(strings.ReplaceAll(params.Key, ":", "-") + "-tokens-" + per.String())
+	item := strconv.Quote(params.Key.Label() + "-tokens-" + per.String())
 	policy := fmt.Sprintf("%s;q=%d", item, rate.Requests)
 	if per%time.Second == 0 {
 		policy += fmt.Sprintf(";w=%d", per/time.Second)

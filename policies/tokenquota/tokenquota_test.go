@@ -35,7 +35,7 @@ func TestParameters(t *testing.T) {
 		`{"tokens": 10, "per": "1s", "estimate": 5, "burst": 4}`:        "estimate: 5 is more than burst, which is 4",
 		`{"tokens": 10, "per": "1s", "estimate": 1, "burst": 0}`:        "burst: 0 is not legal",
 		`{"tokens": 1, "per": "8784h", "estimate": 1, "burst": 10}`:     "burst: 10 takes longer than 9 years to fill up again",
-		`{"tokens": 10, "per": "1s", "estimate": 1, "key": "header:"}`:  `key: "header:" is not legal`,
+		`{"tokens": 10, "per": "1s", "estimate": 1, "key": "header:"}`:  `key: unknown value "header:", expected identity`,
 		`{"tokens": 10, "per": "1s", "estimate": 1, "store": "redis"}`:  "store: unknown parameter",
 		`{"tokens": 10, "per": "1s", "estimate": 1, "paths": ["a.b"]}`:  "paths: unknown parameter",
 		`{"tokens": 10, "per": 1, "estimate": 1}`:                       "per: number is not legal here",

@@ -124,6 +124,8 @@ func (c Cause) failure() workerv1.Result_Failure {
 type Chain struct {
 	// Waiting counts the runs in flight of a chain that MayWait. It is the caller's.
 	Waiting atomic.Int64
+	// TrustedHops is how many proxies in front of Envoy are trusted. It is set before the first run.
+	TrustedHops uint32
 	// waits: a policy may block, or has made a run wait.
 	waits atomic.Bool
 

@@ -129,6 +129,7 @@ func (r *Run) fillHeaders(call *workerv1.Call) error {
 	if err := r.x.BeginRequest(r.chain.route, r.requestHeaders, endOfStream && !r.chain.response); err != nil {
 		return fmt.Errorf("decode request headers: %w", err)
 	}
+	r.x.SetSource(call.SourceAddress, r.chain.TrustedHops)
 	if err := r.replay(r.in.RequestMutations, false, false); err != nil {
 		return err
 	}

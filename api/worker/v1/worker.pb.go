@@ -826,8 +826,11 @@ type Chain struct {
 	Id        uint32 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
 	RouteName string `protobuf:"bytes,2,opt,name=route_name,json=routeName,proto3" json:"route_name,omitempty"`
 	// The flow: true for the response flow.
-	ResponseFlow  bool              `protobuf:"varint,3,opt,name=response_flow,json=responseFlow,proto3" json:"response_flow,omitempty"`
-	Policies      []*PolicyInstance `protobuf:"bytes,4,rep,name=policies,proto3" json:"policies,omitempty"`
+	ResponseFlow bool              `protobuf:"varint,3,opt,name=response_flow,json=responseFlow,proto3" json:"response_flow,omitempty"`
+	Policies     []*PolicyInstance `protobuf:"bytes,4,rep,name=policies,proto3" json:"policies,omitempty"`
+	// How many proxies in front of Envoy are trusted. Where a call has no source_address, the client's address is the entry of
+	// x-forwarded-for that has so many entries to its right.
+	TrustedHops   uint32 `protobuf:"varint,5,opt,name=trusted_hops,json=trustedHops,proto3" json:"trusted_hops,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -888,6 +891,13 @@ func (x *Chain) GetPolicies() []*PolicyInstance {
 		return x.Policies
 	}
 	return nil
+}
+
+func (x *Chain) GetTrustedHops() uint32 {
+	if x != nil {
+		return x.TrustedHops
+	}
+	return 0
 }
 
 type PolicyInstance struct {
@@ -1389,7 +1399,10 @@ type Call struct {
 	// that they hold back are passed on.
 	Limit uint32 `protobuf:"varint,15,opt,name=limit,proto3" json:"limit,omitempty"`
 	// Absent if the request is not traced. Else the span of the call: 16 bytes are the trace's id, 8 the span's id, and what follows is the W3C tracestate.
-	Trace         []byte `protobuf:"bytes,16,opt,name=trace,proto3" json:"trace,omitempty"`
+	Trace []byte `protobuf:"bytes,16,opt,name=trace,proto3" json:"trace,omitempty"`
+	// The client's address as Envoy determined it (its attribute source.address), with or without a port. Empty if Envoy did not send it;
+	// what is not an IP address means that the client has none.
+	SourceAddress []byte `protobuf:"bytes,17,opt,name=source_address,json=sourceAddress,proto3" json:"source_address,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1532,6 +1545,13 @@ func (x *Call) GetLimit() uint32 {
 func (x *Call) GetTrace() []byte {
 	if x != nil {
 		return x.Trace
+	}
+	return nil
+}
+
+func (x *Call) GetSourceAddress() []byte {
+	if x != nil {
+		return x.SourceAddress
 	}
 	return nil
 }
@@ -2433,13 +2453,14 @@ const file_worker_v1_worker_proto_rawDesc = "" +
 	"\n" +
 	"generation\x18\x02 \x01(\x04R\n" +
 	"generation\x125\n" +
-	"\x06chains\x18\x03 \x03(\v2\x1d.policyengine.worker.v1.ChainR\x06chains\"\x9f\x01\n" +
+	"\x06chains\x18\x03 \x03(\v2\x1d.policyengine.worker.v1.ChainR\x06chains\"\xc2\x01\n" +
 	"\x05Chain\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\rR\x02id\x12\x1d\n" +
 	"\n" +
 	"route_name\x18\x02 \x01(\tR\trouteName\x12#\n" +
 	"\rresponse_flow\x18\x03 \x01(\bR\fresponseFlow\x12B\n" +
-	"\bpolicies\x18\x04 \x03(\v2&.policyengine.worker.v1.PolicyInstanceR\bpolicies\"\xe3\x01\n" +
+	"\bpolicies\x18\x04 \x03(\v2&.policyengine.worker.v1.PolicyInstanceR\bpolicies\x12!\n" +
+	"\ftrusted_hops\x18\x05 \x01(\rR\vtrustedHops\"\xe3\x01\n" +
 	"\x0ePolicyInstance\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06params\x18\x02 \x01(\fR\x06params\x12@\n" +
@@ -2471,7 +2492,7 @@ const file_worker_v1_worker_proto_rawDesc = "" +
 	"\x05calls\x18\x01 \x03(\v2\x1c.policyengine.worker.v1.CallR\x05calls\"c\n" +
 	"\vResultBatch\x128\n" +
 	"\aresults\x18\x01 \x03(\v2\x1e.policyengine.worker.v1.ResultR\aresults\x12\x1a\n" +
-	"\bdraining\x18\x02 \x01(\bR\bdraining\"\xd8\x03\n" +
+	"\bdraining\x18\x02 \x01(\bR\bdraining\"\xff\x03\n" +
 	"\x04Call\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x1e\n" +
 	"\n" +
@@ -2493,7 +2514,8 @@ const file_worker_v1_worker_proto_rawDesc = "" +
 	"\ano_body\x18\r \x01(\bR\x06noBody\x12\x1a\n" +
 	"\btrailers\x18\x0e \x01(\fR\btrailers\x12\x14\n" +
 	"\x05limit\x18\x0f \x01(\rR\x05limit\x12\x14\n" +
-	"\x05trace\x18\x10 \x01(\fR\x05trace\"\xb3\x04\n" +
+	"\x05trace\x18\x10 \x01(\fR\x05trace\x12%\n" +
+	"\x0esource_address\x18\x11 \x01(\fR\rsourceAddress\"\xb3\x04\n" +
 	"\aContext\x12<\n" +
 	"\bidentity\x18\x01 \x01(\v2 .policyengine.worker.v1.IdentityR\bidentity\x129\n" +
 	"\bmetadata\x18\x02 \x03(\v2\x1d.policyengine.worker.v1.EntryR\bmetadata\x12M\n" +

@@ -442,6 +442,11 @@ func (m *Chain) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
 		i -= len(m.unknownFields)
 		copy(dAtA[i:], m.unknownFields)
 	}
+	if m.TrustedHops != 0 {
+		i = protohelpers.EncodeVarint(dAtA, i, uint64(m.TrustedHops))
+		i--
+		dAtA[i] = 0x28
+	}
 	if len(m.Policies) > 0 {
 		for iNdEx := len(m.Policies) - 1; iNdEx >= 0; iNdEx-- {
 			size, err := m.Policies[iNdEx].MarshalToSizedBufferVT(dAtA[:i])
@@ -932,6 +937,15 @@ func (m *Call) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
 	if m.unknownFields != nil {
 		i -= len(m.unknownFields)
 		copy(dAtA[i:], m.unknownFields)
+	}
+	if len(m.SourceAddress) > 0 {
+		i -= len(m.SourceAddress)
+		copy(dAtA[i:], m.SourceAddress)
+		i = protohelpers.EncodeVarint(dAtA, i, uint64(len(m.SourceAddress)))
+		i--
+		dAtA[i] = 0x1
+		i--
+		dAtA[i] = 0x8a
 	}
 	if len(m.Trace) > 0 {
 		i -= len(m.Trace)
@@ -1896,6 +1910,7 @@ func (m *Call) ResetVT() {
 		f3 := m.Body[:0]
 		f4 := m.Trailers[:0]
 		f5 := m.Trace[:0]
+		f6 := m.SourceAddress[:0]
 		m.Reset()
 		m.Headers = f0
 		m.RequestHeaders = f1
@@ -1903,6 +1918,7 @@ func (m *Call) ResetVT() {
 		m.Body = f3
 		m.Trailers = f4
 		m.Trace = f5
+		m.SourceAddress = f6
 	}
 }
 func (m *Call) ReturnToVTPool() {
@@ -2197,6 +2213,9 @@ func (m *Chain) SizeVT() (n int) {
 			n += 1 + l + protohelpers.SizeOfVarint(uint64(l))
 		}
 	}
+	if m.TrustedHops != 0 {
+		n += 1 + protohelpers.SizeOfVarint(uint64(m.TrustedHops))
+	}
 	n += len(m.unknownFields)
 	return n
 }
@@ -2424,6 +2443,10 @@ func (m *Call) SizeVT() (n int) {
 		n += 1 + protohelpers.SizeOfVarint(uint64(m.Limit))
 	}
 	l = len(m.Trace)
+	if l > 0 {
+		n += 2 + l + protohelpers.SizeOfVarint(uint64(l))
+	}
+	l = len(m.SourceAddress)
 	if l > 0 {
 		n += 2 + l + protohelpers.SizeOfVarint(uint64(l))
 	}
@@ -3862,6 +3885,25 @@ func (m *Chain) UnmarshalVT(dAtA []byte) error {
 				return err
 			}
 			iNdEx = postIndex
+		case 5:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field TrustedHops", wireType)
+			}
+			m.TrustedHops = 0
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return protohelpers.ErrIntOverflow
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				m.TrustedHops |= uint32(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
 		default:
 			iNdEx = preIndex
 			skippy, err := protohelpers.Skip(dAtA[iNdEx:])
@@ -5279,6 +5321,40 @@ func (m *Call) UnmarshalVT(dAtA []byte) error {
 			m.Trace = append(m.Trace[:0], dAtA[iNdEx:postIndex]...)
 			if m.Trace == nil {
 				m.Trace = []byte{}
+			}
+			iNdEx = postIndex
+		case 17:
+			if wireType != 2 {
+				return fmt.Errorf("proto: wrong wireType = %d for field SourceAddress", wireType)
+			}
+			var byteLen int
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return protohelpers.ErrIntOverflow
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				byteLen |= int(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			if byteLen < 0 {
+				return protohelpers.ErrInvalidLength
+			}
+			postIndex := iNdEx + byteLen
+			if postIndex < 0 {
+				return protohelpers.ErrInvalidLength
+			}
+			if postIndex > l {
+				return io.ErrUnexpectedEOF
+			}
+			m.SourceAddress = append(m.SourceAddress[:0], dAtA[iNdEx:postIndex]...)
+			if m.SourceAddress == nil {
+				m.SourceAddress = []byte{}
 			}
 			iNdEx = postIndex
 		default:
@@ -8516,6 +8592,25 @@ func (m *Chain) UnmarshalVTUnsafe(dAtA []byte) error {
 				return err
 			}
 			iNdEx = postIndex
+		case 5:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field TrustedHops", wireType)
+			}
+			m.TrustedHops = 0
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return protohelpers.ErrIntOverflow
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				m.TrustedHops |= uint32(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
 		default:
 			iNdEx = preIndex
 			skippy, err := protohelpers.Skip(dAtA[iNdEx:])
@@ -9941,6 +10036,37 @@ func (m *Call) UnmarshalVTUnsafe(dAtA []byte) error {
 				return io.ErrUnexpectedEOF
 			}
 			m.Trace = dAtA[iNdEx:postIndex]
+			iNdEx = postIndex
+		case 17:
+			if wireType != 2 {
+				return fmt.Errorf("proto: wrong wireType = %d for field SourceAddress", wireType)
+			}
+			var byteLen int
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return protohelpers.ErrIntOverflow
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				byteLen |= int(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			if byteLen < 0 {
+				return protohelpers.ErrInvalidLength
+			}
+			postIndex := iNdEx + byteLen
+			if postIndex < 0 {
+				return protohelpers.ErrInvalidLength
+			}
+			if postIndex > l {
+				return io.ErrUnexpectedEOF
+			}
+			m.SourceAddress = dAtA[iNdEx:postIndex]
 			iNdEx = postIndex
 		default:
 			iNdEx = preIndex

@@ -29,6 +29,8 @@ type Kernel struct {
 	// The headers that policies own, such as the one that names the client. No client can send them: they are removed from requests on
 	// every route.
 	IdentityHeaders IdentityHeaders `yaml:"identity_headers"`
+	// How the client's address is found, for all policies that use it (rateLimit and tokenQuota with key client_ip, auditLog).
+	ClientAddress ClientAddress `yaml:"client_address"`
 	// The policies of each route.
 	RoutePolicies []Route `yaml:"route_policies"`
 	// The answer to requests of a route with a policy that no worker offers.
@@ -67,6 +69,15 @@ type IdentityHeaders struct {
 	strict.Node
 	// Routes on which clients can send the headers that no policy of the route owns. The upstream of such a route must not trust them.
 	KeepOn []RouteName `yaml:"keep_on"`
+}
+
+// ClientAddress is how the client's address is found. Envoy's own decision counts where its ext_proc filter sends it
+// (request_attributes: [source.address]); otherwise it is an entry of x-forwarded-for.
+type ClientAddress struct {
+	strict.Node
+	// How many proxies in front of Envoy are trusted, the same number as Envoy's xff_num_trusted_hops: the client's address is the
+	// entry of x-forwarded-for that has so many entries to its right. A request with fewer entries has no address.
+	TrustedHops int `yaml:"trusted_hops" min:"0" max:"32"`
 }
 
 // Limits is what bodies may take of memory. What is beyond is refused: 413 for a request, 502 for a response.

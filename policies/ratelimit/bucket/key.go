@@ -4,14 +4,22 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"net/netip"
-	"strings"
 
 	"github.com/policy-engine/policy-engine/policies"
 )
 
 // Client says what makes two requests those of one client.
 type Client struct {
+	// alternatives are tried in their order: the first one counts whose parts the request all has.
+	alternatives [][]part
+	// missing is why a request without any of them can't be decided.
+	missing error
+}
+
+// part is something that a key is made of.
+type part struct {
 	kind   keyKind
 	header string
 }
@@ -28,57 +36,65 @@ const (
 // A request without what the key is made of can't be decided.
 var (
 	errNoIdentity = errors.New("limit rate by identity: the request has none; an authentication policy has to stand before this one, and may not let requests pass without")
-	errNoAddress  = errors.New("limit rate by client_ip: the last entry of x-forwarded-for is not an address; Envoy has to append it (use_remote_address)")
+	errNoAddress  = errors.New("limit rate by client_ip: the client's address is not known; compare client_address.trusted_hops of the kernel with " +
+		"Envoy's use_remote_address and xff_num_trusted_hops (policyctl validate --envoy)")
 )
 
-// Key returns the key of the request's bucket. Every field is hashed with its length, so that no two lists of fields are the same bytes.
-func (k Client) Key(r *policies.Request, place []byte) (Key, error) {
+// Key returns the key of the request's bucket. Every field is hashed with its kind and length, so that no two lists of fields are the same
+// bytes.
+func (k *Client) Key(r *policies.Request, place []byte) (Key, error) {
 	var buf [512]byte // Longer ones are legal, and cost an allocation.
 	b := appendField(buf[:0], place)
-	switch k.kind {
-	case byIdentity:
-		id := r.Identity()
-		if id == nil {
-			return Key{}, errNoIdentity
+	last := len(k.alternatives) - 1
+	for i, parts := range k.alternatives {
+		key, ok := appendParts(b, parts, r, i == last)
+		if !ok {
+			continue
 		}
-		// A subject means nothing without who says so: two issuers may both know an alice.
-		b = appendField(b, id.Method)
-		b = appendField(b, id.Issuer)
-		b = appendField(b, id.Subject)
-	case byClientIP:
-		address := r.ClientAddress()
-		if !address.IsValid() {
-			return Key{}, errNoAddress
-		}
-		network := clientNetwork(address).As16()
-		b = append(b, network[:]...)
-	case byHeader:
-		// A field that is missing, or there more than once, makes the request one of all such: there is no telling which one the upstream takes.
-		if value, n := r.Header(k.header); n == 1 && r.Spellings(k.header) == 1 {
-			b = appendField(b, value)
-		}
+		sum := sha256.Sum256(key)
+		return Key(sum[:len(Key{})]), nil
 	}
-	sum := sha256.Sum256(b)
-	return Key(sum[:len(Key{})]), nil
+	return Key{}, k.missing
 }
 
-// ParseClient reads a parameter: identity, client_ip, route or header:NAME.
-func ParseClient(text string) (Client, bool) {
-	switch text {
-	case "identity":
-		return Client{kind: byIdentity}, true
-	case "client_ip":
-		return Client{kind: byClientIP}, true
-	case "route":
-		return Client{kind: byRoute}, true
+// appendParts appends what the request has of the parts. It is not ok if one is missing. In the last alternative, a header that is missing,
+// or there more than once, makes the request one of all such: it is not known which one the upstream takes.
+func appendParts(b []byte, parts []part, r *policies.Request, last bool) ([]byte, bool) {
+	for i := range parts {
+		p := &parts[i]
+		b = append(b, byte(p.kind))
+		switch p.kind {
+		case byIdentity:
+			id := r.Identity()
+			if id == nil {
+				return nil, false
+			}
+			// A subject means nothing without who says so: two issuers may both know an alice.
+			b = appendField(b, id.Method)
+			b = appendField(b, id.Issuer)
+			b = appendField(b, id.Subject)
+		case byClientIP:
+			address := r.ClientAddress()
+			if !address.IsValid() {
+				return nil, false
+			}
+			network := clientNetwork(address).As16()
+			b = append(b, network[:]...)
+		case byRoute: // It is the place's.
+		case byHeader:
+			b = appendField(b, p.header)
+			value, n := r.Header(p.header)
+			switch {
+			case n == 1 && r.Spellings(p.header) == 1:
+				b = appendField(append(b, 1), value)
+			case last:
+				b = append(b, 0)
+			default:
+				return nil, false
+			}
+		}
 	}
-	header, ok := strings.CutPrefix(text, "header:")
-	// Any field may be read that has a legal name, so the rules for fields that may be set are kept out by the prefix. The host is :authority
-	// to Envoy, so a field of that name never comes.
-	if !ok || header == "" || strings.EqualFold(header, "host") || policies.CheckHeader("a"+header, "") != nil {
-		return Client{}, false
-	}
-	return Client{kind: byHeader, header: strings.ToLower(header)}, true
+	return b, true
 }
 
 // clientNetwork is the address, or of IPv6 the /64 that it is in: that is what one customer gets (RFC 6177), with 2^64 addresses to come from.
@@ -94,4 +110,17 @@ func clientNetwork(address netip.Addr) netip.Addr {
 func appendField[T string | []byte](dst []byte, field T) []byte {
 	dst = binary.AppendUvarint(dst, uint64(len(field)))
 	return append(dst, field...)
+}
+
+// missingOf is the error of requests that have none of the alternatives.
+func missingOf(p Param) error {
+	if len(p) == 1 && len(p[0]) == 1 {
+		switch p[0][0] {
+		case "identity":
+			return errNoIdentity
+		case "client_ip":
+			return errNoAddress
+		}
+	}
+	return fmt.Errorf("limit rate by %s: the request has none of these", p)
 }
