@@ -9,7 +9,7 @@ import (
 	"fmt"
 )
 
-// ErrUnknown is for a coding that is not one of gzip, deflate, br and identity, or too many of them.
+// ErrUnknown is for a coding that is not one of gzip, deflate, br, zstd and identity, or too many of them.
 var ErrUnknown = errors.New("unknown content coding")
 
 // Max is how many codings a body may have, one over the other. One is usual.
@@ -24,6 +24,7 @@ const (
 	// Deflate is in the format of zlib, as RFC 9110 section 8.4.1.2 has it.
 	Deflate
 	Brotli
+	Zstd
 )
 
 // Append appends the codings that the value of one content-encoding line names, in the order in which they were applied. Names compare
@@ -43,6 +44,8 @@ func Append(list []Coding, value []byte) ([]Coding, error) {
 			c = Deflate
 		case bytes.EqualFold(name, br):
 			c = Brotli
+		case bytes.EqualFold(name, zstd):
+			c = Zstd
 		default:
 			return list, fmt.Errorf("%w %.40q", ErrUnknown, name)
 		}
@@ -61,4 +64,5 @@ var (
 	xGzip    = []byte("x-gzip")
 	deflate  = []byte("deflate")
 	br       = []byte("br")
+	zstd     = []byte("zstd")
 )

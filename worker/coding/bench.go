@@ -11,15 +11,21 @@ import (
 	"math/bits"
 
 	andybalholm "github.com/andybalholm/brotli"
+	"github.com/klauspost/compress/zstd"
 )
 
 // The levels are between speed and size: a client or upstream waits.
 const (
 	deflateLevel = 4
 	brotliLevel  = 4
+	zstdLevel    = zstd.SpeedFastest
 )
 
-// bench is the tools of one who codes. They are made when they are needed, and kept; those of brotli are not, because of their size.
+// zstdWindow is the longest window that zstd may have as a content coding (RFC 9659 section 3), in bytes.
+const zstdWindow = 8 << 20
+
+// bench is the tools of one who codes. They are made when they are needed, and kept; those of brotli and zstd are not, because of
+// their size.
 type bench struct {
 	gzipReader  *gzip.Reader
 	zlibReader  io.ReadCloser
@@ -51,6 +57,8 @@ func (b *bench) decode(k *kind, body []byte, bound int) (out []byte, err error) 
 		out, err = b.inflate(src, bound)
 	case brotli:
 		out, err = read(nil, andybalholm.NewReader(src), bound, guess(src))
+	case zstandard:
+		out, err = unzstd(src, bound)
 	default:
 		panic("coding that is not one")
 	}
@@ -112,6 +120,17 @@ func (b *bench) inflate(src *bytes.Reader, bound int) ([]byte, error) {
 		return nil, fmt.Errorf("%w: %v", ErrMalformed, err)
 	}
 	return read(nil, b.flateReader, bound, guess(src))
+}
+
+// unzstd reads all frames. Frames that need a dictionary, and windows that are longer than zstdWindow, are refused.
+func unzstd(src *bytes.Reader, bound int) ([]byte, error) {
+	r, err := zstd.NewReader(src, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(zstdWindow),
+		zstd.WithDecoderMaxMemory(uint64(max(bound, zstdWindow))))
+	if err != nil {
+		return nil, fmt.Errorf("%w: %v", ErrMalformed, err)
+	}
+	defer r.Close()
+	return read(nil, r, bound, guess(src))
 }
 
 // guess is about how long what is read will be.
@@ -178,6 +197,12 @@ func (b *bench) writer(k kind, out io.Writer, size int) (w io.WriteCloser, err e
 			b.flateWriter.Reset(out)
 		}
 		return b.flateWriter, err
+	}
+	if k == zstandard {
+		// The window need not be longer than the body, and its memory is of that size.
+		window := min(max(1<<bits.Len(uint(size)), zstd.MinWindowSize), 1<<20)
+		return zstd.NewWriter(out, zstd.WithEncoderConcurrency(1), zstd.WithEncoderLevel(zstdLevel), zstd.WithWindowSize(window),
+			zstd.WithLowerEncoderMem(true))
 	}
 	// The window need not be longer than the body (RFC 7932 section 9.1: 10 to 24 bits), and its memory is of that size.
 	window := min(max(bits.Len(uint(size)), 10), 22)

@@ -10,7 +10,7 @@ import (
 )
 
 var (
-	// ErrUnknown is for a coding that is not one of gzip, deflate, br and identity, or too many of them.
+	// ErrUnknown is for a coding that is not one of gzip, deflate, br, zstd and identity, or too many of them.
 	ErrUnknown = contentcoding.ErrUnknown
 	// ErrMalformed is for bytes that are not what their coding says: broken, cut off, or followed by others.
 	ErrMalformed = errors.New("malformed content coding")
@@ -32,9 +32,10 @@ const (
 type kind = contentcoding.Coding
 
 const (
-	gzipped  = contentcoding.Gzip
-	deflated = contentcoding.Deflate
-	brotli   = contentcoding.Brotli
+	gzipped   = contentcoding.Gzip
+	deflated  = contentcoding.Deflate
+	brotli    = contentcoding.Brotli
+	zstandard = contentcoding.Zstd
 	// raw is deflate as such, which some send under that name.
 	raw kind = 255
 )

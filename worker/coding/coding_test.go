@@ -14,6 +14,7 @@ import (
 	"testing"
 
 	andybalholm "github.com/andybalholm/brotli"
+	"github.com/klauspost/compress/zstd"
 )
 
 const maxBody = 1 << 20
@@ -32,6 +33,8 @@ func code(t testing.TB, name string, body []byte) []byte {
 		w, _ = flate.NewWriter(&out, flate.DefaultCompression)
 	case "br":
 		w = andybalholm.NewWriterOptions(&out, andybalholm.WriterOptions{Quality: 3, LGWin: 24}) // The longest window that there is.
+	case "zstd":
+		w, _ = zstd.NewWriter(&out, zstd.WithEncoderConcurrency(1), zstd.WithWindowSize(zstdWindow))
 	default:
 		t.Fatalf("no coding %q", name)
 	}
@@ -63,7 +66,7 @@ func noise(n int) []byte {
 
 func TestThereAndBack(t *testing.T) {
 	bodies := map[string][]byte{"one byte": {'x'}, "text": []byte(strings.Repeat("hello, world. ", 1000)), "noise": noise(100 << 10), "as long as may be": bytes.Repeat(noise(8<<10), 128)}
-	for _, value := range []string{"gzip", "deflate", "raw", "br", "gzip, br", "br,deflate, gzip"} {
+	for _, value := range []string{"gzip", "deflate", "raw", "br", "zstd", "gzip, br", "br,deflate, gzip", "zstd, gzip"} {
 		for name, body := range bodies {
 			t.Run(value+"/"+name, func(t *testing.T) {
 				coded := body
@@ -93,7 +96,7 @@ func TestThereAndBack(t *testing.T) {
 func TestNames(t *testing.T) {
 	for value, want := range map[string]string{
 		"": "[]", "identity": "[]", " , ,": "[]", "gzip": "[1]", "X-GZIP": "[1]", "deflate\t, br": "[2 3]", "identity,gzip": "[1]",
-		"zstd": "unknown", "compress": "unknown", "gzip;q=1": "unknown", "gzip br": "unknown", "gzip, aes128gcm": "unknown", "br,br,br,br": "unknown", "*": "unknown",
+		"ZSTD": "[4]", "gzip, zstd": "[1 4]", "compress": "unknown", "gzip;q=1": "unknown", "gzip br": "unknown", "gzip, aes128gcm": "unknown", "br,br,br,br": "unknown", "*": "unknown",
 	} {
 		l := new(List)
 		err := l.Add([]byte(value))
@@ -119,7 +122,7 @@ func flagged(member []byte, flags byte) []byte {
 
 func TestMalformed(t *testing.T) {
 	text := []byte(strings.Repeat("hello, world. ", 20))
-	gz, zl, raw, br := code(t, "gzip", text), code(t, "deflate", text), code(t, "raw", text), code(t, "br", text)
+	gz, zl, raw, br, zs := code(t, "gzip", text), code(t, "deflate", text), code(t, "raw", text), code(t, "br", text), code(t, "zstd", text)
 	spoiled := func(b []byte, i int) []byte {
 		b = bytes.Clone(b)
 		b[(i+len(b))%len(b)] ^= 0x55
@@ -156,6 +159,15 @@ func TestMalformed(t *testing.T) {
 		{"br: followed by a byte", "br", append(bytes.Clone(br), 0)},
 		{"br: followed by more than a buffer", "br", append(bytes.Clone(br), noise(100<<10)...)},
 		{"br: followed by another", "br", append(bytes.Clone(br), br...)},
+		{"zstd: no frame", "zstd", text},
+		{"zstd: checksum", "zstd", spoiled(zs, -1)},
+		{"zstd: followed by a byte", "zstd", append(bytes.Clone(zs), 0)},
+		{"zstd: followed by text", "zstd", append(bytes.Clone(zs), text...)},
+		{"zstd: followed by half a frame", "zstd", append(bytes.Clone(zs), zs[:len(zs)/2]...)},
+		{"zstd: with a dictionary", "zstd", zstdWithDictionary(t, text)},
+		{"zstd: a window of 16 MiB", "zstd", zstdOfWindow(t, text, 2*zstdWindow)},
+		{"zstd: a window of 8 EiB", "zstd", []byte{0x28, 0xb5, 0x2f, 0xfd, 0x00, 0xff, 1, 0, 0}},
+		{"zstd: one segment of 4 GiB", "zstd", []byte{0x28, 0xb5, 0x2f, 0xfd, 0xa0, 0xff, 0xff, 0xff, 0xff, 1, 0, 0}},
 		{"one coding too many", "gzip, gzip", gz},
 		{"the wrong order", "br, gzip", code(t, "br", code(t, "gzip", text))},
 	} {
@@ -166,7 +178,7 @@ func TestMalformed(t *testing.T) {
 			}
 		})
 	}
-	for value, body := range map[string][]byte{"gzip": gz, "deflate": zl, "raw": raw, "br": br} {
+	for value, body := range map[string][]byte{"gzip": gz, "deflate": zl, "raw": raw, "br": br, "zstd": zs} {
 		for n := 1; n < len(body); n++ {
 			if got, err := listOf(t, value).Decode(body[:n], maxBody); !errors.Is(err, ErrMalformed) || got != nil {
 				t.Errorf("%s, cut off after %d of %d bytes: %d bytes, %v", value, n, len(body), len(got), err)
@@ -187,6 +199,47 @@ func zlibWithDictionary(text []byte) ([]byte, error) {
 	}
 	_, err = w.Write(text)
 	return out.Bytes(), errors.Join(err, w.Close())
+}
+
+func zstdWithDictionary(t *testing.T, text []byte) []byte {
+	t.Helper()
+	w, err := zstd.NewWriter(nil, zstd.WithEncoderDictRaw(7, []byte("hello, world. hello, world.")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return w.EncodeAll(text, nil)
+}
+
+// zstdOfWindow makes a frame whose header asks for a window (RFC 8878 section 3.1.1.1.2), which is a power of two.
+func zstdOfWindow(t *testing.T, text []byte, window int) []byte {
+	t.Helper()
+	var out bytes.Buffer
+	w, err := zstd.NewWriter(&out, zstd.WithEncoderConcurrency(1), zstd.WithWindowSize(window))
+	if err != nil {
+		t.Fatal(err)
+	}
+	// What is flushed before the end has a length that the frame's header can't tell.
+	if _, err := w.Write(text); err != nil || w.Flush() != nil || w.Close() != nil {
+		t.Fatal("encode")
+	}
+	return out.Bytes()
+}
+
+// TestZstdFrames: the longest window of RFC 9659, several frames, and frames that decoders skip (RFC 8878 section 3.1.2).
+func TestZstdFrames(t *testing.T) {
+	text := []byte(strings.Repeat("hello, world. ", 20))
+	frame := code(t, "zstd", text)
+	skipped := []byte{0x50, 0x2a, 0x4d, 0x18, 3, 0, 0, 0, 'a', 'b', 'c'}
+	for name, tt := range map[string]struct{ body, want []byte }{
+		"the longest window": {zstdOfWindow(t, text, zstdWindow), text},
+		"two frames":         {append(bytes.Clone(frame), frame...), append(bytes.Clone(text), text...)},
+		"a skipped frame":    {append(bytes.Clone(skipped), frame...), text},
+		"nothing but one":    {skipped, nil},
+	} {
+		if got, err := listOf(t, "zstd").Decode(tt.body, maxBody); err != nil || !bytes.Equal(got, tt.want) {
+			t.Errorf("%s: %q, %v", name, got, err)
+		}
+	}
 }
 
 // twoReadings makes a body that is legal in zlib's format, and of which the first bytes are also those of a stored block of deflate as such.
@@ -251,7 +304,7 @@ func TestMembers(t *testing.T) {
 }
 
 func TestEmpty(t *testing.T) {
-	for _, value := range []string{"gzip", "br, deflate"} {
+	for _, value := range []string{"gzip", "br, deflate", "zstd"} {
 		l := listOf(t, value)
 		decoded, err := l.Decode(nil, maxBody)
 		if err != nil || len(decoded) != 0 {
@@ -281,6 +334,9 @@ func TestBounds(t *testing.T) {
 		{"as much as may be, deflate", "deflate", noise(1000), 1000, nil},
 		{"a byte more, deflate", "deflate", noise(1001), 1000, ErrTooLarge},
 		{"a byte more, raw", "raw", noise(1001), 1000, ErrTooLarge},
+		{"as much as may be, zstd", "zstd", noise(1000), 1000, nil},
+		{"a byte more, zstd", "zstd", noise(1001), 1000, ErrTooLarge},
+		{"long, by its ratio, zstd", "zstd", make([]byte, 1<<20), maxBody, ErrTooLarge},
 		{"short, whatever its ratio", "br", make([]byte, free), maxBody, nil},
 		{"long, by its ratio", "br", make([]byte, free+1), maxBody, ErrTooLarge},
 		{"long, by its ratio, gzip", "gzip", make([]byte, 1<<20), maxBody, ErrTooLarge},
@@ -305,7 +361,7 @@ func TestBounds(t *testing.T) {
 
 // TestMemory bounds what a bomb of 16 MiB takes: no more than what may come out of a body, twice while it grows, and what the decoder itself needs.
 func TestMemory(t *testing.T) {
-	for value, decoder := range map[string]uint64{"gzip": 1 << 20, "deflate": 1 << 20, "raw": 1 << 20, "br": 17 << 20} {
+	for value, decoder := range map[string]uint64{"gzip": 1 << 20, "deflate": 1 << 20, "raw": 1 << 20, "br": 17 << 20, "zstd": 17 << 20} {
 		bomb := code(t, value, make([]byte, 16<<20))
 		var before, after runtime.MemStats
 		runtime.GC()
@@ -335,7 +391,7 @@ func TestPanic(t *testing.T) {
 
 // FuzzDecode throws bytes at all decoders: what they take has to survive being coded again.
 func FuzzDecode(f *testing.F) {
-	for _, value := range []string{"gzip", "deflate", "raw", "br"} {
+	for _, value := range []string{"gzip", "deflate", "raw", "br", "zstd"} {
 		f.Add(strings.ReplaceAll(value, "raw", "deflate"), code(f, value, []byte("hello hello hello")))
 	}
 	f.Add("gzip, br", code(f, "br", code(f, "gzip", []byte("x"))))
@@ -368,7 +424,7 @@ func FuzzDecode(f *testing.F) {
 // Benchmark is one body of 64 KiB, decoded and encoded.
 func Benchmark(b *testing.B) {
 	body := []byte(strings.Repeat(`{"name": "alice", "order": 17, "note": "hello"}, `, 1400)[:64<<10])
-	for _, value := range []string{"gzip", "deflate", "br"} {
+	for _, value := range []string{"gzip", "deflate", "br", "zstd"} {
 		coded := code(b, value, append(noise(1024), body...))
 		l := listOf(b, value)
 		b.Run(value+"/decode", func(b *testing.B) {
