@@ -56,7 +56,7 @@ type ResponseTrailers interface {
 	OnResponseTrailers(context.Context, *Response) (Verdict, error)
 }
 
-// DecodedBodies is implemented by policies that want to see bodies with their content coding undone (RFC 9110 section 8.4.1: gzip, deflate, br). A body
+// DecodedBodies is implemented by policies that want to see bodies with their content coding undone (RFC 9110 section 8.4.1: gzip, deflate, br, zstd). A body
 // that has one is then taken as a whole, also by a policy of chunks; decoded, it is bounded as any body is, and to 200 times its length where that is more than
 // 64 KiB (413, or 502 for a response). A body that no policy replaces goes on as it came; one that was replaced is encoded again. A coding that is not known, more than three, and
 // what can't be decoded is refused (415, or 502 for a response). The header content-encoding still names the coding.

@@ -34,27 +34,41 @@ func Append(list []Coding, value []byte) ([]Coding, error) {
 		var name []byte
 		name, value, more = bytes.Cut(value, comma)
 		name = bytes.Trim(name, " \t")
-		c := Coding(0)
-		switch {
-		case len(name) == 0, bytes.EqualFold(name, identity):
+		if len(name) == 0 {
 			continue
-		case bytes.EqualFold(name, gzip), bytes.EqualFold(name, xGzip):
-			c = Gzip
-		case bytes.EqualFold(name, deflate):
-			c = Deflate
-		case bytes.EqualFold(name, br):
-			c = Brotli
-		case bytes.EqualFold(name, zstd):
-			c = Zstd
-		default:
-			return list, fmt.Errorf("%w %.40q", ErrUnknown, name)
 		}
-		if len(list) == Max {
+		c, known := named(name)
+		switch {
+		case !known:
+			return list, fmt.Errorf("%w %.40q", ErrUnknown, name)
+		case c == none:
+			continue
+		case len(list) == Max:
 			return list, fmt.Errorf("%w: more than %d of them", ErrUnknown, Max)
 		}
 		list = append(list, c)
 	}
 	return list, nil
+}
+
+// none is what identity names.
+const none Coding = 0
+
+// named returns the coding of a name.
+func named(name []byte) (c Coding, known bool) {
+	switch {
+	case bytes.EqualFold(name, identity):
+		return none, true
+	case bytes.EqualFold(name, gzip), bytes.EqualFold(name, xGzip):
+		return Gzip, true
+	case bytes.EqualFold(name, deflate):
+		return Deflate, true
+	case bytes.EqualFold(name, br):
+		return Brotli, true
+	case bytes.EqualFold(name, zstd):
+		return Zstd, true
+	}
+	return none, false
 }
 
 var (

@@ -90,6 +90,16 @@ func (c *changes) remove(name []byte) bool {
 	return true
 }
 
+// set adds the replacement of a header, which nothing before has changed; value is copied. It reports false if there is no room for it, or if
+// Envoy would not do it.
+func (c *changes) set(name string, value []byte) bool {
+	if len(c.list) >= maxChanges || c.size+len(name)+len(value) > maxChangeBytes || checkHeader(name, view.String(value)) != nil {
+		return false
+	}
+	c.copy(setHeader, name, value)
+	return true
+}
+
 // sets reports whether a policy has set the header.
 func (c *changes) sets(name string) bool {
 	return slices.ContainsFunc(c.list, func(ch change) bool { return ch.kind != removeHeader && string(ch.name) == name })
@@ -101,27 +111,32 @@ func (c *changes) add(mutations []*workerv1.Mutation) {
 		if c.removes(m) {
 			continue
 		}
-		name := headerName(m)
-		ch := change{kind: setHeader}
+		kind := setHeader
 		switch m.Kind {
 		case workerv1.Mutation_KIND_APPEND_HEADER:
-			ch.kind = appendHeader
+			kind = appendHeader
 		case workerv1.Mutation_KIND_REMOVE_HEADER:
-			ch.kind = removeHeader
+			kind = removeHeader
 		case workerv1.Mutation_KIND_SET_METHOD:
 			c.method = true
 		case workerv1.Mutation_KIND_SET_PATH_AND_ROUTE:
 			c.routes = true
 		}
-		start := len(c.arena)
-		c.arena = append(c.arena, name...)
-		ch.name = c.arena[start:len(c.arena):len(c.arena)]
-		start = len(c.arena)
-		c.arena = append(c.arena, m.Value...)
-		ch.value = c.arena[start:len(c.arena):len(c.arena)]
-		c.list = append(c.list, ch)
-		c.size += len(name) + len(m.Value)
+		c.copy(kind, headerName(m), m.Value)
 	}
+}
+
+// copy appends a change with copies of its name and value.
+func (c *changes) copy(kind changeKind, name string, value []byte) {
+	ch := change{kind: kind}
+	start := len(c.arena)
+	c.arena = append(c.arena, name...)
+	ch.name = c.arena[start:len(c.arena):len(c.arena)]
+	start = len(c.arena)
+	c.arena = append(c.arena, value...)
+	ch.value = c.arena[start:len(c.arena):len(c.arena)]
+	c.list = append(c.list, ch)
+	c.size += len(name) + len(value)
 }
 
 // replaces reports whether nothing is left of what the client sent as a header: it was set, or removed.

@@ -131,7 +131,9 @@ func TestCheckResult(t *testing.T) {
 		{"one more", ok(func(r *workerv1.Result) { r.Mutations = many(101, 1) }), errMutationCount},
 		{"continue with a response", ok(func(r *workerv1.Result) { r.Immediate = &workerv1.ImmediateResponse{Status: 403} }), errImmediate},
 		{"failed without a failure", ok(func(r *workerv1.Result) { r.Outcome = workerv1.Result_OUTCOME_FAILED }), errFailure},
-		{"failed with an unknown failure", ok(func(r *workerv1.Result) { r.Outcome, r.Failure = workerv1.Result_OUTCOME_FAILED, workerv1.Result_FAILURE_POLICY_OVERLOADED+1 }), errFailure},
+		{"failed with an unknown failure", ok(func(r *workerv1.Result) {
+			r.Outcome, r.Failure = workerv1.Result_OUTCOME_FAILED, workerv1.Result_FAILURE_POLICY_OVERLOADED+1
+		}), errFailure},
 		{"failed", ok(func(r *workerv1.Result) {
 			r.Outcome, r.Failure = workerv1.Result_OUTCOME_FAILED, workerv1.Result_FAILURE_DRAINING
 		}), nil},

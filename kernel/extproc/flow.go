@@ -70,6 +70,9 @@ func (m *Machine) requestHeaders(now Instant) Effect {
 	if refused := m.removeOwned(); refused != nil {
 		return m.refuse(refused, now)
 	}
+	if m.route.Response.DecodesBody && !m.narrowCodings() {
+		return m.refuse(&malformedRequest, now)
+	}
 	if !m.route.Response.Empty() {
 		m.wanted.add(responseHeaders)
 	}

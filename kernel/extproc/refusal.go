@@ -7,16 +7,18 @@ import (
 
 	workerv1 "github.com/policy-engine/policy-engine/api/worker/v1"
 	"github.com/policy-engine/policy-engine/config"
+	"github.com/policy-engine/policy-engine/fastpath/contentcoding"
 	"github.com/policy-engine/policy-engine/fastpath/view"
 )
 
 // refusal is the kernel's own answer to the client. It tells what failed, and nothing of where or why.
 type refusal struct {
-	status     int
-	reason     string
-	body       []byte
-	retryAfter string
-	decision   Status
+	status int
+	reason string
+	body   []byte
+	// field is a header field beside the content type; it has no name if there is none.
+	field    struct{ name, value string }
+	decision Status
 	// final: no on_failure lets it pass. It is the message that is at fault, not a policy.
 	final bool
 }
@@ -47,7 +49,7 @@ var (
 	responseTooLarge     = newRefusal(StatusTooLarge, http.StatusBadGateway, "response headers too large", "RESPONSE_TOO_LARGE")
 	requestBodyTooLarge  = always(newRefusal(StatusTooLarge, http.StatusRequestEntityTooLarge, "request body too large", "REQUEST_TOO_LARGE"))
 	responseBodyTooLarge = always(newRefusal(StatusTooLarge, http.StatusBadGateway, "response body too large", "RESPONSE_TOO_LARGE"))
-	requestCoding        = always(newRefusal(StatusBodyCoding, http.StatusUnsupportedMediaType, "request body can not be decoded", "BODY_CODING"))
+	requestCoding        = always(accept(newRefusal(StatusBodyCoding, http.StatusUnsupportedMediaType, "request body can not be decoded", "BODY_CODING")))
 	responseCoding       = always(newRefusal(StatusBodyCoding, http.StatusBadGateway, "response body can not be decoded", "BODY_CODING"))
 	upgradeRefused       = newRefusal(StatusUnsupportedMode, http.StatusForbidden, "this route takes no upgrades", "UPGRADE_REFUSED")
 	// workerUnavailable stands for the configured response.
@@ -61,7 +63,13 @@ func always(r refusal) refusal {
 
 // retry asks the client to come back in a second.
 func retry(r refusal) refusal {
-	r.retryAfter = "1"
+	r.field.name, r.field.value = "retry-after", "1"
+	return r
+}
+
+// accept tells the client which content codings requests may have (RFC 9110 section 15.5.16).
+func accept(r refusal) refusal {
+	r.field.name, r.field.value = "accept-encoding", contentcoding.Accepted
 	return r
 }
 
@@ -73,8 +81,8 @@ func (m *Machine) refuse(r *refusal, now Instant) Effect {
 	dst, start := m.openImmediate(r.status)
 	dst, headers := open(dst, 2) // ImmediateResponse.headers
 	dst = appendSetHeader(dst, "content-type", "application/json", false)
-	if r.retryAfter != "" {
-		dst = appendSetHeader(dst, "retry-after", r.retryAfter, false)
+	if r.field.name != "" {
+		dst = appendSetHeader(dst, r.field.name, r.field.value, false)
 	}
 	dst = shut(dst, headers)
 	m.shutImmediate(dst, start, r.status, r.body, nil, r.reason)

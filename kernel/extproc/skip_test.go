@@ -55,7 +55,7 @@ func TestSkippedBodies(t *testing.T) {
 		}
 		deliver("open r")
 		deliver("request_headers :method=GET :path=/ end_of_stream")
-		coding := rapid.SampledFrom([]string{"", " content-encoding=gzip", " content-encoding=zstd"}).Draw(t, "coding")
+		coding := rapid.SampledFrom([]string{"", " content-encoding=gzip", " content-encoding=compress"}).Draw(t, "coding")
 		shown := deliver("response_headers :status=200 content-length=2" + coding)
 		// The calls of the header phase, chain by chain.
 		for i := 0; i < len(list); {
@@ -92,7 +92,7 @@ func TestSkippedBodies(t *testing.T) {
 			}
 		}
 		switch {
-		case takes > 0 && decodes && strings.Contains(coding, "zstd"):
+		case takes > 0 && decodes && strings.Contains(coding, "compress"):
 			if !strings.Contains(shown, "immediate 502") || !strings.Contains(shown, "BODY_CODING") {
 				t.Fatalf("an unknown coding: %s", shown)
 			}

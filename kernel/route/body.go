@@ -48,6 +48,7 @@ func (p *Plan) add(s Segment, ref PolicyRef, d *workerv1.PolicyDescriptor, respo
 		mode = BodyBuffered // The state of a decoder can't travel from chunk to chunk.
 	}
 	p.CodedBodyMode = max(p.CodedBodyMode, mode)
+	p.DecodesBody = p.DecodesBody || d.DecodesBodies
 }
 
 // join adds a policy to the last segment if that is of the same chain, else a segment.

@@ -30,6 +30,8 @@ type Plan struct {
 	BodyMode BodyMode
 	// CodedBodyMode is the same for a body with a content coding.
 	CodedBodyMode BodyMode
+	// DecodesBody is true if a policy wants the body without its content coding.
+	DecodesBody bool
 }
 
 // Empty reports whether the flow runs nothing.

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/klauspost/compress/zstd"
+
 	"github.com/policy-engine/policy-engine/test/harness"
 )
 
@@ -54,6 +56,29 @@ func fromGzip(body string) string {
 	return string(text)
 }
 
+func inZstd(t *testing.T, text string) string {
+	t.Helper()
+	w, err := zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(w.EncodeAll([]byte(text), nil))
+}
+
+// fromZstd is what a body says, or why it says nothing.
+func fromZstd(body string) string {
+	r, err := zstd.NewReader(strings.NewReader(body), zstd.WithDecoderConcurrency(1))
+	if err != nil {
+		return err.Error()
+	}
+	defer r.Close()
+	text, err := io.ReadAll(r)
+	if err != nil {
+		return err.Error()
+	}
+	return string(text)
+}
+
 // codedEcho answers with the body that it got, in its coding.
 var codedEcho = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 	body, err := io.ReadAll(r.Body)
@@ -66,6 +91,7 @@ var codedEcho = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	w.Header().Set("Etag", `"1"`)
+	w.Header().Set("X-Offered", strings.Join(r.Header.Values("Accept-Encoding"), " | "))
 	w.Header().Set("X-Upstream", "reached")
 	if coding := r.Header.Get("X-Answer-Coding"); coding != "" {
 		w.Header().Set("Content-Encoding", coding)
@@ -97,7 +123,7 @@ func TestCodedBodies(t *testing.T) {
 			wantCode(t, post(t, e, 403, target, inGzip(t, inGzip(t, "a bad one")), "Content-Encoding: gzip, gzip", framing, mustNotArrive+"bad twice"), "BAD_BODY")
 			wantCode(t, post(t, e, 413, target, bomb, coding, framing, mustNotArrive+"a bomb"), "REQUEST_TOO_LARGE")
 			wantCode(t, post(t, e, 415, target, "a bad one", coding, framing, mustNotArrive+"not gzip"), "BODY_CODING")
-			wantCode(t, post(t, e, 415, target, "a bad one", "Content-Encoding: zstd", framing, mustNotArrive+"unknown"), "BODY_CODING")
+			wantCode(t, post(t, e, 415, target, "a bad one", "Content-Encoding: compress", framing, mustNotArrive+"unknown"), "BODY_CODING")
 		}
 		r = post(t, e, 200, "/down", inGzip(t, "hello"), coding, framing)
 		wantHeader(t, r.Header, "X-Body-B", `7 "hello+a"`)
@@ -112,7 +138,7 @@ func TestCodedBodies(t *testing.T) {
 				t.Errorf("%d: the upstream's response passes: %v", want, r)
 			}
 		}
-		wantCode(t, post(t, e, 502, "/down", "a bad one", "X-Answer-Coding: zstd", framing), "BODY_CODING")
+		wantCode(t, post(t, e, 502, "/down", "a bad one", "X-Answer-Coding: compress", framing), "BODY_CODING")
 		// Chunks: as a whole where they are coded, and as they come where not.
 		if got := fromGzip(post(t, e, 200, "/chunks", inGzip(t, "hello"), coding, framing).Body); got != "HELLO" {
 			t.Errorf("%s: coded chunks: %q", framing, got)
@@ -120,9 +146,27 @@ func TestCodedBodies(t *testing.T) {
 		if r := post(t, e, 200, "/chunks", "hello", framing); r.Body != "HELLO" {
 			t.Errorf("%s: chunks: %q", framing, r.Body)
 		}
-		wantCode(t, post(t, e, 415, "/chunks", "hello", "Content-Encoding: zstd", framing, mustNotArrive+"unknown"), "BODY_CODING")
-		post(t, e, 502, "/chunks", "hello", "X-Answer-Coding: zstd", framing)
+		wantCode(t, post(t, e, 415, "/chunks", "hello", "Content-Encoding: compress", framing, mustNotArrive+"unknown"), "BODY_CODING")
+		post(t, e, 502, "/chunks", "hello", "X-Answer-Coding: compress", framing)
 	}
+	r := post(t, e, 415, "/up", "a bad one", "Content-Encoding: compress", mustNotArrive+"unknown")
+	wantHeader(t, r.Header, "Accept-Encoding", "gzip, deflate, br, zstd")
+	// Both ways, in zstd.
+	r = post(t, e, 200, "/up", inZstd(t, "hello"), "Content-Encoding: zstd")
+	wantHeader(t, r.Header, "X-Body-A", `5 "hello"`)
+	if got := fromZstd(r.Body); got != "hello+b" {
+		t.Errorf("zstd: the upstream got %q", got)
+	}
+	wantCode(t, post(t, e, 403, "/look", inZstd(t, "a bad one"), "Content-Encoding: zstd", mustNotArrive+"bad"), "BAD_BODY")
+	wantCode(t, post(t, e, 413, "/look", inZstd(t, strings.Repeat("\x00", 10<<20)), "Content-Encoding: zstd", mustNotArrive+"a bomb"), "REQUEST_TOO_LARGE")
+	if got := fromZstd(post(t, e, 200, "/down", inZstd(t, "hello"), "X-Answer-Coding: zstd").Body); got != "hello+a" {
+		t.Errorf("zstd: the client got %q", got)
+	}
+	// What the upstream is asked for is what can be undone, where a policy wants the response decoded.
+	for offered, want := range map[string]string{"gzip, br;q=0.5, dcb": "gzip, br;q=0.5", "zstd": "zstd", "*": "identity", "compress": "identity"} {
+		wantHeader(t, post(t, e, 200, "/down", "hello", "Accept-Encoding: "+offered).Header, "X-Offered", want)
+	}
+	wantHeader(t, post(t, e, 200, "/look", "hello", "Accept-Encoding: dcb").Header, "X-Offered", "dcb")
 	if r := harness.Send(t, e.Listen, "HEAD", "/down", "X-Answer-Coding: gzip"); r.Status != 200 || r.Header.Get("Content-Encoding") != "gzip" {
 		t.Errorf("HEAD of a coded body: %v", r)
 	}

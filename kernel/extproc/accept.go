@@ -1,0 +1,21 @@
+package extproc
+
+import "github.com/policy-engine/policy-engine/fastpath/contentcoding"
+
+// narrowCodings keeps the upstream from answering with a content coding that nobody here can undo, where a policy wants the response
+// decoded: accept-encoding is left with those codings that the client and the engine both take. What policies set comes after it. It
+// reports false if the header can't be changed.
+func (m *Machine) narrowCodings() bool {
+	var room [4][]byte
+	lines := room[:0]
+	for i := range m.fields {
+		if f := &m.fields[i]; string(f.Name) == acceptEncoding {
+			lines = append(lines, f.Value)
+		}
+	}
+	// Fast path: what clients usually accept can be undone.
+	value, narrower := contentcoding.Narrow(lines)
+	return !narrower || m.changes.set(acceptEncoding, value)
+}
+
+const acceptEncoding = "accept-encoding"
