@@ -3,16 +3,18 @@ package grpctransport
 import (
 	"context"
 	"net"
+	"sync"
 	"sync/atomic"
+	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
-	"google.golang.org/grpc/mem"
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 	"google.golang.org/grpc/tap"
 
+	"github.com/policy-engine/policy-engine/fastpath/h2"
 	"github.com/policy-engine/policy-engine/fastpath/memory"
 	"github.com/policy-engine/policy-engine/kernel/listener"
 )
@@ -20,88 +22,180 @@ import (
 const (
 	// streamCost is what a stream of grpc-go costs besides its messages, in bytes: goroutines, buffers, the machine.
 	streamCost = 16 << 10
-	// streamOverhead is how many bytes a stream takes on the wire besides its messages, at most on average.
-	streamOverhead = 512
+	// prefixLen is the length of the prefix of a gRPC message.
+	prefixLen = 5
 )
 
-// bounds follow what all connections hold. grpc-go does not say what a connection holds: its buffers are counted as they leave the pool, for all connections together, and a connection's part is
-// estimated from what was read from it and not delivered.
+// bounds limit what all connections hold. grpc-go does not report what a connection holds, and does not bound floods of
+// resets and of control frames: both are found in the frames that pass (h2.Follower).
 type bounds struct {
 	budget  *memory.Budget // nil: no bound
-	pool    mem.BufferPool
-	buffers atomic.Int64 // capacity of the buffers that are out of the pool
-	conns   atomic.Int64
-	streams *atomic.Int64
+	held    atomic.Int64   // by all connections, in bytes
 	refused func()
+	ended   func(reason string, peer net.Addr)
+
+	mu    sync.Mutex
+	conns map[*conn]struct{}
 }
 
-// Get implements mem.BufferPool.
-func (b *bounds) Get(length int) *[]byte {
-	buf := b.pool.Get(length)
-	b.buffers.Add(int64(cap(*buf)))
-	return buf
+func (b *bounds) exhausted() bool { return b.budget != nil && b.held.Load() > b.budget.Max() }
+
+// overdrawn reports that a quarter more than the bound is held: then a connection that answers requests is closed, too.
+func (b *bounds) overdrawn() bool {
+	return b.budget != nil && b.held.Load() > b.budget.Max()+b.budget.Max()/4
 }
 
-// Put implements mem.BufferPool.
-func (b *bounds) Put(buf *[]byte) {
-	b.buffers.Add(-int64(cap(*buf)))
-	b.pool.Put(buf)
+func (b *bounds) refuse() {
+	if b.refused != nil {
+		b.refused()
+	}
 }
 
-// held is what all connections hold, in bytes.
-func (b *bounds) held() int64 { return b.buffers.Load() + b.streams.Load()*streamCost }
-
-func (b *bounds) exhausted() bool { return b.budget != nil && b.held() > b.budget.Max() }
-
-// tap refuses streams beyond the bound.
+// tap refuses streams of a connection that holds more than its share where the memory is used up. Another connection
+// finds room: the one that is of the least use is closed for it.
 func (b *bounds) tap(ctx context.Context, _ *tap.Info) (context.Context, error) {
-	if b.exhausted() {
-		if b.refused != nil {
-			b.refused()
-		}
+	if !b.exhausted() {
+		return ctx, nil
+	}
+	c := connOf(ctx)
+	if c == nil || c.charged.Load() > b.share() {
+		b.refuse()
 		return nil, status.Error(codes.ResourceExhausted, "the memory for all connections is used up")
 	}
+	b.relieve()
 	return ctx, nil
 }
 
-// conn is a connection that counts what is read from it.
+// relieve ends the connection that is of the least use, if there is one that may be ended.
+func (b *bounds) relieve() {
+	if worst := b.worst(); worst != nil && (!worst.served.Load() || b.overdrawn()) {
+		b.refuse()
+		worst.abort()
+	}
+}
+
+// share is what a connection may hold, in bytes, where the memory is used up.
+func (b *bounds) share() int64 {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.budget.Max() / int64(2*max(1, len(b.conns)))
+}
+
+// worst returns the connection to be closed where the memory is used up, of those that hold more than their share: one
+// that was never answered before others, and the one that holds the most. It returns nil if there is none.
+func (b *bounds) worst() *conn {
+	share := b.share()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	var worst *conn
+	for c := range b.conns {
+		if c.charged.Load() <= share {
+			continue
+		}
+		if worst == nil || worst.served.Load() && !c.served.Load() ||
+			worst.served.Load() == c.served.Load() && worst.charged.Load() < c.charged.Load() {
+			worst = c
+		}
+	}
+	return worst
+}
+
+// conn is a connection that counts what it holds.
 type conn struct {
 	net.Conn
+	raw    net.Conn // without TLS
 	bounds *bounds
 	// limited is the connection of the listener, without TLS; nil where the listener has no bound.
 	limited *listener.Conn
-	// unread is about how many bytes were read from the peer and not delivered in messages.
-	unread atomic.Int64
-	closed atomic.Bool
+	// charged is what it holds, in bytes, as counted in bounds.held.
+	charged atomic.Int64
+	served  atomic.Bool // a message was answered
+
+	writing sync.Mutex // before mu
+	grants  grants
+	out     []byte
+	waits   atomic.Bool // grants wait
+
+	mu       sync.Mutex
+	follower *h2.Follower
+	// taken is how many bytes of messages the handlers of open streams have done with, long those of long ones. streams is
+	// how many handlers there are.
+	taken, long, streams int
+	closed               bool
 }
 
-// Read ends a connection that holds more than its part where the memory for all is used up.
+// charge brings the account up to date. mu is held.
+func (c *conn) charge() {
+	held := int64(0)
+	if !c.closed {
+		held = int64(c.follower.Held(c.taken) + c.streams*streamCost)
+	}
+	c.bounds.held.Add(held - c.charged.Swap(held))
+}
+
+// Read ends a connection whose peer floods it, and where the memory is used up the one that is of the least use.
 func (c *conn) Read(p []byte) (int, error) {
 	n, err := c.Conn.Read(p)
-	unread := c.unread.Add(int64(n))
-	if b := c.bounds; b.exhausted() && unread > b.budget.Max()/(2*max(1, b.conns.Load())) {
-		if b.refused != nil {
-			b.refused()
-		}
-		_ = c.Close()
+	c.mu.Lock()
+	reason := c.follower.Read(p[:n], int64(time.Since(epoch)))
+	c.charge()
+	c.mu.Unlock()
+	if reason != "" {
+		c.report(reason)
+		c.abort()
 		return 0, net.ErrClosed
 	}
+	if c.bounds.exhausted() {
+		c.bounds.relieve()
+	}
+	c.next() // What was read may have ended a stream.
 	return n, err
+}
+
+var epoch = time.Now()
+
+// Write implements net.Conn.
+func (c *conn) Write(p []byte) (int, error) {
+	c.mu.Lock()
+	reason := c.follower.Write(p)
+	c.charge()
+	c.mu.Unlock()
+	if reason != "" {
+		c.report(reason)
+	}
+	if err := c.write(p); err != nil {
+		return 0, err
+	}
+	return len(p), nil
+}
+
+func (c *conn) report(reason string) {
+	if c.bounds.ended != nil {
+		c.bounds.ended(reason, c.RemoteAddr())
+	}
+}
+
+// abort ends the connection without a last word, for which a peer could have us wait.
+func (c *conn) abort() {
+	c.forget()
+	_ = c.raw.Close()
 }
 
 // Close closes the connection.
 func (c *conn) Close() error {
-	if !c.closed.Swap(true) {
-		c.bounds.conns.Add(-1)
-	}
+	c.forget()
 	return c.Conn.Close()
 }
 
-// delivered notes that so many bytes were read for a purpose.
-func (c *conn) delivered(n int) {
-	if c.unread.Add(-int64(n)) < 0 {
-		c.unread.Store(0) // It is an estimate.
-	}
+// forget takes the connection out of the account of all connections.
+func (c *conn) forget() {
+	c.bounds.mu.Lock()
+	delete(c.bounds.conns, c)
+	c.bounds.mu.Unlock()
+	c.mu.Lock()
+	c.closed = true
+	c.charge()
+	c.mu.Unlock()
 }
 
 // handshaker wraps the connections of a server; without TLS as with it.
@@ -117,8 +211,13 @@ func (h handshaker) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthInf
 	if err != nil {
 		return nil, nil, err
 	}
-	c := &conn{Conn: nc, bounds: h.bounds, limited: limited}
-	h.bounds.conns.Add(1)
+	c := &conn{
+		Conn: nc, raw: raw, bounds: h.bounds, limited: limited,
+		follower: h2.NewFollower(maxMetadata),
+	}
+	h.bounds.mu.Lock()
+	h.bounds.conns[c] = struct{}{}
+	h.bounds.mu.Unlock()
 	return c, tracked{info, c}, nil
 }
 
@@ -143,37 +242,88 @@ func connOf(ctx context.Context) *conn {
 	return nil
 }
 
-// begin notes that a stream has begun, and returns what notes its end.
-func (c *conn) begin() (end func()) {
-	if c == nil {
-		return func() {}
-	}
-	c.delivered(streamOverhead)
-	if c.limited == nil {
-		return func() {}
-	}
-	c.limited.Begin()
-	return c.limited.End
+// use is what a stream has taken of its connection.
+type use struct {
+	conn        *conn // nil if it is not followed
+	taken, long int
 }
 
-// received notes that a message has arrived.
-func (c *conn) received(n int) {
+// begin notes that a stream has begun.
+func begin(c *conn) use {
 	if c != nil {
-		c.delivered(n)
+		c.mu.Lock()
+		c.streams++
+		c.charge()
+		c.mu.Unlock()
+		if c.limited != nil {
+			c.limited.Begin()
+		}
+	}
+	return use{conn: c}
+}
+
+// done notes that the stream has done with a message of n bytes.
+func (u *use) done(n int) {
+	c := u.conn
+	if c == nil {
+		return
+	}
+	c.mu.Lock()
+	u.taken += prefixLen + n
+	c.taken += prefixLen + n
+	if n > streamWindow { // It was granted.
+		u.long += n
+		c.long += n
+	}
+	c.charge()
+	c.mu.Unlock()
+	c.next()
+}
+
+// next sends grants after the end of a message or stream.
+func (c *conn) next() {
+	if c.waits.Load() {
+		_ = c.grantNext() // An error shows with the next read.
 	}
 }
 
 // answered notes that a message was answered.
-func (c *conn) answered() {
-	if c != nil && c.limited != nil {
+func (u *use) answered() {
+	c := u.conn
+	if c == nil {
+		return
+	}
+	if !c.served.Load() {
+		c.served.Store(true)
+	}
+	if c.limited != nil {
 		c.limited.Answered()
 	}
 }
 
+// end notes that the stream has ended.
+func (u *use) end() {
+	c := u.conn
+	if c == nil {
+		return
+	}
+	c.mu.Lock()
+	c.streams--
+	c.taken -= u.taken
+	c.long -= u.long
+	c.charge()
+	c.mu.Unlock()
+	c.next()
+	if c.limited != nil {
+		c.limited.End()
+	}
+	*u = use{}
+}
+
 // unary follows the calls of the health protocol.
 func unary(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
-	c := connOf(ctx)
-	defer c.begin()()
-	c.answered()
+	u := begin(connOf(ctx))
+	defer u.end()
+	u.answered()
 	return handler(ctx, req)
 }

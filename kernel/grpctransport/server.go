@@ -14,11 +14,9 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
-	"google.golang.org/grpc/experimental"
 	"google.golang.org/grpc/health"
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/keepalive"
-	"google.golang.org/grpc/mem"
 
 	"github.com/policy-engine/policy-engine/config"
 	"github.com/policy-engine/policy-engine/fastpath/codec"
@@ -36,7 +34,8 @@ const (
 	// maxMetadata is how many bytes of gRPC headers a stream may begin with.
 	maxMetadata = 64 << 10
 	// streamWindow and connWindow are fixed HTTP/2 windows in bytes; fixed ones spare the pings that measure the bandwidth.
-	streamWindow = 256 << 10
+	// The peer may send streamWindow bytes on each stream unasked, for longer messages it waits (grants).
+	streamWindow = 64 << 10
 	connWindow   = 4 << 20
 	// bufferSize is of the buffers that a connection reads into and writes from.
 	bufferSize = 64 << 10
@@ -57,6 +56,9 @@ type Options struct {
 	// Memory is what all connections may hold; nil has no bound. Refused is called for each stream and connection that is refused because it is used up; it may be nil.
 	Memory  *memory.Budget
 	Refused func()
+	// Ended is called with why the server has ended a connection, one of h2.Reasons, and the peer's address: for floods of
+	// frames only. It may be nil.
+	Ended func(reason string, peer net.Addr)
 }
 
 // Server serves ext_proc and the gRPC health protocol.
@@ -79,10 +81,9 @@ type Server struct {
 func New(o Options) (*Server, error) {
 	s := &Server{health: health.NewServer(), log: o.Logger, panicked: o.Panicked, epoch: time.Now(), overdue: make(chan struct{})}
 	s.streams.pool.New = func() any { return newStream(s, o.New()) }
-	s.bounds = &bounds{budget: o.Memory, pool: mem.DefaultBufferPool(), streams: &s.open, refused: o.Refused}
+	s.bounds = &bounds{budget: o.Memory, refused: o.Refused, ended: o.Ended, conns: make(map[*conn]struct{})}
 	handshake := cmp.Or(o.Config.HandshakeTimeout, handshakeTimeout)
 	options := []grpc.ServerOption{
-		experimental.BufferPool(s.bounds),
 		grpc.InTapHandle(s.bounds.tap),
 		grpc.UnaryInterceptor(unary),
 		grpc.ForceServerCodecV2(codec.Codec{}),
@@ -168,7 +169,7 @@ func (s *Server) Drain(ctx context.Context) {
 func (s *Server) AfterBatch() {}
 
 // Held is what the connections hold, in bytes.
-func (s *Server) Held() int64 { return s.bounds.held() }
+func (s *Server) Held() int64 { return s.bounds.held.Load() }
 
 // Streams is how many streams are open.
 func (s *Server) Streams() int64 { return s.open.Load() }

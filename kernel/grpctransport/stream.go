@@ -28,7 +28,7 @@ type stream struct {
 	server *Server
 	in     codec.Frame
 	out    codec.Parts
-	conn   *conn // nil if it is not followed
+	use    use
 	// completed wakes the handler: effect is ready.
 	completed chan struct{}
 
@@ -69,8 +69,7 @@ func (s *Server) process(_ any, gs grpc.ServerStream) error {
 	s.open.Add(1)
 	defer s.open.Add(-1)
 	st := s.streams.get()
-	st.conn = connOf(gs.Context())
-	defer st.conn.begin()()
+	st.use = begin(connOf(gs.Context()))
 	defer st.end()
 	if err := st.start(name); err != nil {
 		return err
@@ -83,7 +82,6 @@ func (st *stream) run(gs grpc.ServerStream) error {
 	for {
 		err := gs.RecvMsg(&st.in)
 		halfClosed := errors.Is(err, io.EOF)
-		st.conn.received(len(st.in.B))
 		if err != nil && !halfClosed {
 			return err // The peer is gone; end aborts the machine.
 		}
@@ -96,6 +94,7 @@ func (st *stream) run(gs grpc.ServerStream) error {
 		if over, err := st.perform(gs, e); over {
 			return err
 		}
+		st.use.done(len(st.in.B))
 		if halfClosed {
 			return status.Error(codes.Internal, "the stream was half-closed before it was decided")
 		}
@@ -155,7 +154,7 @@ func (st *stream) perform(gs grpc.ServerStream, e extproc.Effect) (over bool, er
 func (st *stream) send(gs grpc.ServerStream, e extproc.Effect) error {
 	st.out = codec.Parts{Head: e.Answer, Tail: e.Tail}
 	err := gs.SendMsg(&st.out)
-	st.conn.answered()
+	st.use.answered()
 	st.out = codec.Parts{}
 	return err
 }
@@ -266,6 +265,7 @@ func (st *stream) caught(e *extproc.Effect) {
 
 // end is the handler's farewell.
 func (st *stream) end() {
+	st.use.end()
 	st.mu.Lock()
 	if !st.over {
 		st.abort()
@@ -293,7 +293,6 @@ func (st *stream) recycle() {
 	st.mu.Lock()
 	st.release()
 	broken := st.broken
-	st.conn = nil
 	st.outstanding, st.abandoned, st.over, st.effect = false, false, false, extproc.Effect{}
 	select {
 	case <-st.completed:

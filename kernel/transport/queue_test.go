@@ -208,9 +208,6 @@ func TestLentWhileMoreComes(t *testing.T) {
 
 // TestLongMessagesTakeTurns: of many long messages at a time, none is refused, and few are here at a time.
 func TestLongMessagesTakeTurns(t *testing.T) {
-	if name() != config.TransportFast {
-		t.Skip("handlers of grpc-go read one message at a time")
-	}
 	r := newRig(t)
 	const streams, most = 40, 8 // 1 MiB each.
 	long := "call" + strings.Repeat(" ", 1<<20-100)

@@ -297,16 +297,20 @@ func newRig(t testing.TB) *rig {
 
 func (r *rig) start(cfg config.Server) {
 	r.t.Helper()
+	r.startWith(Options{Config: cfg})
+}
+
+// startWith starts a server with the options, and with scripted machines.
+func (r *rig) startWith(o Options) {
+	r.t.Helper()
 	var err error
-	cfg.Transport = name()
-	r.server, err = New(Options{
-		Config: cfg, Logger: zap.NewNop(), Panicked: func() { r.panics.Add(1) },
-		New: func() extproc.Driven { r.log.add("new"); return &script{t: r.t, worker: &r.evaluator, log: &r.log} },
-	})
-	if err != nil {
+	o.Config.Transport = name()
+	o.Logger, o.Panicked = zap.NewNop(), func() { r.panics.Add(1) }
+	o.New = func() extproc.Driven { r.log.add("new"); return &script{t: r.t, worker: &r.evaluator, log: &r.log} }
+	if r.server, err = New(o); err != nil {
 		r.t.Fatal(err)
 	}
-	r.listener, err = listener.Open(cfg)
+	r.listener, err = listener.Open(o.Config)
 	if err != nil {
 		r.t.Fatal(err)
 	}
@@ -362,9 +366,11 @@ func (r *rig) stream(ctx context.Context) *flow {
 	return &flow{ClientStream: s, t: r.t, cancel: cancel}
 }
 
+func frameOf(msg string) *codec.Frame { return &codec.Frame{B: []byte(msg)} }
+
 func (f *flow) send(msg string) {
 	f.t.Helper()
-	if err := f.SendMsg(&codec.Frame{B: []byte(msg)}); err != nil && err != io.EOF {
+	if err := f.SendMsg(frameOf(msg)); err != nil && err != io.EOF {
 		f.t.Fatal(err)
 	}
 }

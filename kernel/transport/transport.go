@@ -43,7 +43,8 @@ type Options struct {
 	// Memory is what all connections may hold; nil has no bound. Refused is called for each stream and message that is refused because it is used up; it may be nil.
 	Memory  *memory.Budget
 	Refused func()
-	// Ended is called with why the server has ended a connection, one of h2.Reasons, and the peer's address; grpc-go does not say it. It may be nil.
+	// Ended is called with why the server has ended a connection, one of h2.Reasons, and the peer's address. The transport
+	// grpc calls it for floods of frames only. It may be nil.
 	Ended func(reason string, peer net.Addr)
 }
 
@@ -51,7 +52,9 @@ type Options struct {
 func New(o Options) (Server, error) {
 	if o.Config.Transport == config.TransportGRPC {
 		// It reads a stream no further than its machine takes it: what waits, waits in Envoy.
-		return grpctransport.New(grpctransport.Options{Config: o.Config, New: o.New, Logger: o.Logger, Panicked: o.Panicked, Memory: o.Memory, Refused: o.Refused})
+		return grpctransport.New(grpctransport.Options{
+			Config: o.Config, New: o.New, Logger: o.Logger, Panicked: o.Panicked, Memory: o.Memory, Refused: o.Refused, Ended: o.Ended,
+		})
 	}
 	return fasttransport.New(fasttransport.Options(o))
 }
