@@ -261,9 +261,11 @@ const (
 
 // Worker is worker-config-N.yaml.
 type Worker struct {
-	File                  string
-	Name                  string
-	SocketPath            string
+	File       string
+	Name       string
+	SocketPath string
+	// SharedSocketFolder allows other users to write the folder of SocketPath.
+	SharedSocketFolder    bool
 	MaxConcurrentRequests int
 	ResourceLimits        ResourceLimits
 	KeyStores             []KeyStore

@@ -12,6 +12,7 @@ func (c *checker) worker(d *document.PolicyWorker) *Worker {
 		File:                  c.file,
 		Name:                  string(d.Name),
 		SocketPath:            string(d.SocketPath),
+		SharedSocketFolder:    d.SharedSocketFolder,
 		MaxConcurrentRequests: d.MaxConcurrentRequests,
 		ResourceLimits: ResourceLimits{
 			MaxBodySize:  int(d.ResourceLimits.MaxBodySize),

@@ -12,6 +12,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/policy-engine/policy-engine/config"
+	"github.com/policy-engine/policy-engine/fastpath/filemode"
 	"github.com/policy-engine/policy-engine/telemetry"
 	"github.com/policy-engine/policy-engine/watch"
 )
@@ -167,7 +168,7 @@ func (a *access) holds(token string) bool {
 	admin := a.config().Admin
 	want := admin.Token
 	if admin.TokenFile != "" {
-		content, err := watch.Read(admin.TokenFile, maxTokenFile)
+		content, err := watch.ReadChecked(admin.TokenFile, maxTokenFile, filemode.CheckFile)
 		if err != nil {
 			if suppressed, ok := a.throttle.Allow("token_file"); ok {
 				a.log.Error("admin token not read; nobody holds it", zap.Error(err), zap.Int("suppressed", suppressed))

@@ -27,6 +27,13 @@ func TestAccess(t *testing.T) {
 	if err := os.WriteFile(short, []byte("short\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	open := filepath.Join(t.TempDir(), "open")
+	if err := os.WriteFile(open, []byte(testToken+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(open, 0o666); err != nil {
+		t.Fatal(err)
+	}
 	all := config.GuardedAll
 	none, token, tokenFile := config.Admin{GuardedAddress: all}, config.Admin{Token: testToken, GuardedAddress: all}, config.Admin{TokenFile: file, GuardedAddress: all}
 	loopback, loopbackToken := config.Admin{}, config.Admin{Token: testToken, GuardedAddress: config.GuardedLoopback}
@@ -109,6 +116,7 @@ func TestAccess(t *testing.T) {
 		{"a page with the token", token, "POST", far, "kernel.example", append([]string{"Origin", "https://attacker.example"}, bearer...), 403},
 		{"no file", config.Admin{TokenFile: "/nowhere", GuardedAddress: all}, "GET", far, "kernel.example", bearer, 401},
 		{"a file with too short a token", config.Admin{TokenFile: short, GuardedAddress: all}, "GET", far, "kernel.example", []string{"Authorization", "Bearer short"}, 401},
+		{"a file that anybody may write", config.Admin{TokenFile: open, GuardedAddress: all}, "GET", far, "kernel.example", bearer, 401},
 		{"a folder for the file", config.Admin{TokenFile: "/", GuardedAddress: all}, "GET", far, "kernel.example", []string{"Authorization", "Bearer "}, 401},
 	}
 	for _, tt := range tests {

@@ -42,6 +42,7 @@ var meanings = map[string]string{
 	"policy_worker_policy_events_total":                   "What policies count themselves, such as the hits of a cache.",
 	"policy_worker_slow_inline_runs_total":                "Inline runs of policies that took 10 ms or more.",
 	"policy_worker_stuck_policies_total":                  "Inline policies that did not return within 5 s.",
+	"policy_worker_connections_refused_total":             "Connections to the worker's socket of processes that run as other users.",
 	"policy_worker_panics_total":                          "Panics of the worker itself that were caught; those of policies are failures of theirs.",
 	"policy_worker_jwt_keys":                              "Keys of the issuer that can verify tokens.",
 	"policy_worker_jwt_keys_loaded":                       "1 once the issuer's key set was loaded, else 0.",

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"sync"
 	"time"
@@ -17,6 +18,8 @@ import (
 type Settings struct {
 	// Path is the file.
 	Path string
+	// Check is what the opened file has to pass before it is read (ReadChecked); nil means nothing.
+	Check func(*os.File) error
 	// MaxSize is how many bytes the file may have.
 	MaxSize int64
 	// Load takes each new content of the file; it owns the slice. Its error means that the content is of no use: what was loaded before stays. Calls are never concurrent.
@@ -65,7 +68,7 @@ func Follow(s Settings) (*File, error) {
 	f := newFile(s)
 	// The notifier comes before the first load: a change in between is seen then.
 	f.notify()
-	content, err := Read(s.Path, s.MaxSize)
+	content, err := ReadChecked(s.Path, s.MaxSize, s.Check)
 	if err == nil {
 		f.last = sha256.Sum256(content)
 		err = s.Load(content)
@@ -183,7 +186,7 @@ func (f *File) run() {
 
 // look loads the file if it has another content than Load saw last, and has had it for a while; again says that it wants to look again soon.
 func (f *File) look() (again bool) {
-	content, err := Read(f.settings.Path, f.settings.MaxSize)
+	content, err := ReadChecked(f.settings.Path, f.settings.MaxSize, f.settings.Check)
 	var busy *BusyError
 	if !errors.As(err, &busy) {
 		f.busy = time.Time{}

@@ -15,7 +15,11 @@ func (e *BusyError) Error() string {
 }
 
 // Read reads a regular file of at most max bytes. It does not wait: not for a writer of a pipe, and not for one of the file, which is a *BusyError where the system can tell.
-func Read(path string, max int64) ([]byte, error) {
+func Read(path string, max int64) ([]byte, error) { return ReadChecked(path, max, nil) }
+
+// ReadChecked is Read of a file that has to pass check, such as one of who can write it. What is checked is what is read:
+// both use one descriptor.
+func ReadChecked(path string, max int64, check func(*os.File) error) ([]byte, error) {
 	file, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0) // Opening a pipe would wait for its writer.
 	if err != nil {
 		return nil, fmt.Errorf("read file: %w", err)
@@ -27,6 +31,11 @@ func Read(path string, max int64) ([]byte, error) {
 	}
 	if !info.Mode().IsRegular() {
 		return nil, fmt.Errorf("read file %q: it is not a regular file", path)
+	}
+	if check != nil {
+		if err := check(file); err != nil {
+			return nil, fmt.Errorf("read file %q: %w", path, err)
+		}
 	}
 	if info.Size() > max {
 		return nil, tooLarge(path, max)

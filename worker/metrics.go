@@ -25,6 +25,8 @@ type meters struct {
 	panics   *metrics.Counter // of the worker itself
 	// process is true if the worker has a process of its own, to tell of.
 	process bool
+	// strangers counts connections of processes that run as other users.
+	strangers *metrics.Counter
 }
 
 // policyMeters are the handles of one policy.
@@ -51,6 +53,7 @@ func newMeters(r *Registry) *meters {
 		m.policies[name] = p
 	}
 	m.stuck = m.set.NewCounter("policy_worker_stuck_policies_total")
+	m.strangers = m.set.NewCounter("policy_worker_connections_refused_total")
 	m.panics = m.set.NewCounter("policy_worker_panics_total")
 	for r := range m.refused {
 		m.refused[r] = m.set.NewCounter(telemetry.Series("policy_worker_policy_failures_total", "policy", noPolicy, "reason", refusal(r).String()))

@@ -10,6 +10,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/policy-engine/policy-engine/fastpath/filemode"
 	peer "github.com/policy-engine/policy-engine/fastpath/socket"
 )
 
@@ -25,24 +26,34 @@ type socket struct {
 	*net.UnixListener
 	path string
 	made fs.FileInfo
+	// shared is why other users can remove or replace the socket; nil if they cannot.
+	shared error
+	// check refuses the peer of a connection, and refused gets each refusal.
+	check   func(net.Conn) error
+	refused func(error)
 }
 
-// listenSocket makes the socket at path, and its folder if it is missing. A socket that is there is replaced only if nothing listens on it.
-func listenSocket(path string) (*socket, error) {
-	s, err := makeSocket(path)
+// listenSocket makes the socket at path, and its folder if it is missing. A socket that is there is replaced only if
+// nothing listens on it. A folder in which other users can remove or replace the socket is an error unless shared is true.
+func listenSocket(path string, shared bool) (*socket, error) {
+	s, err := makeSocket(path, shared)
 	if err != nil {
 		return nil, fmt.Errorf("listen on socket %q: %w", path, err)
 	}
 	return s, nil
 }
 
-func makeSocket(path string) (*socket, error) {
+func makeSocket(path string, shared bool) (*socket, error) {
 	if path == "" {
 		return nil, errors.New("the path is empty")
 	}
 	folder := filepath.Dir(path)
 	if err := os.MkdirAll(folder, 0o700); err != nil {
 		return nil, err
+	}
+	open := filemode.CheckFolder(folder)
+	if open != nil && !shared {
+		return nil, fmt.Errorf("%w; give it to the worker's user and mend its mode with chmod, or set policy_worker.shared_socket_folder: true", open)
 	}
 	// Two workers that start at the same time must not both find the socket stale.
 	unlock, err := lockFolder(folder)
@@ -68,7 +79,7 @@ func makeSocket(path string) (*socket, error) {
 		return nil, err
 	}
 	l.SetUnlinkOnClose(false) // Its name is another one soon.
-	s := &socket{UnixListener: l, path: path}
+	s := &socket{UnixListener: l, path: path, shared: open, check: peer.CheckPeer, refused: func(error) {}}
 	if err := s.publish(hidden); err != nil {
 		l.Close()
 		return nil, err
@@ -83,10 +94,11 @@ func (s *socket) Accept() (net.Conn, error) {
 		if err != nil {
 			return nil, err
 		}
-		if err := peer.CheckPeer(c); err == nil {
+		if err = s.check(c); err == nil {
 			return c, nil
 		}
 		c.Close()
+		s.refused(err)
 	}
 }
 

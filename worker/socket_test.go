@@ -25,7 +25,7 @@ func socketFolder(t *testing.T) string {
 
 func mustListen(t *testing.T, path string) *socket {
 	t.Helper()
-	s, err := listenSocket(path)
+	s, err := listenSocket(path, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -39,7 +39,7 @@ func TestSocketMode(t *testing.T) {
 		folder := socketFolder(t)
 		os.Chmod(folder, 0o700)
 		path := filepath.Join(folder, "w.sock")
-		s, err := listenSocket(path)
+		s, err := listenSocket(path, false)
 		syscall.Umask(old)
 		if err != nil {
 			t.Fatalf("umask %o: %v", umask, err)
@@ -73,7 +73,7 @@ func TestStaleSocket(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := listenSocket(path); err == nil || !strings.Contains(err.Error(), "another process listens on it") {
+	if _, err := listenSocket(path, false); err == nil || !strings.Contains(err.Error(), "another process listens on it") {
 		t.Fatalf("taken from a process that listens: %v", err)
 	}
 	old.SetUnlinkOnClose(false)
@@ -116,7 +116,7 @@ func TestSocketRefuses(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			if _, err := listenSocket(tt.path); err == nil || !strings.Contains(err.Error(), tt.want) {
+			if _, err := listenSocket(tt.path, false); err == nil || !strings.Contains(err.Error(), tt.want) {
 				t.Errorf("error %v, want %s", err, tt.want)
 			}
 		})
@@ -149,7 +149,7 @@ func TestSocketRace(t *testing.T) {
 	got := make(chan *socket, 20)
 	for range cap(got) {
 		wg.Go(func() {
-			if s, err := listenSocket(path); err == nil {
+			if s, err := listenSocket(path, false); err == nil {
 				got <- s
 			}
 		})

@@ -63,6 +63,8 @@ type Options struct {
 
 	// watchInterval is another than the watchdog's own, for tests.
 	watchInterval time.Duration
+	// checkPeer is another than socket.CheckPeer, for tests.
+	checkPeer func(net.Conn) error
 }
 
 type systemClock struct{}
@@ -103,7 +105,7 @@ func Run(ctx context.Context, cfg *config.Worker, registry *Registry, opts Optio
 		return err
 	}
 	defer sources.close(opts.Log)
-	l, err := listenSocket(cfg.SocketPath)
+	l, err := listenSocket(cfg.SocketPath, cfg.SharedSocketFolder)
 	if err != nil {
 		return err
 	}
@@ -114,6 +116,13 @@ func Run(ctx context.Context, cfg *config.Worker, registry *Registry, opts Optio
 	}
 	w := newWorker(cfg, registry, opts, sources, tracer)
 	w.service.core.meters.process = true
+	l.refused = w.refused()
+	if opts.checkPeer != nil {
+		l.check = opts.checkPeer
+	}
+	if l.shared != nil {
+		opts.Log.Warn("other users can remove a worker's socket", "socket", cfg.SocketPath, "reason", l.shared.Error())
+	}
 	w.server = newServer(w.service, min(max(1, cfg.MaxConcurrentRequests/asideShare), maxMoved))
 	opts.Log.Info("serving", "socket", cfg.SocketPath, "policies", registry.names)
 	opts.Serving()
@@ -174,6 +183,17 @@ func newWorker(cfg *config.Worker, registry *Registry, opts Options, s *sources,
 		pushing:  make(chan struct{}, 1),
 	}
 	return w
+}
+
+// refused counts and logs connections of processes that run as other users.
+func (w *worker) refused() func(error) {
+	throttle := telemetry.NewThrottle(logInterval, w.opts.Clock.Now)
+	return func(err error) {
+		w.service.core.meters.strangers.Inc()
+		if suppressed, ok := throttle.Allow(""); ok {
+			w.opts.Log.Warn("connection of another user refused", "error", err.Error(), "suppressed", suppressed)
+		}
+	}
 }
 
 // serve accepts connections until ctx ends, and stops in order.

@@ -10,6 +10,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/policy-engine/policy-engine/config"
+	"github.com/policy-engine/policy-engine/fastpath/filemode"
 	"github.com/policy-engine/policy-engine/watch"
 )
 
@@ -72,11 +73,11 @@ func (c *certificates) config() *tls.Config {
 
 // read makes a configuration of the files.
 func read(files config.TLS) (*tls.Config, error) {
-	certPEM, err := watch.Read(files.CertFile, maxPEM)
+	certPEM, err := watch.ReadChecked(files.CertFile, maxPEM, filemode.CheckFile)
 	if err != nil {
 		return nil, fmt.Errorf("load certificate: %w", err)
 	}
-	keyPEM, err := watch.Read(files.KeyFile, maxPEM)
+	keyPEM, err := watch.ReadChecked(files.KeyFile, maxPEM, filemode.CheckFile)
 	if err != nil {
 		return nil, fmt.Errorf("load key: %w", err)
 	}
@@ -91,7 +92,7 @@ func read(files config.TLS) (*tls.Config, error) {
 	if files.ClientCAFile == "" {
 		return t, nil
 	}
-	pem, err := watch.Read(files.ClientCAFile, maxPEM)
+	pem, err := watch.ReadChecked(files.ClientCAFile, maxPEM, filemode.CheckFile)
 	if err != nil {
 		return nil, fmt.Errorf("read client CA: %w", err)
 	}

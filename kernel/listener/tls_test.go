@@ -13,6 +13,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -150,6 +151,36 @@ func TestBadCertificatesAtTheStart(t *testing.T) {
 	} {
 		if _, err := TLS(files, zap.NewNop()); err == nil {
 			t.Errorf("%s is good", name)
+		}
+	}
+}
+
+// TestCertificatesThatAnybodyMayWrite checks each file alone: who can write one chooses the server's key or its clients.
+func TestCertificatesThatAnybodyMayWrite(t *testing.T) {
+	dir := t.TempDir()
+	cert, key := filepath.Join(dir, "cert"), filepath.Join(dir, "key")
+	put(t, cert, key, "good")
+	ca := filepath.Join(dir, "ca")
+	content, err := os.ReadFile(cert)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(ca, content, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	files := config.TLS{CertFile: cert, KeyFile: key, ClientCAFile: ca}
+	if _, err := read(files); err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range []string{cert, key, ca} {
+		if err := os.Chmod(file, 0o666); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := TLS(files, zap.NewNop()); err == nil || !strings.Contains(err.Error(), "must not be writable by other users") {
+			t.Errorf("%s: %v", filepath.Base(file), err)
+		}
+		if err := os.Chmod(file, 0o600); err != nil {
+			t.Fatal(err)
 		}
 	}
 }

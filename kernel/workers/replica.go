@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
+	"path/filepath"
 	"time"
 
 	"go.uber.org/zap"
@@ -12,6 +13,7 @@ import (
 
 	workerv1 "github.com/policy-engine/policy-engine/api/worker/v1"
 	"github.com/policy-engine/policy-engine/config"
+	"github.com/policy-engine/policy-engine/fastpath/filemode"
 )
 
 // The delay before a replica is connected to again doubles from the first to the last; while nobody listens on its socket, which costs next to nothing to find out, only to the second: a worker
@@ -88,6 +90,7 @@ func (r *replica) attend(ctx context.Context, reg *Registry) (served bool, err e
 		return false, err
 	}
 	defer s.hangUp()
+	reg.checkFolder(r)
 	cfg, err := s.discover(ctx)
 	if err != nil {
 		return false, err
@@ -108,6 +111,22 @@ func (r *replica) connect() (*session, error) {
 		return nil, err
 	}
 	return dial(r, r.connections)
+}
+
+// checkFolder logs that other users can remove or replace the replica's socket. What they put in its place decides
+// nothing (dialSocket): the worker, which makes the socket, refuses such a folder unless it is configured to take it.
+func (reg *Registry) checkFolder(r *replica) {
+	if r.worker.local != nil {
+		return
+	}
+	err := filemode.CheckFolder(filepath.Dir(r.path))
+	if err == nil {
+		return
+	}
+	if suppressed, ok := reg.throttle.Allow("folder of " + r.path); ok {
+		reg.log.Warn("other users can remove a worker's socket", zap.String("worker", r.worker.name), zap.String("socket", r.path), zap.Error(err),
+			zap.Int("suppressed", suppressed))
+	}
 }
 
 // lost logs why a replica is down: at once when it was up, else once per interval.

@@ -14,6 +14,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/policy-engine/policy-engine/fastpath/filemode"
 	"github.com/policy-engine/policy-engine/watch"
 )
 
@@ -62,10 +63,7 @@ func readAuthorities(file string) (*x509.CertPool, error) {
 	if file == "" {
 		return nil, nil
 	}
-	content, err := watch.Read(file, maxSetSize)
-	if err == nil {
-		err = watch.CheckMode(file)
-	}
+	content, err := watch.ReadChecked(file, maxSetSize, filemode.CheckFile)
 	if err != nil {
 		return nil, fmt.Errorf("read tls.ca_file: %w", err)
 	}

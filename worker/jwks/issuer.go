@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/policy-engine/policy-engine/config"
+	"github.com/policy-engine/policy-engine/fastpath/filemode"
 	"github.com/policy-engine/policy-engine/policies"
 	"github.com/policy-engine/policy-engine/watch"
 )
@@ -95,7 +96,7 @@ func openOne(cfg config.JWTIssuer, log *slog.Logger, s remoteSettings) (*Issuer,
 	case cfg.JWKSFile != "" && cfg.JWKSURI != "":
 		err = errors.New("it has jwks_uri and jwks_file, expected one of them at most")
 	case cfg.JWKSFile != "":
-		i.file, err = watch.Follow(watch.Settings{Path: cfg.JWKSFile, MaxSize: maxSetSize, Load: watch.Guarded(cfg.JWKSFile, i.install), Log: i.log})
+		i.file, err = watch.Follow(watch.Settings{Path: cfg.JWKSFile, MaxSize: maxSetSize, Check: filemode.CheckFile, Load: i.install, Log: i.log})
 	default:
 		s.load, s.failed, s.log = i.install, func() { i.failures.Add(1) }, i.log
 		i.remote, err = follow(cfg, s)

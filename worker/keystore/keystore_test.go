@@ -340,7 +340,7 @@ func TestFilesThatAnybodyMayWrite(t *testing.T) {
 	if err := os.Chmod(path, 0o666); err != nil {
 		t.Fatal(err)
 	}
-	if s, err := Open("partners", path, now, slog.New(slog.DiscardHandler)); err == nil || !strings.Contains(err.Error(), "must not be writable by other users, got 0666") {
+	if s, err := Open("partners", path, now, slog.New(slog.DiscardHandler)); err == nil || !strings.Contains(err.Error(), "must not be writable by other users, got mode 0666") {
 		if err == nil {
 			s.Close()
 		}

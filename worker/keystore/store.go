@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"sync/atomic"
 
+	"github.com/policy-engine/policy-engine/fastpath/filemode"
 	"github.com/policy-engine/policy-engine/policies"
 	"github.com/policy-engine/policy-engine/watch"
 )
@@ -36,7 +37,8 @@ func Open(name, file string, clock policies.Clock, log *slog.Logger) (*Store, er
 	s.file, err = watch.Follow(watch.Settings{
 		Path:    file,
 		MaxSize: MaxFileSize,
-		Load:    watch.Guarded(file, func(content []byte) error { return s.load(file, content) }),
+		Check:   filemode.CheckFile,
+		Load:    func(content []byte) error { return s.load(file, content) },
 		Log:     s.log,
 	})
 	if err != nil {

@@ -20,6 +20,9 @@ type PolicyWorker struct {
 	Name Name `yaml:"name,required"`
 	// The Unix socket to listen on.
 	SocketPath SocketPath `yaml:"socket_path,required"`
+	// Other users of the machine may write the socket's folder, as in an `emptyDir` volume of Kubernetes. They can remove the socket,
+	// which stops the worker's routes, but neither call the worker nor answer in its place.
+	SharedSocketFolder bool `yaml:"shared_socket_folder"`
 	// How many calls may be in flight whose policies may wait. Kernels keep further calls back.
 	MaxConcurrentRequests int `yaml:"max_concurrent_requests" min:"1" max:"1000000"`
 	// What a request may take of memory.
