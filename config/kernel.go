@@ -27,6 +27,7 @@ func (c *checker) kernel(d *document.Kernel) *Kernel {
 		Limits: Limits{
 			MaxBodySize: int(d.Limits.MaxBodySize), MaxTotalBodySize: int(d.Limits.MaxTotalBodySize),
 			MaxHeaderCount: d.Limits.MaxHeaderCount, MaxHeaderSize: int(d.Limits.MaxHeaderSize),
+			MaxResponseHeaderSize: int(d.Limits.MaxResponseHeaderSize),
 		},
 		Observability: Observability{LogLevel: string(d.Observability.LogLevel), Tracing: c.kernelTracing(&d.Observability.Tracing)},
 		Fixed:         fixed(d, c.origins),

@@ -58,6 +58,8 @@ type Limits struct {
 	MaxTotalBodySize int
 	// MaxHeaderCount and MaxHeaderSize are what Envoy takes of header fields in one message.
 	MaxHeaderCount, MaxHeaderSize int
+	// MaxResponseHeaderSize takes the place of MaxHeaderSize for responses; 0 stands for Envoy's defaults, by the upstream's protocol.
+	MaxResponseHeaderSize int
 }
 
 // Server is where Envoy connects.

@@ -12,18 +12,42 @@ import (
 // headerMutationResultCheck), and answers with an empty 500. Envoy adds fields of its own before it asks, so a client can get there with fewer fields than the limit. The
 // kernel refuses such messages itself, with a status that says what is wrong; a message without changes is not checked, as Envoy does not.
 
-// limitOfHeaders returns Envoy's limits for the phase under way. Of responses, the size is larger: over HTTP/1, Envoy takes 80 KiB by default (http1/codec_impl.h), and the kernel
-// does not know the upstream's protocol.
+// limitOfHeaders returns Envoy's limits for the phase under way. The size is that of responses over HTTP/2; see fits.
 func (m *Machine) limitOfHeaders() (count, size int) {
 	terms := m.table.Terms()
 	if m.phase >= responseHeaders {
-		return terms.MaxHeaderCount, max(terms.MaxHeaderSize, maxResponseHeaderSize)
+		return terms.MaxHeaderCount, terms.MaxResponseHeaderSize
 	}
 	return terms.MaxHeaderCount, terms.MaxHeaderSize
 }
 
+// fits reports whether Envoy takes a header map. Its limit of a response depends on the upstream's protocol, of which it does not tell.
+func (m *Machine) fits(r *result) bool {
+	count, size := m.limitOfHeaders()
+	return r.count <= count && (r.size <= size || m.phase >= responseHeaders && r.size <= m.table.Terms().MaxHTTP1HeaderSize && m.overHTTP1())
+}
+
+// overHTTP1 reports whether the response comes from an upstream over HTTP/1 for certain: it has fields that HTTP/2 does not have (RFC 9113 section 8.2.2), or more bytes than Envoy takes
+// over HTTP/2, and room for those that Envoy adds before it asks.
+func (m *Machine) overHTTP1() bool {
+	fields, err := headermap.Parse(nil, m.responseMap)
+	if err != nil {
+		return false
+	}
+	size := 0
+	for i := range fields {
+		switch string(fields[i].Name) {
+		case "transfer-encoding", "connection":
+			return true
+		}
+		size += len(fields[i].Name) + len(fields[i].Value)
+	}
+	return size > m.table.Terms().MaxResponseHeaderSize+addedByEnvoy
+}
+
 const (
-	maxResponseHeaderSize = 80 * 1024
+	// addedByEnvoy bounds the fields of a response that Envoy adds before it asks, in bytes, such as x-envoy-upstream-service-time.
+	addedByEnvoy = 1024
 	// maxLength is how long a content-length field is.
 	maxLength = len("content-length") + 20
 )
@@ -43,7 +67,7 @@ func (m *Machine) headersFit(fields []headermap.Field, encoded int, c *changes) 
 	if m.mayReplace(m.phase) {
 		m.direction(m.phase).eachStale(r.remove)
 	}
-	return r.count <= count && r.size <= size
+	return m.fits(r)
 }
 
 // bodyHeadersFit reports whether Envoy takes the header changes of the answer to a whole body: they are made after those of the headers, which are in m.applied.
@@ -72,7 +96,7 @@ func (m *Machine) bodyHeadersFit() bool {
 		r.remove("content-length")
 		r.add("content-length", strconv.Itoa(len(m.body.bytes)))
 	}
-	return r.count <= count && r.size <= size
+	return m.fits(r)
 }
 
 // encodedHeaders are the headers that came in the direction of the phase under way.

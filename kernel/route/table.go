@@ -40,15 +40,25 @@ type Terms struct {
 	MaxBodySize int
 	// MaxHeaderCount and MaxHeaderSize, in bytes, are what Envoy takes of header fields in one message.
 	MaxHeaderCount, MaxHeaderSize int
+	// MaxResponseHeaderSize, in bytes, is the same of a response; MaxHTTP1HeaderSize where it comes from an upstream over HTTP/1.
+	MaxResponseHeaderSize, MaxHTTP1HeaderSize int
 }
 
 // TermsOf are the terms of a configuration.
 func TermsOf(cfg *config.Kernel) Terms {
 	return Terms{
 		UnknownRoute: cfg.UnknownRoute, RouteNotFoundStatus: cmp.Or(cfg.RouteNotFoundStatus, 404), PolicyNotSupported: cfg.PolicyNotSupported, WorkerUnavailable: cfg.WorkerUnavailable, MaxBodySize: cfg.Limits.MaxBodySize,
-		MaxHeaderCount: cmp.Or(cfg.Limits.MaxHeaderCount, 100), MaxHeaderSize: cmp.Or(cfg.Limits.MaxHeaderSize, 60*1024),
+		MaxHeaderCount: cmp.Or(cfg.Limits.MaxHeaderCount, 100), MaxHeaderSize: cmp.Or(cfg.Limits.MaxHeaderSize, defaultHeaderSize),
+		MaxResponseHeaderSize: cmp.Or(cfg.Limits.MaxResponseHeaderSize, max(cfg.Limits.MaxHeaderSize, defaultHeaderSize)),
+		MaxHTTP1HeaderSize:    cmp.Or(cfg.Limits.MaxResponseHeaderSize, max(cfg.Limits.MaxHeaderSize, defaultHTTP1HeaderSize)),
 	}
 }
+
+// What Envoy takes of header fields, in bytes: of requests and of responses over HTTP/2 and HTTP/3 (codec_client.cc), and of responses over HTTP/1 (http1/codec_impl.h).
+const (
+	defaultHeaderSize      = 60 * 1024
+	defaultHTTP1HeaderSize = 80 * 1024
+)
 
 // newTable makes a table of routes with different names, which it numbers.
 func newTable(generation uint64, all []Route) *Table {

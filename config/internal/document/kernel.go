@@ -89,8 +89,10 @@ type Limits struct {
 	MaxTotalBodySize strict.Size `yaml:"max_total_body_size" min:"1KiB" max:"64GiB"`
 	// How many header fields Envoy takes (max_headers_count). A message that would have more after policies changed its headers is refused: 431, or 502 for a response.
 	MaxHeaderCount int `yaml:"max_header_count" min:"10" max:"10000"`
-	// The bytes of names and values of header fields that Envoy takes (max_request_headers_kb), refused likewise. Of a response, 80KiB at least.
+	// The bytes of names and values of header fields that Envoy takes of a request (max_request_headers_kb), refused likewise.
 	MaxHeaderSize strict.Size `yaml:"max_header_size" min:"1KiB" max:"8MiB"`
+	// The same of a response (max_response_headers_kb of the upstreams' clusters). Default: max_header_size, 60KiB at least, and 80KiB where the upstream answers over HTTP/1 for certain, by transfer-encoding, connection or more than 61KiB of fields.
+	MaxResponseHeaderSize strict.Size `yaml:"max_response_header_size" min:"1KiB" max:"8MiB"`
 }
 
 // Server is where Envoy connects.
