@@ -51,6 +51,9 @@ func (o *Observer) Forget(live []*route.Table, atMost time.Duration) (more bool)
 				o.set.UnregisterMetric(series)
 			}
 		}
+		for _, series := range o.forgetReasons(r, live) {
+			o.set.UnregisterMetric(series)
+		}
 		if atMost -= time.Since(began); atMost < 0 {
 			return true
 		}
@@ -83,6 +86,18 @@ func (o *Observer) forget(r *routeSeries, gone func(*workerSeries) bool) (droppe
 		delete(o.byName, r.name)
 	}
 	return dropped
+}
+
+// forgetReasons drops the reasons of policies that the route has in no table, and returns the names of their series; all, if the route is gone.
+func (o *Observer) forgetReasons(r *routeSeries, live []*route.Table) []string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.byName[r.name] != r {
+		return r.reasons.forget(r.name, func(string) bool { return true })
+	}
+	return r.reasons.forget(r.name, func(policy string) bool {
+		return policy != noPolicy && !slices.ContainsFunc(live, func(t *route.Table) bool { return hasPolicy(t.Lookup(r.name), policy) })
+	})
 }
 
 // series are the names of all that was counted.

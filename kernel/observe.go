@@ -27,6 +27,7 @@ const (
 	requestDuration   = "policy_kernel_request_duration_seconds"
 	responseFailures  = "policy_kernel_response_failures_total"
 	toleratedFailures = "policy_kernel_tolerated_failures_total"
+	decisionsTotal    = "policy_kernel_decisions_total"
 )
 
 const (
@@ -47,6 +48,8 @@ var durations = []float64{1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 2.5e-2, 
 // counted by policy_kernel_response_failures_total{route,worker,status} if they do anything but allow. Failures that an on_failure let pass
 // are counted by policy_kernel_tolerated_failures_total{route,worker,status}.
 //
+// Each decision that is not a plain allow is also counted by policy_kernel_decisions_total{route,policy,reason}; see reasons.go.
+//
 // Series appear when they are first used, and go when no stream uses a table any more that has the route, or has it with that worker. A request finds its handles by the index of its route, without locks, maps of names, or allocation.
 type Observer struct {
 	set      *metrics.Set
@@ -63,6 +66,7 @@ type Observer struct {
 type routeSeries struct {
 	name    string
 	workers atomic.Pointer[[]*workerSeries]
+	reasons reasons
 }
 
 // workerSeries are the series of a route with the worker that decided.
@@ -94,7 +98,11 @@ func NewObserver(routes int, set *metrics.Set, log *zap.Logger) *Observer {
 
 // Decided implements extproc.Observer.
 func (o *Observer) Decided(d *extproc.Decision) {
-	w := o.series(d)
+	r, w := o.series(d)
+	// Fast path: nothing was refused, answered or skipped.
+	if d.Status != extproc.StatusAllowed || d.Reason != "" {
+		o.countReason(r, d)
+	}
 	if d.Tolerated != extproc.StatusNone {
 		o.count(&w.tolerated[d.Tolerated], toleratedFailures, d, w, d.Tolerated)
 		o.complain(&w.tolerated[d.Tolerated], "a failure was tolerated by on_failure", d, w, d.Tolerated)
@@ -122,7 +130,7 @@ func (o *Observer) Decided(d *extproc.Decision) {
 }
 
 // series finds the handles of a decision.
-func (o *Observer) series(d *extproc.Decision) *workerSeries {
+func (o *Observer) series(d *extproc.Decision) (*routeSeries, *workerSeries) {
 	name, index := unknownRoute, 0
 	if d.Route != nil {
 		name, index = d.Route.Name, d.Route.Index+1
@@ -140,7 +148,7 @@ func (o *Observer) series(d *extproc.Decision) *workerSeries {
 	if r != nil && r.name == name {
 		for _, w := range *r.workers.Load() {
 			if w.worker == worker {
-				return w
+				return r, w
 			}
 		}
 	}
@@ -149,7 +157,7 @@ func (o *Observer) series(d *extproc.Decision) *workerSeries {
 }
 
 // add makes the series of a route and a worker.
-func (o *Observer) add(name string, index int, worker route.Evaluator) *workerSeries {
+func (o *Observer) add(name string, index int, worker route.Evaluator) (*routeSeries, *workerSeries) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	r := o.byName[name]
@@ -164,7 +172,7 @@ func (o *Observer) add(name string, index int, worker route.Evaluator) *workerSe
 	old := *r.workers.Load()
 	for _, w := range old {
 		if w.worker == worker {
-			return w
+			return r, w
 		}
 	}
 	w := &workerSeries{worker: worker, name: noWorker}
@@ -174,7 +182,7 @@ func (o *Observer) add(name string, index int, worker route.Evaluator) *workerSe
 	w.duration = o.set.GetOrCreatePrometheusHistogramExt(telemetry.Series(requestDuration, "route", name, "worker", w.name), durations)
 	all := append(old[:len(old):len(old)], w)
 	r.workers.Store(&all)
-	return w
+	return r, w
 }
 
 // count adds one to a counter, which is made when it is first used.
@@ -215,6 +223,9 @@ func describe(d *extproc.Decision, w *workerSeries, status extproc.Status) []zap
 	fields := []zap.Field{
 		zap.String("request_id", clip(string(d.RequestID))), zap.String("route", clip(strings.Clone(d.RouteName))), zap.String("worker", w.name),
 		zap.Stringer("phase", d.Phase), zap.Stringer("status", status), zap.String("policy", strings.Clone(d.Policy)), zap.String("reason", strings.Clone(d.Reason)),
+	}
+	if d.Detail != "" {
+		fields = append(fields, zap.String("detail", strings.Clone(d.Detail)))
 	}
 	if d.TraceID != "" {
 		fields = append(fields, zap.String("trace_id", d.TraceID))

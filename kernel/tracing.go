@@ -11,6 +11,7 @@ import (
 
 	workerv1 "github.com/policy-engine/policy-engine/api/worker/v1"
 	"github.com/policy-engine/policy-engine/config"
+	"github.com/policy-engine/policy-engine/fastpath/httpsyntax"
 	"github.com/policy-engine/policy-engine/fastpath/view"
 	"github.com/policy-engine/policy-engine/kernel/extproc"
 	"github.com/policy-engine/policy-engine/kernel/route"
@@ -145,6 +146,9 @@ func (r *requestSpans) Called(c *route.Call, result *workerv1.Result, err error)
 		if result.Reason != "" {
 			r.call.SetAttributes(attribute.String("policy_engine.reason", result.Reason))
 		}
+		if result.Detail != "" {
+			r.call.SetAttributes(attribute.String("policy_engine.detail", httpsyntax.Detail(result.Detail)))
+		}
 		if result.Outcome == workerv1.Result_OUTCOME_FAILED {
 			r.call.SetStatus(codes.Error, failures.Of(int32(result.Failure)))
 		}
@@ -180,6 +184,9 @@ func (r *requestSpans) Decided(d *extproc.Decision) {
 	}
 	if d.Reason != "" {
 		r.span.SetAttributes(attribute.String("policy_engine.reason", d.Reason))
+	}
+	if d.Detail != "" {
+		r.span.SetAttributes(attribute.String("policy_engine.detail", d.Detail))
 	}
 	if d.Tolerated != extproc.StatusNone {
 		r.span.SetAttributes(attribute.String("policy_engine.tolerated", d.Tolerated.String()))

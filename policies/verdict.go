@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"net/http"
 	"strings"
+
+	"github.com/policy-engine/policy-engine/fastpath/httpsyntax"
 )
 
 // Verdict is what a policy decided. The zero value lets the request go on to the next policy.
@@ -13,6 +15,7 @@ type Verdict struct {
 	status  int
 	reason  string
 	message string
+	detail  string
 	headers []Header
 	body    []byte
 	grpc    *uint32
@@ -71,6 +74,18 @@ func (v Verdict) WithMessage(message string) Verdict {
 	v.message = message
 	return v
 }
+
+// WithDetail returns v with more about its reason, for operators: which claim, key id, limit or part of a schema. It goes to the debug log and to
+// traces, and never to the client. It may name what the configuration has; it must have nothing of the client's credentials, query or body. What is
+// longer than httpsyntax.MaxDetail (256) bytes is cut off, and what is not printable is replaced. A detail that is made when the policy is built costs
+// a refusal nothing.
+func (v Verdict) WithDetail(detail string) Verdict {
+	v.detail = httpsyntax.Detail(detail)
+	return v
+}
+
+// Detail returns the text given to WithDetail, empty if there is none.
+func (v Verdict) Detail() string { return v.detail }
 
 // WithHeader returns v with one more header line on the answer.
 func (v Verdict) WithHeader(name, value string) Verdict {

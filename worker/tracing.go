@@ -91,10 +91,13 @@ func (p *policySpans) Context(ctx context.Context) context.Context {
 }
 
 // End implements chain.Trace.
-func (p *policySpans) End(s chain.Status, reason string) {
+func (p *policySpans) End(s chain.Status, reason, detail string) {
 	p.span.SetAttributes(attribute.String("policy_engine.verdict", s.String()))
 	if reason != "" {
 		p.span.SetAttributes(attribute.String("policy_engine.reason", reason))
+	}
+	if detail != "" {
+		p.span.SetAttributes(attribute.String("policy_engine.detail", detail))
 	}
 	switch s {
 	case chain.StatusError, chain.StatusPanic, chain.StatusTimeout:

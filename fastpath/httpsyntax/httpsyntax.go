@@ -2,7 +2,11 @@
 // policy sets by them, and the kernel what a worker sends: a rule that stands in one place cannot differ between the two.
 package httpsyntax
 
-import "errors"
+import (
+	"errors"
+	"unicode"
+	"unicode/utf8"
+)
 
 // Limits of what one answer of a worker may set. In bytes, where not said otherwise.
 const (
@@ -14,6 +18,8 @@ const (
 	MaxBody = 1024 * 1024
 	// MaxReason is the longest reason: it becomes the label of a metric.
 	MaxReason = 64
+	// MaxDetail is the longest detail of a reason, in bytes.
+	MaxDetail = 256
 )
 
 // The rules that a value can break.
@@ -198,6 +204,40 @@ func Reason(reason string) error {
 		}
 	}
 	return nil
+}
+
+// Detail returns the part of a reason's detail that fits into MaxDetail bytes, with a '?' for each control character and each byte that is
+// not UTF-8. It does not allocate for a text that fits.
+func Detail(text string) string {
+	// Fast path: printable ASCII.
+	if len(text) <= MaxDetail && printable(text) {
+		return text
+	}
+	const more = "…"
+	made := make([]byte, 0, MaxDetail)
+	fits := 0 // so much of made has more behind it within the limit
+	for _, r := range text {
+		if r == utf8.RuneError || !unicode.IsPrint(r) {
+			r = '?'
+		}
+		if len(made)+utf8.RuneLen(r) > MaxDetail {
+			return string(append(made[:fits], more...))
+		}
+		made = utf8.AppendRune(made, r)
+		if len(made) <= MaxDetail-len(more) {
+			fits = len(made)
+		}
+	}
+	return string(made)
+}
+
+func printable(text string) bool {
+	for i := range len(text) {
+		if text[i] < ' ' || text[i] > '~' {
+			return false
+		}
+	}
+	return true
 }
 
 // EqualFold compares without regard to the case of ASCII letters. It does not allocate.

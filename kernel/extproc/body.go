@@ -179,6 +179,7 @@ func (m *Machine) openBody() (refused bool, because *refusal) {
 		return true, m.bodyTooLarge()
 	case m.changes.method && (bodies || m.wanted.has(m.trailersPhase())):
 		// CONTINUE_AND_REPLACE, which it takes, ends what Envoy sends of this request (processor_state.cc, handleHeaderContinueAndReplace).
+		m.detail = "a policy sets the method of a request whose body or trailers policies read"
 		return true, &illegalResult
 	}
 	return false, nil
@@ -396,6 +397,7 @@ func (m *Machine) release() {
 }
 
 func (m *Machine) bodyTooLarge() *refusal {
+	m.detail = "the body is longer than max_body_size of the kernel or the worker, or all bodies together take all their memory"
 	if m.phase >= responseHeaders {
 		return &responseBodyTooLarge
 	}

@@ -61,6 +61,29 @@ var statusNames = [...]string{
 	StatusUnsupportedMode: "unsupported_mode", StatusCancelled: "cancelled", StatusDraining: "draining", StatusInternal: "internal",
 }
 
+// statusDetails are what is said of decisions that neither a policy nor the event explains in more detail.
+var statusDetails = [...]string{
+	StatusUnknownRoute:       "Envoy names a route that route_policies of the kernel's configuration does not have",
+	StatusRouteNotFound:      "no route of Envoy matches the host and path, or Envoy names none",
+	StatusPolicyNotSupported: "no worker of the kernel offers the policy",
+	StatusWorkerUnavailable:  "no replica of the worker takes calls",
+	StatusWorkerTimeout:      "the worker did not answer within its timeout",
+	StatusWorkerOverloaded:   "all replicas of the worker are full, and so is the queue before them",
+	StatusRouteOverloaded:    "the route has its share of the worker's room",
+	StatusPolicyError:        "the policy returned an error; the worker's log has it",
+	StatusPolicyPanic:        "the policy panicked; the worker's log has the stack",
+	StatusPolicyTimeout:      "the policy took longer than its timeout",
+	StatusPolicyOverloaded:   "too many runs of the policy that take long were waiting",
+	StatusIllegalResult:      "the worker's result cannot be applied",
+	StatusTooLarge:           "a message is longer than the worker takes",
+	StatusBodyCoding:         "the body's content-encoding is unknown or the body is damaged, and a policy reads the body without it",
+	StatusMalformedMessage:   "Envoy's message cannot be read, or came out of order",
+	StatusUnsupportedMode:    "Envoy's ext_proc filter or the request's protocol does not let the policies see the body",
+	StatusCancelled:          "the stream ended before the decision",
+	StatusDraining:           "the kernel is shutting down",
+	StatusInternal:           "a fault of the kernel; its log has more",
+}
+
 // Statuses returns all statuses that a Decision can have, for metrics that are resolved at load time.
 func Statuses() []Status {
 	all := make([]Status, 0, len(statusNames))
@@ -97,6 +120,8 @@ type Decision struct {
 	Worker *route.Segment
 	Policy string
 	Reason string
+	// Detail says more about the reason, or about the failure that was tolerated. Clients never get it.
+	Detail string
 	// RequestID is the value of x-request-id.
 	RequestID []byte
 	// TraceID is the id of the request's trace, empty if it is not traced.

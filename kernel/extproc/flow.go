@@ -1,6 +1,7 @@
 package extproc
 
 import (
+	"cmp"
 	"errors"
 	"time"
 
@@ -8,6 +9,7 @@ import (
 	workerv1 "github.com/policy-engine/policy-engine/api/worker/v1"
 	"github.com/policy-engine/policy-engine/config"
 	"github.com/policy-engine/policy-engine/fastpath/headermap"
+	"github.com/policy-engine/policy-engine/fastpath/httpsyntax"
 	"github.com/policy-engine/policy-engine/fastpath/view"
 	"github.com/policy-engine/policy-engine/kernel/route"
 )
@@ -275,8 +277,11 @@ func (m *Machine) Complete(c *route.Call, r *workerv1.Result, err error, now Ins
 		return m.broken("outcome of a call that is not outstanding", now)
 	}
 	m.calling = false
-	if err == nil && (r == nil || !m.ended && m.check(r) != nil) {
-		r, err = nil, route.ErrIllegalResult
+	var illegal error
+	if err == nil {
+		if illegal = m.checkOutcome(r); illegal != nil {
+			r, err = nil, route.ErrIllegalResult
+		}
 	}
 	if m.trace != nil {
 		m.trace.Called(c, r, err)
@@ -285,6 +290,7 @@ func (m *Machine) Complete(c *route.Call, r *workerv1.Result, err error, now Ins
 		return Effect{} // Aborted, drained or closed meanwhile.
 	}
 	if err != nil {
+		m.detail = httpsyntax.Detail(cmp.Or(illegal, err).Error())
 		return m.failed(failureOfError(err), now)
 	}
 	if r.Subject != "" {
@@ -296,7 +302,7 @@ func (m *Machine) Complete(c *route.Call, r *workerv1.Result, err error, now Ins
 	case workerv1.Result_OUTCOME_FAILED:
 		return m.failedInWorker(r, now)
 	case workerv1.Result_OUTCOME_SKIP_REMAINING:
-		m.policy, m.reason = policyOf(m.segment, r.Policy), r.Reason
+		m.policy, m.reason, m.detail = policyOf(m.segment, r.Policy), r.Reason, httpsyntax.Detail(r.Detail)
 		m.skipAfter(m.segment, int(r.Position)-1)
 	}
 	// The outcome is CONTINUE or SKIP_REMAINING: the check lets no other through.
@@ -313,6 +319,17 @@ func (m *Machine) Complete(c *route.Call, r *workerv1.Result, err error, now Ins
 		return m.refuse(&workerUnavailable, now) // It is not known what the skipped policies replace.
 	}
 	return m.advance(now)
+}
+
+// checkOutcome checks a result that came without an error, unless nothing is made of it any more.
+func (m *Machine) checkOutcome(r *workerv1.Result) error {
+	switch {
+	case r == nil:
+		return errNoResult
+	case m.ended:
+		return nil
+	}
+	return m.check(r)
 }
 
 // check checks a result in itself and against what the flow has gathered.
@@ -389,10 +406,11 @@ func (m *Machine) failedInWorker(r *workerv1.Result, now Instant) Effect {
 		final = &policyOverloaded
 	default:
 		// The chain did not run.
+		m.detail = httpsyntax.Detail(r.Detail)
 		return m.failed(m.failureOf(r.Failure), now)
 	}
 	// The policy's on_failure is taken into account already.
-	m.policy = policyOf(m.segment, r.Policy)
+	m.policy, m.detail = policyOf(m.segment, r.Policy), httpsyntax.Detail(r.Detail)
 	return m.refuse(final, now)
 }
 

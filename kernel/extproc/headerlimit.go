@@ -121,6 +121,7 @@ func (m *Machine) mayReplace(p workerv1.Phase) bool {
 
 // tooManyHeaders is the refusal of a message whose headers Envoy would not take.
 func (m *Machine) tooManyHeaders() *refusal {
+	m.detail = "with the changes of the policies, the headers are more or longer than Envoy takes"
 	if m.phase >= responseHeaders {
 		return &responseTooLarge
 	}

@@ -66,6 +66,7 @@ type Machine struct {
 	changes   changes
 	policy    string // that ended the chain, for the decision
 	reason    string // valid during one event only
+	detail    string // as reason
 
 	call     route.Call
 	trace    Trace // nil: the request is not traced
@@ -130,7 +131,7 @@ func (m *Machine) Open(routeName string, _ Instant) {
 func (m *Machine) begin(p workerv1.Phase, now Instant) {
 	m.phase, m.stage, m.since = p, p, now
 	m.next, m.segment, m.tolerated = 0, nil, StatusNone
-	m.policy, m.reason = "", ""
+	m.policy, m.reason, m.detail = "", "", ""
 	m.changes.reset()
 	m.removedTrailers = m.removedTrailers[:0]
 }
@@ -352,7 +353,10 @@ func (m *Machine) decide(status Status, now Instant) {
 		m.decision = Decision{
 			Route: m.route, RouteName: m.routeName, Phase: m.phase, Status: status, Tolerated: m.tolerated, Worker: m.segment,
 			Policy: m.policy, Reason: m.reason, RequestID: m.requestID, Elapsed: elapsed(m.since, now),
-			OfRequest: ofRequest,
+			OfRequest: ofRequest, Detail: m.detail,
+		}
+		if m.detail == "" && int(status) < len(statusDetails) {
+			m.decision.Detail = statusDetails[status]
 		}
 		if m.route == nil && m.phase == requestHeaders {
 			path, _, _ := bytes.Cut(firstValue(m.fields, ":path"), []byte("?"))
@@ -367,7 +371,7 @@ func (m *Machine) decide(status Status, now Instant) {
 		}
 		m.decision = Decision{}
 	}
-	m.policy, m.reason = "", ""
+	m.policy, m.reason, m.detail = "", "", ""
 	m.undecided = m.undecided && !ofRequest
 }
 

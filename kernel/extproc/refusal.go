@@ -8,6 +8,7 @@ import (
 	workerv1 "github.com/policy-engine/policy-engine/api/worker/v1"
 	"github.com/policy-engine/policy-engine/config"
 	"github.com/policy-engine/policy-engine/fastpath/contentcoding"
+	"github.com/policy-engine/policy-engine/fastpath/httpsyntax"
 	"github.com/policy-engine/policy-engine/fastpath/view"
 )
 
@@ -117,7 +118,7 @@ func (m *Machine) immediate(r *workerv1.Result, now Instant) Effect {
 	if r.Immediate.Status < 400 {
 		decision = StatusResponded
 	}
-	m.policy, m.reason = policyOf(m.segment, r.Policy), reason
+	m.policy, m.reason, m.detail = policyOf(m.segment, r.Policy), reason, httpsyntax.Detail(r.Detail)
 	if reason == "" {
 		reason = decision.String()
 	}

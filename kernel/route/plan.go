@@ -1,6 +1,7 @@
 package route
 
 import (
+	"slices"
 	"time"
 
 	workerv1 "github.com/policy-engine/policy-engine/api/worker/v1"
@@ -20,6 +21,22 @@ type Route struct {
 	Unsupported []string
 	// Undiscovered is true if a policy has no known worker, and a configured worker has not told its policies yet: requests are refused as worker_unavailable.
 	Undiscovered bool
+}
+
+// Has reports whether a policy of that name is in one of the flows, or is one that no worker offers.
+func (r *Route) Has(policy string) bool {
+	for _, p := range [...]*Plan{&r.Request, &r.Response} {
+		for _, segments := range [...][]Segment{p.Headers, p.Body, p.Trailers} {
+			for i := range segments {
+				for j := range segments[i].Policies {
+					if segments[i].Policies[j].Name == policy {
+						return true
+					}
+				}
+			}
+		}
+	}
+	return slices.Contains(r.Unsupported, policy)
 }
 
 // Plan is what one flow runs: in each phase, one call after the other.

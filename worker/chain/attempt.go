@@ -173,8 +173,11 @@ func (r *Run) abandon(ctx context.Context, s *step, snapshot policies.Snapshot) 
 	x, err := snapshot.Exchange(r.requestHeaders, r.responseHeaders)
 	if err != nil { // Not to be expected: the same bytes were read before.
 		r.x = new(policies.Exchange)
-		r.ran(s, StatusTimeout, r.settings.Now().Sub(r.began), CauseTimeout.String())
-		r.end(outcome{result: workerv1.Result_OUTCOME_FAILED, policy: s.policy, reason: CauseTimeout.String(), failure: CauseTimeout.failure()})
+		r.ran(s, StatusTimeout, r.settings.Now().Sub(r.began), CauseTimeout.String(), CauseTimeout.detail())
+		r.end(outcome{
+			result: workerv1.Result_OUTCOME_FAILED, policy: s.policy, reason: CauseTimeout.String(), detail: CauseTimeout.detail(),
+			failure: CauseTimeout.failure(),
+		})
 		return
 	}
 	r.x, r.mark = x, x.Mark()

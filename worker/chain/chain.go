@@ -96,6 +96,18 @@ func (c Cause) String() string {
 	return [...]string{"error", "panic", "timeout", "illegal_change", "illegal_verdict", "overloaded"}[c]
 }
 
+// detail says what failed and where to read more. The error of the policy may hold what the client sent, and is in the worker's log only.
+func (c Cause) detail() string {
+	return [...]string{
+		"the policy returned an error; the worker's log has it under this request_id",
+		"the policy panicked; the worker's log has the stack under this request_id",
+		"the policy took longer than its timeout, or than the worker's timeout leaves for it",
+		"the policy made a change that Envoy would not take; the worker's log has it under this request_id",
+		"the verdict of the policy cannot be sent as an answer; the worker's log has why under this request_id",
+		"too many runs of the policy that take long were waiting",
+	}[c]
+}
+
 // status is the status of a run that failed for the cause.
 func (c Cause) status() Status {
 	switch c {

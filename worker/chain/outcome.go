@@ -11,6 +11,7 @@ type outcome struct {
 	verdict policies.Verdict // with IMMEDIATE
 	policy  string
 	reason  string
+	detail  string
 	failure workerv1.Result_Failure
 	// position is the index of the policy in the chain, and one more.
 	position int
@@ -18,7 +19,7 @@ type outcome struct {
 
 // cancel ends the chain without a decision: the call was given up by the caller, or the worker stops.
 func (r *Run) cancel(s *step) {
-	r.ran(s, StatusCancelled, r.settings.Now().Sub(r.began), "cancelled")
+	r.ran(s, StatusCancelled, r.settings.Now().Sub(r.began), "cancelled", "")
 	r.awaiting = nil
 	r.end(outcome{result: workerv1.Result_OUTCOME_FAILED, reason: "cancelled", failure: workerv1.Result_FAILURE_DRAINING})
 }

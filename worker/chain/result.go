@@ -44,7 +44,7 @@ func (r *Run) Result() *workerv1.Result {
 	o, out := &r.outcome, &r.out.result
 	out.Id, out.Phase, out.Outcome = r.id, r.phase, o.result
 	out.Position = uint32(o.position)
-	out.Policy, out.Reason, out.Failure = o.policy, o.reason, o.failure
+	out.Policy, out.Reason, out.Detail, out.Failure = o.policy, o.reason, o.detail, o.failure
 	if who, ok := r.x.Identity(); ok {
 		out.Subject = who.Subject
 	}

@@ -262,17 +262,21 @@ func (r *Run) settle(s *step, v policies.Verdict, err error, late bool) (elapsed
 	}
 	switch {
 	case v.IsContinue():
-		r.ran(s, StatusContinue, elapsed, "")
+		r.ran(s, StatusContinue, elapsed, "", "")
 	case v.IsSkipRemaining():
-		r.ran(s, StatusSkipRemaining, elapsed, v.Reason())
-		r.end(outcome{result: workerv1.Result_OUTCOME_SKIP_REMAINING, policy: s.policy, reason: v.Reason(), position: s.index + 1})
+		r.ran(s, StatusSkipRemaining, elapsed, v.Reason(), v.Detail())
+		r.end(outcome{
+			result: workerv1.Result_OUTCOME_SKIP_REMAINING, policy: s.policy, reason: v.Reason(), detail: v.Detail(), position: s.index + 1,
+		})
 	default:
 		status := StatusRespond
 		if v.IsDeny() {
 			status = StatusDeny
 		}
-		r.ran(s, status, elapsed, v.Reason())
-		r.end(outcome{result: workerv1.Result_OUTCOME_IMMEDIATE, verdict: v, policy: s.policy, reason: v.Reason(), position: s.index + 1})
+		r.ran(s, status, elapsed, v.Reason(), v.Detail())
+		r.end(outcome{
+			result: workerv1.Result_OUTCOME_IMMEDIATE, verdict: v, policy: s.policy, reason: v.Reason(), detail: v.Detail(), position: s.index + 1,
+		})
 	}
 	if r.settings.Poison {
 		r.x.Poison()
@@ -316,7 +320,7 @@ func (r *Run) fail(s *step, cause Cause, err error, elapsed time.Duration, onFai
 		f.Stack = panicked.stack
 	}
 	s.observer.Failed(f)
-	r.ran(s, cause.status(), elapsed, cause.String())
+	r.ran(s, cause.status(), elapsed, cause.String(), cause.detail())
 	if r.body.on {
 		r.dropOut(s)
 	}
@@ -328,9 +332,15 @@ func (r *Run) fail(s *step, cause Cause, err error, elapsed time.Duration, onFai
 		for i := r.next; i < len(r.steps); i++ {
 			r.removeOwned(&r.steps[i])
 		}
-		r.end(outcome{result: workerv1.Result_OUTCOME_SKIP_REMAINING, policy: s.policy, reason: cause.String(), failure: cause.failure(), position: s.index + 1})
+		r.end(outcome{
+			result: workerv1.Result_OUTCOME_SKIP_REMAINING, policy: s.policy, reason: cause.String(), detail: cause.detail(), failure: cause.failure(),
+			position: s.index + 1,
+		})
 	default:
-		r.end(outcome{result: workerv1.Result_OUTCOME_FAILED, policy: s.policy, reason: cause.String(), failure: cause.failure(), position: s.index + 1})
+		r.end(outcome{
+			result: workerv1.Result_OUTCOME_FAILED, policy: s.policy, reason: cause.String(), detail: cause.detail(), failure: cause.failure(),
+			position: s.index + 1,
+		})
 	}
 	if r.settings.Poison {
 		r.x.Poison()

@@ -21,8 +21,8 @@ type Trace interface {
 	Begin(policy, route string, phase workerv1.Phase)
 	// Context gives ctx the span that has begun.
 	Context(ctx context.Context) context.Context
-	// End ends it. It keeps nothing of the reason.
-	End(s Status, reason string)
+	// End ends it. It keeps nothing of the reason and its detail.
+	End(s Status, reason, detail string)
 }
 
 // join takes part in the trace of the call, if it is traced.
@@ -44,13 +44,13 @@ func (r *Run) traced(ctx context.Context, s *step) context.Context {
 }
 
 // ran tells how a run of a step's policy ended.
-func (r *Run) ran(s *step, status Status, elapsed time.Duration, reason string) {
+func (r *Run) ran(s *step, status Status, elapsed time.Duration, reason, detail string) {
 	s.observer.Ran(status, elapsed)
 	if r.trace == nil {
 		return
 	}
 	r.trace.Begin(s.policy, r.chain.route, r.phase) // It may have had no time to.
-	r.trace.End(status, reason)
+	r.trace.End(status, reason, detail)
 }
 
 // traceID is the id of the trace, or empty.

@@ -2092,7 +2092,10 @@ type Result struct {
 	Holding bool `protobuf:"varint,14,opt,name=holding,proto3" json:"holding,omitempty"`
 	// With CONTINUE and SKIP_REMAINING in a header phase: the policies that skip the body of this message, as the bits 1<<index
 	// of their places in the chain. A kernel that knows this field leaves them out of the body phase; they never run in it.
-	SkipsBody     uint64 `protobuf:"varint,15,opt,name=skips_body,json=skipsBody,proto3" json:"skips_body,omitempty"`
+	SkipsBody uint64 `protobuf:"varint,15,opt,name=skips_body,json=skipsBody,proto3" json:"skips_body,omitempty"`
+	// More about the reason, for operators: it goes to logs and traces, never to a client. At most 256 bytes of printable text. It has
+	// nothing of a credential of the client.
+	Detail        string `protobuf:"bytes,16,opt,name=detail,proto3" json:"detail,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2230,6 +2233,13 @@ func (x *Result) GetSkipsBody() uint64 {
 		return x.SkipsBody
 	}
 	return 0
+}
+
+func (x *Result) GetDetail() string {
+	if x != nil {
+		return x.Detail
+	}
+	return ""
 }
 
 type GetMetricsRequest struct {
@@ -2564,7 +2574,7 @@ const file_worker_v1_worker_proto_rawDesc = "" +
 	"\f_grpc_status\"2\n" +
 	"\x06Header\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\fR\x05value\"\xd0\b\n" +
+	"\x05value\x18\x02 \x01(\fR\x05value\"\xe8\b\n" +
 	"\x06Result\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x123\n" +
 	"\x05phase\x18\x02 \x01(\x0e2\x1d.policyengine.worker.v1.PhaseR\x05phase\x12@\n" +
@@ -2582,7 +2592,8 @@ const file_worker_v1_worker_proto_rawDesc = "" +
 	"\bposition\x18\r \x01(\rR\bposition\x12\x18\n" +
 	"\aholding\x18\x0e \x01(\bR\aholding\x12\x1d\n" +
 	"\n" +
-	"skips_body\x18\x0f \x01(\x04R\tskipsBody\"\x7f\n" +
+	"skips_body\x18\x0f \x01(\x04R\tskipsBody\x12\x16\n" +
+	"\x06detail\x18\x10 \x01(\tR\x06detail\"\x7f\n" +
 	"\aOutcome\x12\x17\n" +
 	"\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x14\n" +
 	"\x10OUTCOME_CONTINUE\x10\x01\x12\x15\n" +
