@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/policy-engine/policy-engine/policies"
 )
@@ -40,6 +41,7 @@ type Policy struct {
 
 	missing  policies.Verdict
 	invalid  policies.Verdict
+	unlisted policies.Verdict // as invalid, with the detail that the store does not have the key
 	repeated policies.Verdict
 	scope    policies.Verdict
 	claim    policies.Verdict
@@ -98,10 +100,11 @@ func build(env policies.Env, params Params) (*Policy, error) {
 		claims:         params.ClaimsToHeaders,
 		issuer:         params.KeyStore,
 
-		missing: refuse("api_key_missing", "an API key is required"),
+		missing: refuse("api_key_missing", "an API key is required").WithDetail("no key in " + places.String()),
 		// One answer to unknown, early and expired keys: whoever guesses learns nothing.
 		invalid:  refuse("api_key_invalid", "the API key is not valid"),
-		repeated: refuse("api_key_repeated", "more than one API key"),
+		unlisted: refuse("api_key_invalid", "the API key is not valid").WithDetail("key store " + params.KeyStore + " has no such key"),
+		repeated: refuse("api_key_repeated", "more than one API key").WithDetail("more than one key in " + places.String()),
 		scope:    policies.Deny(http.StatusForbidden, "scope_missing").WithMessage("the API key does not have the scope that this takes"),
 		claim:    policies.Deny(http.StatusForbidden, "claim_missing").WithMessage("the API key does not have the group or the metadata that this takes"),
 
@@ -147,7 +150,7 @@ func (p *Policy) OnRequestHeaders(_ context.Context, r *policies.Request) (polic
 		return p.repeated, nil
 	case found.malformed || len(found.value) > maxKeySize:
 		p.unknown.Inc()
-		return p.invalid, nil
+		return p.invalid.WithDetail("the key is malformed or too long"), nil
 	case len(found.value) == 0 && p.required:
 		return p.missing, nil
 	case len(found.value) == 0:
@@ -163,7 +166,7 @@ func (p *Policy) OnRequestHeaders(_ context.Context, r *policies.Request) (polic
 		return policies.Verdict{}, fmt.Errorf("look up API key: %w", err)
 	case key == nil:
 		p.unknown.Inc()
-		return p.invalid, nil
+		return p.unlisted, nil
 	}
 	if !key.Expires.IsZero() || !key.NotBefore.IsZero() {
 		if refusal := p.untimely(key); refusal != nil {
@@ -192,10 +195,10 @@ func (p *Policy) untimely(key *policies.Key) *policies.Verdict {
 	switch {
 	case key.Expired(now):
 		p.expired.Inc()
-		return &p.invalid
+		return p.because(&p.invalid, key, "expired "+key.Expires.UTC().Format(time.RFC3339))
 	case !key.Begun(now):
 		p.early.Inc()
-		return &p.invalid
+		return p.because(&p.invalid, key, "is not valid before "+key.NotBefore.UTC().Format(time.RFC3339))
 	}
 	return nil
 }
@@ -204,17 +207,23 @@ func (p *Policy) untimely(key *policies.Key) *policies.Verdict {
 func (p *Policy) authorize(key *policies.Key) *policies.Verdict {
 	for _, scope := range p.scopes {
 		if !slices.Contains(key.Scopes, scope) {
-			return &p.scope
+			return p.because(&p.scope, key, "lacks scope "+scope)
 		}
 	}
 	for i := range p.claims {
 		if h := &p.claims[i]; h.Required {
 			if _, outcome := h.Value(key.Claims, policies.ClaimValue{}); outcome != policies.ClaimCarried {
-				return &p.claim
+				return p.because(&p.claim, key, "lacks "+h.Claim.String()+", or it cannot be the value of header "+h.Header)
 			}
 		}
 	}
 	return nil
+}
+
+// because returns the refusal of a known key with its id and why, for operators.
+func (p *Policy) because(refusal *policies.Verdict, key *policies.Key, why string) *policies.Verdict {
+	v := refusal.WithDetail("key " + key.ID + " of key store " + p.issuer + " " + why)
+	return &v
 }
 
 // carry sets the header of a claim.

@@ -2,6 +2,7 @@ package apikeyauth
 
 import (
 	"bytes"
+	"strings"
 
 	"github.com/policy-engine/policy-engine/policies"
 )
@@ -15,6 +16,24 @@ type sources struct {
 	schemes []string
 	query   string
 	cookie  string
+}
+
+// String names the places.
+func (s *sources) String() string {
+	var all []string
+	if s.header != "" {
+		all = append(all, "header "+s.header)
+	}
+	for _, scheme := range s.schemes {
+		all = append(all, "header "+authorization+" (scheme "+scheme+")")
+	}
+	if s.query != "" {
+		all = append(all, "query parameter "+s.query)
+	}
+	if s.cookie != "" {
+		all = append(all, "cookie "+s.cookie)
+	}
+	return strings.Join(all, " or ")
 }
 
 // found is what the sources have.

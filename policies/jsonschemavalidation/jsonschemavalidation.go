@@ -5,8 +5,10 @@ package jsonschemavalidation
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/http"
+	"strings"
 
 	"github.com/policy-engine/policy-engine/policies"
 )
@@ -67,13 +69,17 @@ func build(env policies.Env, params Params) (*Policy, error) {
 		maxErrors: params.MaxErrors,
 		status:    params.Status,
 
-		missing:     policies.Deny(http.StatusBadRequest, "body_missing").WithMessage("a JSON body is required"),
-		unsupported: policies.Deny(http.StatusUnsupportedMediaType, "content_type_unsupported").WithMessage("the content-type is not one that is taken here"),
-		tooLarge:    policies.Deny(http.StatusRequestEntityTooLarge, "body_too_large").WithMessage("the body is too large"),
-		tooMuchText: policies.Deny(http.StatusRequestEntityTooLarge, "pattern_budget").WithMessage("the body has too much text for the patterns of the schema"),
-		response:    policies.Deny(http.StatusBadGateway, "response_invalid").WithMessage("the upstream's response is not what it should be"),
-		log:         env.Logger(),
-		events:      events{env.Counter("malformed"), env.Counter("invalid"), env.Counter("response_invalid")},
+		missing: policies.Deny(http.StatusBadRequest, "body_missing").WithMessage("a JSON body is required").
+			WithDetail("the body is empty, and required is true"),
+		unsupported: policies.Deny(http.StatusUnsupportedMediaType, "content_type_unsupported").WithMessage("the content-type is not one that is taken here").
+			WithDetail("the content-type is none of " + strings.Join(params.ContentTypes, ", ") + ", or is there more than once"),
+		tooLarge: policies.Deny(http.StatusRequestEntityTooLarge, "body_too_large").WithMessage("the body is too large").
+			WithDetail(fmt.Sprintf("the body exceeds max_body_bytes, which is %d", params.MaxBodyBytes)),
+		tooMuchText: policies.Deny(http.StatusRequestEntityTooLarge, "pattern_budget").WithMessage("the body has too much text for the patterns of the schema").
+			WithDetail(fmt.Sprintf("the patterns of the schema take more than max_pattern_steps, which is %d", params.MaxPatternSteps)),
+		response: policies.Deny(http.StatusBadGateway, "response_invalid").WithMessage("the upstream's response is not what it should be"),
+		log:      env.Logger(),
+		events:   events{env.Counter("malformed"), env.Counter("invalid"), env.Counter("response_invalid")},
 	}, nil
 }
 
@@ -115,7 +121,7 @@ func (p *Policy) judge(ctx context.Context, body []byte, most limits) (policies.
 	value, depth, flaw := parse(body, p.bounds)
 	if flaw != nil {
 		p.events.malformed.Inc()
-		return policies.Deny(http.StatusBadRequest, flaw.reason).WithMessage(flaw.Error()), nil
+		return policies.Deny(http.StatusBadRequest, flaw.reason).WithMessage(flaw.Error()).WithDetail(flaw.Error()), nil
 	}
 	invalid, err := p.schema.check(ctx, value, most.at(depth))
 	switch {
@@ -125,13 +131,15 @@ func (p *Policy) judge(ctx context.Context, body []byte, most limits) (policies.
 		return policies.Verdict{}, errNotInline
 	case errors.Is(invalid, errTooLong):
 		p.events.malformed.Inc()
-		return policies.Deny(http.StatusBadRequest, tooComplex).WithMessage("the body is not taken: " + errTooLong.Error()), nil
+		return policies.Deny(http.StatusBadRequest, tooComplex).WithMessage("the body is not taken: " + errTooLong.Error()).
+			WithDetail(fmt.Sprintf("the schema takes more than max_steps, which is %d", p.limits.steps)), nil
 	case errors.Is(invalid, policies.ErrPatternBudget):
 		p.events.malformed.Inc()
 		return p.tooMuchText, nil
 	case invalid != nil:
 		p.events.invalid.Inc()
-		return policies.Deny(p.status, "body_invalid").WithBody("application/json", report(invalid, p.maxErrors)), nil
+		return policies.Deny(p.status, "body_invalid").WithBody("application/json", report(invalid, p.maxErrors)).
+			WithDetail("the body does not fit the schema at " + firstKeyword(invalid)), nil
 	}
 	return policies.Continue(), nil
 }
@@ -192,7 +200,7 @@ func (p *Policy) judgeResponse(ctx context.Context, body []byte, most limits) (p
 func (p *Policy) refuseResponse(why string) policies.Verdict {
 	p.events.response.Inc()
 	p.log.Debug("response refused", "why", why)
-	return p.response
+	return p.response.WithDetail("the upstream's response is refused: " + why)
 }
 
 var (

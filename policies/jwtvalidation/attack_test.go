@@ -94,7 +94,7 @@ func TestAttacks(t *testing.T) {
 		"kid twice":               {resign(`{"alg":"RS256","kid":"rsa","kid":"rsa"}`, payload), "token_malformed"},
 		"sub twice":               {resign(header(""), payload[:len(payload)-1]+`,"sub":"admin"}`), "token_malformed"},
 		"repeated deep inside":    {resign(header(""), payload[:len(payload)-1]+`,"a":[{"b":1,"b":2}]}`), "token_malformed"},
-		"exp in capitals":         {resign(header(""), strings.Replace(payload, `"exp"`, `"EXP"`, 1)), "token_claims"},
+		"exp in capitals":         {resign(header(""), strings.Replace(payload, `"exp"`, `"EXP"`, 1)), "token_expiry_missing"},
 		"header is a list":        {resign(`["RS256"]`, payload), "token_malformed"},
 		"header is null":          {resign(`null`, payload), "token_malformed"},
 		"header and more":         {resign(header("")+"{}", payload), "token_malformed"},

@@ -51,7 +51,7 @@ func TestClaimsInHeaders(t *testing.T) {
 		"required, empty":         {`{"name":{"header":"x-claim","required":true}}`, m{"name": ""}, `403 claim_missing`},
 		"required, there":         {`{"name":{"header":"x-claim","required":true}}`, m{"name": "Zoe"}, `Zoe`},
 		"number as it is":         {`{"n":"x-claim"}`, m{"n": json.RawMessage("1.50")}, `1.50`},
-		"the default is a must":   {`null`, m{"sub": "Zoë"}, `401 token_claims`},
+		"the default is a must":   {`null`, m{"sub": "Zoë"}, `401 token_subject`},
 		"subject by its own name": {`{"sub":"x-claim"}`, m{"sub": "Zoë"}, `none`},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -108,12 +108,12 @@ func TestAuthorization(t *testing.T) {
 		"any of and scope":        {param(`"required_scopes":["x"],"any_of":[{"scopes":["c"]}]`), m{"scope": "c"}, "403 scope_missing"},
 		"subject of a daemon":     {param(`"subject_claim":["sub","client_id","azp"]`), m{"sub": nil, "client_id": "m2m", "azp": "x"}, "continue m2m"},
 		"subject of a user":       {param(`"subject_claim":["sub","client_id"]`), m{"client_id": "m2m"}, "continue alice"},
-		"subject, bad first":      {param(`"subject_claim":["sub","client_id"]`), m{"sub": "", "client_id": "m2m"}, "401 token_claims"},
-		"subject, null first":     {param(`"subject_claim":["sub","client_id"]`), m{"sub": json.RawMessage("null"), "client_id": "m2m"}, "401 token_claims"},
-		"subject, none":           {param(`"subject_claim":["sub","client_id"]`), m{"sub": nil}, "401 token_claims"},
+		"subject, bad first":      {param(`"subject_claim":["sub","client_id"]`), m{"sub": "", "client_id": "m2m"}, "401 token_subject"},
+		"subject, null first":     {param(`"subject_claim":["sub","client_id"]`), m{"sub": json.RawMessage("null"), "client_id": "m2m"}, "401 token_subject"},
+		"subject, none":           {param(`"subject_claim":["sub","client_id"]`), m{"sub": nil}, "401 token_subject"},
 		"subject by path":         {param(`"subject_claim":"/act/sub"`), m{"act": m{"sub": "bob"}}, "continue bob"},
-		"subject with a control":  {param(`"claims_to_headers":{}`), m{"sub": "a\u0000b"}, "401 token_claims"},
-		"no sub, where it counts": {corporate, m{"sub": nil, "client_id": "m2m"}, "401 token_claims"},
+		"subject with a control":  {param(`"claims_to_headers":{}`), m{"sub": "a\u0000b"}, "401 token_subject"},
+		"no sub, where it counts": {corporate, m{"sub": nil, "client_id": "m2m"}, "401 token_subject"},
 	} {
 		if got := w.policy(t, tc.params).bearer(t, newToken(tc.changes)); got.String() != tc.want || !got.Continued() && got.Identity != nil {
 			t.Errorf("%s: %v, want %s", name, got, tc.want)

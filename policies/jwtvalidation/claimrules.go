@@ -106,14 +106,14 @@ func (ClaimRules) JSONSchema() *jsonschema.Schema {
 	return &jsonschema.Schema{OneOf: []*jsonschema.Schema{{Type: "object"}, {Type: "array", Items: &jsonschema.Schema{Type: "object"}}}}
 }
 
-// met reports whether the token meets all rules.
-func (r ClaimRules) met(c *policies.ClaimsSet) bool {
+// unmet returns the first rule that the token does not meet, or nil.
+func (r ClaimRules) unmet(c *policies.ClaimsSet) *ClaimRule {
 	for i := range r {
 		if !r[i].met(c) {
-			return false
+			return &r[i]
 		}
 	}
-	return true
+	return nil
 }
 
 // met reports whether the claim has an accepted value, or is a list that has one.
@@ -193,7 +193,7 @@ func (a *Alternative) met(c *policies.ClaimsSet, scopes []string) bool {
 			return false
 		}
 	}
-	return a.Claims.met(c)
+	return a.Claims.unmet(c) == nil
 }
 
 // scopesOf splits a scope string at spaces alone (RFC 6749 section 3.3).
@@ -204,4 +204,27 @@ func scopesOf(dst []string, s string) []string {
 		}
 	}
 	return dst
+}
+
+// String says what a rule demands, for details of refusals.
+func (r *ClaimRule) String() string {
+	return fmt.Sprintf("claim %s is none of %v", r.Claim, r.Values)
+}
+
+// String names the claims.
+func (p Paths) String() string {
+	names := make([]string, len(p))
+	for i := range p {
+		names[i] = p[i].String()
+	}
+	return strings.Join(names, ", ")
+}
+
+// String names the scopes and claims that the alternative demands.
+func (a *Alternative) String() string {
+	names := slices.Clone(a.Scopes)
+	for i := range a.Claims {
+		names = append(names, "claim "+a.Claims[i].Claim.String())
+	}
+	return strings.Join(names, " and ")
 }

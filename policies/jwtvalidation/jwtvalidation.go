@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -220,7 +221,7 @@ func (p *Policy) OnRequestHeaders(_ context.Context, r *policies.Request) (polic
 		p.strip(r, &f)
 		return policies.Continue(), nil
 	case len(f.raw) > maxTokenSize:
-		return p.refusals.malformed, nil
+		return p.refusals.malformed.WithDetail(fmt.Sprintf("the token is longer than %d bytes", maxTokenSize)), nil
 	}
 	key := cacheKey{sha256.Sum256(f.raw), p.params}
 	// Fast path: the token is known to be valid.
@@ -243,12 +244,19 @@ func (p *Policy) untimely(l *lifetime) *policies.Verdict {
 	now := p.clock.Now()
 	switch {
 	case l.expired(now, p.leeway):
-		return &p.refusals.expired
+		return because(&p.refusals.expired, "claim exp is "+distance(now, l.expires)+" ago, leeway "+p.leeway.String())
 	case !l.begun(now, p.leeway):
-		return &p.refusals.early
+		return because(&p.refusals.early, "claim nbf or iat is "+distance(now, l.notBefore)+" ahead, leeway "+p.leeway.String())
 	}
 	return nil
 }
+
+// distance is how far a time in milliseconds is from now, in whole seconds.
+func distance(now time.Time, at int64) string {
+	return strconv.FormatInt(abs(now.UnixMilli()-at)/1000, 10) + " s"
+}
+
+func abs(n int64) int64 { return max(n, -n) }
 
 // admit lets the request go on with what the token says.
 func (p *Policy) admit(r *policies.Request, v *verified, f *found) {

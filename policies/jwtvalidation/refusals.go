@@ -20,7 +20,10 @@ type refusals struct {
 	early     policies.Verdict
 	audience  policies.Verdict
 	typ       policies.Verdict
-	claims    policies.Verdict
+	noExpiry  policies.Verdict
+	times     policies.Verdict
+	subject   policies.Verdict
+	scopes    policies.Verdict
 	scope     policies.Verdict
 	claim     policies.Verdict
 	anyOf     policies.Verdict
@@ -53,21 +56,52 @@ func newRefusals(p *Params) refusals {
 	}
 	const invalid = "the token is not valid"
 	return refusals{
-		missing:   refuse("token_missing", "a token is required"),
-		repeated:  refuse("token_repeated", "more than one token"),
-		malformed: refuse("token_malformed", invalid),
-		algorithm: refuse("token_algorithm", invalid),
-		typ:       refuse("token_type", invalid),
-		issuer:    refuse("token_issuer", invalid),
+		missing:   refuse("token_missing", "a token is required").WithDetail("no token in " + placeNames(p)),
+		repeated:  refuse("token_repeated", "more than one token").WithDetail("more than one token in one of: " + placeNames(p)),
+		malformed: refuse("token_malformed", invalid).WithDetail("the token is too long, or is encoded where it must not be"),
+		algorithm: refuse("token_algorithm", invalid).WithDetail("alg is none of " + strings.Join(p.Algorithms, ", ")),
+		typ:       refuse("token_type", invalid).WithDetail("typ is none of " + strings.Join(p.Types, ", ")),
+		issuer:    refuse("token_issuer", invalid).WithDetail("claim iss is that of none of the issuers " + strings.Join(p.Issuer, ", ")),
 		key:       refuse("token_key", invalid),
 		signature: refuse("token_signature", invalid),
 		// The others are for those who have a token with a valid signature.
 		expired:  refuse("token_expired", "the token has expired"),
 		early:    refuse("token_not_yet_valid", "the token is not valid yet"),
-		audience: refuse("token_audience", invalid),
-		claims:   refuse("token_claims", invalid),
+		audience: refuse("token_audience", invalid).WithDetail("claim aud has none of " + strings.Join(p.Audience, ", ")),
+		noExpiry: refuse("token_expiry_missing", invalid).WithDetail("the token has no claim exp, and require_expiry is on"),
+		times:    refuse("token_time", invalid),
+		subject:  refuse("token_subject", invalid),
+		scopes:   refuse("token_scopes", invalid),
 		scope:    refuseAccess("scope_missing", "the token does not have the scope that this takes", scope),
 		claim:    refuseAccess("claim_missing", "the token does not have the claims that this takes", ""),
-		anyOf:    refuseAccess("any_of_missing", "the token has neither the scopes nor the claims that this takes", ""),
+		anyOf: refuseAccess("any_of_missing", "the token has neither the scopes nor the claims that this takes", "").
+			WithDetail("the token has none of: " + alternatives(p.AnyOf)),
 	}
+}
+
+func alternatives(list []Alternative) string {
+	names := make([]string, len(list))
+	for i := range list {
+		names[i] = list[i].String()
+	}
+	return strings.Join(names, " or ")
+}
+
+// placeNames names where a token may be.
+func placeNames(p *Params) string {
+	var all []string
+	for _, place := range placesOf(p, p.HeaderName) {
+		name := [...]string{inHeader: "header ", inCookie: "cookie ", inQuery: "query parameter "}[place.kind] + place.name
+		if place.scheme != "" {
+			name += " (scheme " + place.scheme + ")"
+		}
+		all = append(all, name)
+	}
+	return strings.Join(all, " or ")
+}
+
+// because returns the refusal with a detail of this token, which is for operators.
+func because(refusal *policies.Verdict, detail string) *policies.Verdict {
+	v := refusal.WithDetail(detail)
+	return &v
 }

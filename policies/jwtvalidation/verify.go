@@ -24,7 +24,7 @@ type attempt struct {
 func (p *Policy) verify(r *policies.Request, key cacheKey, f *found) (policies.Verdict, error) {
 	t, err := parseToken(f.raw)
 	if err != nil {
-		return p.refusals.malformed, nil
+		return p.refusals.malformed.WithDetail(err.Error()), nil
 	}
 	alg := p.algorithm(t.algorithm)
 	if alg == nil {
@@ -98,7 +98,7 @@ func (a *attempt) mayBeNew(set *policies.KeySet, noKey bool) bool {
 // decide ends an attempt whose signature was verified with the set, or refused: it checks the claims.
 func (p *Policy) decide(a *attempt, set *policies.KeySet, refusal *policies.Verdict) policies.Verdict {
 	if refusal != nil {
-		return *refusal
+		return *p.explain(a, refusal)
 	}
 	v, refusal := p.accept(a.token)
 	if refusal != nil {
@@ -108,6 +108,21 @@ func (p *Policy) decide(a *attempt, set *policies.KeySet, refusal *policies.Verd
 	p.cache.put(a.key, v)
 	p.admit(a.request, v, &a.found)
 	return policies.Continue()
+}
+
+// maxShownKid is how much of a kid a detail shows, in bytes.
+const maxShownKid = 64
+
+// explain adds to the refusal of a signature which key it was.
+func (p *Policy) explain(a *attempt, refusal *policies.Verdict) *policies.Verdict {
+	which := "without a kid"
+	if a.token.hasKid {
+		which = fmt.Sprintf("with kid %.*q", maxShownKid, a.token.kid)
+	}
+	if refusal == &p.refusals.key {
+		return because(refusal, fmt.Sprintf("issuer %s has no key for %s tokens %s", a.issuer.URL(), a.token.algorithm, which))
+	}
+	return because(refusal, fmt.Sprintf("no key of issuer %s verifies the %s signature of the token %s", a.issuer.URL(), a.token.algorithm, which))
 }
 
 // maxUnnamed is how many keys without a kid a token is tried with at most: each costs a verification, and clients without a valid token
@@ -154,10 +169,10 @@ func (p *Policy) accept(t *token) (*verified, *policies.Verdict) {
 	v, c := &verified{}, t.claims
 	var err error
 	if v.lifetime, err = readLifetime(c); err != nil {
-		return nil, &p.refusals.claims
+		return nil, because(&p.refusals.times, "claim "+err.Error())
 	}
 	if p.mustExpire && v.lifetime.expires == never {
-		return nil, &p.refusals.claims
+		return nil, &p.refusals.noExpiry
 	}
 	if refusal := p.untimely(&v.lifetime); refusal != nil {
 		return nil, refusal
@@ -167,11 +182,11 @@ func (p *Policy) accept(t *token) (*verified, *policies.Verdict) {
 	}
 	subject, err := readSubject(c, p.subject)
 	if err != nil {
-		return nil, &p.refusals.claims
+		return nil, because(&p.refusals.subject, "subject_claim "+p.subject.String()+": "+err.Error())
 	}
 	scopes, err := readScopes(c)
 	if err != nil {
-		return nil, &p.refusals.claims
+		return nil, because(&p.refusals.scopes, "claim "+err.Error())
 	}
 	v.identity = policies.Identity{Method: name, Scopes: scopes}.WithClaimsSet(c)
 	v.identity.Subject, _ = subject.Text()
@@ -191,9 +206,9 @@ func (p *Policy) carry(v *verified, c *policies.ClaimsSet, subject policies.Clai
 			v.headers = append(v.headers, policies.Header{Name: p.targets[i], Value: value})
 			v.identity.Claims = append(v.identity.Claims, h.Entry(c, subject))
 		case h.Claim.IsZero(): // The upstream must not take the request for one without an identity.
-			return &p.refusals.claims
+			return because(&p.refusals.subject, "the subject cannot be the value of header "+p.targets[i])
 		case h.Required:
-			return &p.refusals.claim
+			return because(&p.refusals.claim, "claim "+h.Claim.String()+" is missing, or cannot be the value of header "+p.targets[i])
 		case outcome == policies.ClaimUnfit:
 			v.leftOut++
 		}
@@ -205,11 +220,11 @@ func (p *Policy) carry(v *verified, c *policies.ClaimsSet, subject policies.Clai
 func (p *Policy) authorize(c *policies.ClaimsSet, scopes []string) *policies.Verdict {
 	for _, scope := range p.scopes {
 		if !slices.Contains(scopes, scope) {
-			return &p.refusals.scope
+			return because(&p.refusals.scope, "scope "+scope+" is missing")
 		}
 	}
-	if !p.requirements.met(c) {
-		return &p.refusals.claim
+	if unmet := p.requirements.unmet(c); unmet != nil {
+		return because(&p.refusals.claim, unmet.String())
 	}
 	if len(p.anyOf) > 0 && !slices.ContainsFunc(p.anyOf, func(a Alternative) bool { return a.met(c, scopes) }) {
 		return &p.refusals.anyOf

@@ -32,6 +32,7 @@ type Policy struct {
 	fields  fields
 	retries *retries // nil where each request is counted
 
+	detail   string // of a refusal
 	limited  policies.Counter
 	overflow policies.Counter
 }
@@ -68,6 +69,7 @@ func build(env policies.Env, params Params) (*Policy, error) {
 		account:  shared.(*bucket.Account),
 		clock:    env.Clock(),
 		fields:   newFields(params, r),
+		detail:   fmt.Sprintf("limit of %d per %s (burst %d, cost %d) by %s", r.Requests, time.Duration(r.Per), r.Burst, params.Cost, params.Key),
 		limited:  env.Counter("limited"),
 		overflow: env.Counter("overflow"),
 	}, nil
@@ -107,6 +109,7 @@ func (p *Policy) refuse(d bucket.Decision) policies.Verdict {
 	retryAfter := strconv.FormatInt(seconds, 10)
 	v := policies.Deny(429, "rate_limited").
 		WithMessage("too many requests; retry after "+retryAfter+" s").
+		WithDetail(p.detail).
 		WithHeader("retry-after", retryAfter)
 	return p.fields.answer(v, d, seconds)
 }

@@ -37,10 +37,14 @@ type refusals struct{ charset, partial, framed, budget policies.Verdict }
 
 func newRefusals(unreadable, partial, budget int) refusals {
 	return refusals{
-		charset: policies.Deny(unreadable, "charset").WithMessage("the body can't be redacted in its charset"),
-		partial: policies.Deny(partial, "partial_content").WithMessage("a part of a body can't be redacted"),
-		framed:  policies.Deny(unreadable, "framed_body").WithMessage("a body whose format has lengths in it can't be redacted"),
-		budget:  policies.Deny(budget, policies.ReasonPatternBudget).WithMessage("the body takes too long to be redacted"),
+		charset: policies.Deny(unreadable, "charset").WithMessage("the body can't be redacted in its charset").
+			WithDetail("the charset of content-type is not UTF-8, or content-type is there more than once"),
+		partial: policies.Deny(partial, "partial_content").WithMessage("a part of a body can't be redacted").
+			WithDetail("the body is a part of another: status 206 or content-range"),
+		framed: policies.Deny(unreadable, "framed_body").WithMessage("a body whose format has lengths in it can't be redacted").
+			WithDetail("the content-type is one with lengths in the body, such as application/grpc"),
+		budget: policies.Deny(budget, policies.ReasonPatternBudget).WithMessage("the body takes too long to be redacted").
+			WithDetail("matching the patterns took all the steps that one chunk may take"),
 	}
 }
 

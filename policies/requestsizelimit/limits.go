@@ -10,7 +10,7 @@ import (
 // headerLimits bound the header fields; 0 is no limit.
 type headerLimits struct {
 	count, bytes int64
-	verdict      policies.Verdict
+	many, long   policies.Verdict
 	limited      policies.Counter
 }
 
@@ -25,9 +25,13 @@ func (l *headerLimits) check(r *policies.Request) (policies.Verdict, bool) {
 		count++
 		bytes += int64(len(name) + len(value))
 	}
-	if l.count > 0 && count > l.count || l.bytes > 0 && bytes > l.bytes {
+	switch {
+	case l.count > 0 && count > l.count:
 		l.limited.Inc()
-		return l.verdict, false
+		return l.many, false
+	case l.bytes > 0 && bytes > l.bytes:
+		l.limited.Inc()
+		return l.long, false
 	}
 	return policies.Verdict{}, true
 }

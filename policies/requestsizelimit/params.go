@@ -55,11 +55,21 @@ func (p *problems) within(param string, value *int64, least, most int64) int64 {
 	return *value
 }
 
+// refusalOfHeaders is the refusal of headers that exceed a limit.
+func refusalOfHeaders(limit string, value *int64) policies.Verdict {
+	v := policies.Deny(431, "headers_too_large")
+	if value != nil {
+		v = v.WithDetail(fmt.Sprintf("the request's headers exceed %s, which is %d", limit, *value))
+	}
+	return v
+}
+
 func (p *problems) headers(env policies.Env, count, bytes *int64) headerLimits {
 	return headerLimits{
 		count:   p.within("max_header_count", count, 1, maxHeaderCount),
 		bytes:   p.within("max_header_bytes", bytes, 1, maxHeaderBytes),
-		verdict: policies.Deny(431, "headers_too_large"),
+		many:    refusalOfHeaders("max_header_count", count),
+		long:    refusalOfHeaders("max_header_bytes", bytes),
 		limited: env.Counter("headers"),
 	}
 }
@@ -67,11 +77,12 @@ func (p *problems) headers(env policies.Env, count, bytes *int64) headerLimits {
 func (p *problems) body(env policies.Env, bytes *int64) bodyLimit {
 	limit := p.within("max_body_bytes", bytes, 0, maxBodyBytes)
 	return bodyLimit{
-		on:       bytes != nil,
-		limit:    limit,
-		tooLarge: policies.Deny(413, "body_too_large").WithMessage(fmt.Sprintf("the body may have %d bytes", limit)),
-		bad:      policies.Deny(400, "content_length_malformed"),
-		limited:  env.Counter("body"),
+		on:    bytes != nil,
+		limit: limit,
+		tooLarge: policies.Deny(413, "body_too_large").WithMessage(fmt.Sprintf("the body may have %d bytes", limit)).
+			WithDetail(fmt.Sprintf("the body exceeds max_body_bytes, which is %d", limit)),
+		bad:     policies.Deny(400, "content_length_malformed").WithDetail("content-length is there more than once, or is no number"),
+		limited: env.Counter("body"),
 	}
 }
 
@@ -81,10 +92,11 @@ func build(env policies.Env, params Params) (*Policy, error) {
 		found.bad("max_body_bytes", "nothing is limited; one of max_body_bytes, max_header_count and max_header_bytes is needed")
 	}
 	p := &Policy{
-		headers:       found.headers(env, params.MaxHeaderCount, params.MaxHeaderBytes),
-		body:          found.body(env, params.MaxBodyBytes),
-		unannounced:   params.Unannounced == unannouncedPass,
-		lengthMissing: policies.Deny(411, "length_required").WithMessage("the body needs a content-length"),
+		headers:     found.headers(env, params.MaxHeaderCount, params.MaxHeaderBytes),
+		body:        found.body(env, params.MaxBodyBytes),
+		unannounced: params.Unannounced == unannouncedPass,
+		lengthMissing: policies.Deny(411, "length_required").WithMessage("the body needs a content-length").
+			WithDetail("the body has no content-length, and unannounced is refuse"),
 	}
 	if params.Unannounced != unannouncedRefuse && params.Unannounced != unannouncedPass {
 		found.bad("unannounced", "%q is not legal; legal are refuse and pass", params.Unannounced)

@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"unicode/utf8"
@@ -133,6 +134,7 @@ func answer(params Params, headers []policies.Header) policies.Verdict {
 	for _, h := range headers {
 		v = v.WithHeader(h.Name, h.Value)
 	}
+	v = v.WithDetail(fmt.Sprintf("the policy answers every request of the route with status %d", params.Status))
 	if params.GRPCStatus != nil {
 		v = v.WithGRPCStatus(*params.GRPCStatus)
 	}

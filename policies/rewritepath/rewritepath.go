@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 
 	"github.com/policy-engine/policy-engine/fastpath/view"
@@ -43,17 +44,22 @@ func build(env policies.Env, params Params) (*Policy, error) {
 		return nil, err
 	}
 	p := &Policy{
-		rule:      rule,
-		reroute:   params.Reroute,
-		ambiguous: policies.Deny(http.StatusBadRequest, "path_ambiguous").WithMessage("the path can be read in more than one way"),
-		unsafe:    policies.Deny(http.StatusBadRequest, "path_unsafe").WithMessage("the path has no safe form for the upstream"),
-		tooLong:   policies.Deny(http.StatusRequestURITooLong, "path_too_long").WithMessage("the path is too long"),
-		costly:    policies.Deny(http.StatusRequestURITooLong, policies.ReasonPatternBudget).WithMessage("the path takes too long to be read"),
+		rule:    rule,
+		reroute: params.Reroute,
+		ambiguous: policies.Deny(http.StatusBadRequest, "path_ambiguous").WithMessage("the path can be read in more than one way").
+			WithDetail("the path has dot segments, empty segments, characters or encodings that servers read in different ways"),
+		unsafe: policies.Deny(http.StatusBadRequest, "path_unsafe").WithMessage("the path has no safe form for the upstream").
+			WithDetail("the rewritten path can be read in more than one way: see the replacement"),
+		tooLong: policies.Deny(http.StatusRequestURITooLong, "path_too_long").WithMessage("the path is too long").
+			WithDetail(fmt.Sprintf("the path with its query, before or after the rewrite, exceeds %d bytes", maxTarget)),
+		costly: policies.Deny(http.StatusRequestURITooLong, policies.ReasonPatternBudget).WithMessage("the path takes too long to be read").
+			WithDetail(fmt.Sprintf("matching regex takes more than %d steps", policies.DefaultPatternSteps)),
 		rewritten: env.Counter("rewritten"),
 		refused:   env.Counter("refused"),
 	}
 	if params.Unmatched == unmatchedDeny {
-		p.unmatched = policies.Deny(http.StatusNotFound, "path_unmatched").WithMessage("there is nothing under this path")
+		p.unmatched = policies.Deny(http.StatusNotFound, "path_unmatched").WithMessage("there is nothing under this path").
+			WithDetail("the path does not match the rule, and unmatched is deny")
 		return p, nil
 	}
 	if p.lenient, err = newLenient(&p.rule, params.Regex); err != nil {

@@ -75,6 +75,11 @@ func build(env policies.Env, params Params) (*Policy, error) {
 	if err := params.check(); err != nil {
 		return nil, err
 	}
+	place := "path after " + params.PathPrefix
+	if params.HeaderName != "" {
+		place = "header " + params.HeaderName
+	}
+	tenants := params.tenants()
 	return &Policy{
 		source: source{
 			prefix: params.PathPrefix, header: strings.ToLower(params.HeaderName),
@@ -84,13 +89,30 @@ func build(env policies.Env, params Params) (*Policy, error) {
 		claim:        params.Claim,
 		tenantHeader: strings.ToLower(params.TenantHeader),
 
-		stranger:  policies.Deny(http.StatusForbidden, "identity_missing").WithMessage("who makes the request is not known"),
-		ambiguous: policies.Deny(http.StatusBadRequest, "tenant_ambiguous").WithMessage("the request can be read as one of several tenants"),
-		missing:   policies.Deny(http.StatusForbidden, "tenant_missing").WithMessage("the request names no tenant"),
-		several:   policies.Deny(http.StatusForbidden, "tenant_missing").WithMessage("the identity does not have just one tenant, and the request names none"),
-		mismatch:  policies.Deny(http.StatusForbidden, "tenant_mismatch").WithMessage("the tenant is not one of yours"),
-		denied:    env.Counter("denied"),
+		stranger: policies.Deny(http.StatusForbidden, "identity_missing").WithMessage("who makes the request is not known").
+			WithDetail("no policy before this one set an identity"),
+		ambiguous: policies.Deny(http.StatusBadRequest, "tenant_ambiguous").WithMessage("the request can be read as one of several tenants").
+			WithDetail("the tenant is ambiguous or malformed in " + place),
+		missing: policies.Deny(http.StatusForbidden, "tenant_missing").WithMessage("the request names no tenant").
+			WithDetail("no tenant in " + place),
+		several: policies.Deny(http.StatusForbidden, "tenant_missing").WithMessage("the identity does not have just one tenant, and the request names none").
+			WithDetail("the identity does not have exactly one tenant in " + tenants),
+		mismatch: policies.Deny(http.StatusForbidden, "tenant_mismatch").WithMessage("the tenant is not one of yours").
+			WithDetail("the tenant in " + place + " is not in " + tenants + " of the identity"),
+		denied: env.Counter("denied"),
 	}, nil
+}
+
+// tenants names where an identity has its tenants.
+func (p *Params) tenants() string {
+	var places []string
+	if p.ScopePrefix != "" {
+		places = append(places, "scopes "+p.ScopePrefix+"…")
+	}
+	if !p.Claim.IsZero() {
+		places = append(places, "claim "+p.Claim.String())
+	}
+	return strings.Join(places, " or ")
 }
 
 // OwnedHeaders implements policies.Owner.

@@ -33,6 +33,7 @@ type Policy struct {
 	clock   policies.Clock
 	// item and policy are what the fields RateLimit and RateLimit-Policy say of the quota.
 	item, policy       string
+	detail             string // of a refusal
 	exhausted, overrun policies.Counter
 }
 
@@ -67,6 +68,7 @@ func build(env policies.Env, params Params) (*Policy, error) {
 		client: client, place: []byte(place), receipt: receipt{account: account, rate: rate},
 		store: store, account: store.Account(account), clock: env.Clock(),
 		item: item, policy: policy,
+		detail:    fmt.Sprintf("quota of %d tokens per %s by %s", rate.Requests, per, params.Key),
 		exhausted: env.Counter("exhausted"), overrun: env.Counter("overflow"),
 	}, nil
 }
@@ -108,6 +110,7 @@ func (p *Policy) refuse(d bucket.Decision) policies.Verdict {
 	retryAfter := strconv.FormatInt(seconds, 10)
 	return policies.Deny(429, "quota_exhausted").
 		WithMessage("the tokens are used up; retry after "+retryAfter+" s").
+		WithDetail(p.detail).
 		WithHeader("retry-after", retryAfter).
 		WithHeader("ratelimit-policy", p.policy).
 		WithHeader("ratelimit", fmt.Sprintf("%s;r=%d;t=%d", p.item, d.Remaining, seconds))
