@@ -82,16 +82,21 @@ policy_kernel_requests_total{route="c",worker="none",status="allowed"} 1000
 	}
 }
 
-// TestLabelsNeverComeFromARequest: whatever requests, and the workers' words about them, hold, the series are those of the configuration's names.
-// tableOf is a table whose routes call the workers of these names.
+// tableOf is a table whose routes call the worker with the policy p.
 func tableOf(t *testing.T, generation uint64, worker *namedEvaluator, routes ...string) *route.Table {
+	t.Helper()
+	return tableOfPolicy(t, generation, worker, "p", routes...)
+}
+
+// tableOfPolicy is a table whose routes call the worker with a policy.
+func tableOfPolicy(t *testing.T, generation uint64, worker *namedEvaluator, policy string, routes ...string) *route.Table {
 	t.Helper()
 	cfg := &config.Kernel{}
 	for _, name := range routes {
-		cfg.Routes = append(cfg.Routes, config.Route{Name: name, Request: config.Flow{Chain: []config.Policy{{Name: "p"}}}})
+		cfg.Routes = append(cfg.Routes, config.Route{Name: name, Request: config.Flow{Chain: []config.Policy{{Name: policy}}}})
 	}
 	table, _, err := route.Compile(generation, cfg, []route.Offer{{Worker: worker, Discovered: true, Policies: []*workerv1.PolicyDescriptor{
-		{Name: "p", Phases: []workerv1.Phase{workerv1.Phase_PHASE_REQUEST_HEADERS}},
+		{Name: policy, Phases: []workerv1.Phase{workerv1.Phase_PHASE_REQUEST_HEADERS}},
 	}}})
 	if err != nil {
 		t.Fatal(err)
@@ -166,10 +171,11 @@ func TestForgetTakesItsTime(t *testing.T) {
 	}
 }
 
+// TestLabelsNeverComeFromARequest: whatever requests, and the workers' words about them, hold, the series are those of the configuration's names.
 func TestLabelsNeverComeFromARequest(t *testing.T) {
 	a, b := &route.Route{Name: "a", Index: 0}, &route.Route{Name: "b", Index: 1}
 	worker := &route.Segment{Worker: &namedEvaluator{"w"}}
-	series := regexp.MustCompile(`^(#|policy_kernel_[a-z_]+\{route="(a|b|unknown)",worker="(w|none)"(,status="[a-z_]+")?(,le="[^"]+")?\} )`)
+	series := regexp.MustCompile(`^(#|policy_kernel_[a-z_]+\{route="(a|b|unknown)",worker="(w|none)"(,status="[a-z_]+")?(,le="[^"]+")?\} |policy_kernel_decisions_total\{route="(a|b|unknown)",policy="none",reason="[a-z0-9_]+"\} )`)
 	rapid.Check(t, func(t *rapid.T) {
 		set := metrics.NewSet()
 		o := NewObserver(2, set, zap.NewNop())
@@ -268,7 +274,7 @@ func TestWhatCounts(t *testing.T) {
 			NewObserver(1, set, zap.NewNop()).Decided(&tt.d)
 			var got []string
 			for line := range strings.Lines(exposed(set, "policy_kernel_")) {
-				if strings.Contains(line, "_total{") {
+				if strings.Contains(line, "_total{") && !strings.HasPrefix(line, decisionsTotal) { // TestReasons has those.
 					got = append(got, strings.TrimSpace(strings.TrimPrefix(line, "policy_kernel_")))
 				}
 			}

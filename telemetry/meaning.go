@@ -11,6 +11,7 @@ var meanings = map[string]string{
 	"policy_kernel_request_duration_seconds":              "From the arrival of a request's headers to the decision on it.",
 	"policy_kernel_response_failures_total":               "Response phases that did anything but allow.",
 	"policy_kernel_tolerated_failures_total":              "Failures that an on_failure of continue or skip_remaining let pass.",
+	"policy_kernel_decisions_total":                       "Decisions that are not a plain allow, by the policy that made them and its reason.",
 	"policy_kernel_worker_health":                         "1 while a replica of the worker takes calls and has the configuration, else 0.",
 	"policy_kernel_worker_replica_up":                     "1 while the replica takes calls, else 0.",
 	"policy_kernel_worker_calls_in_flight":                "Calls that the replica has not answered yet.",

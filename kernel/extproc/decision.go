@@ -65,6 +65,7 @@ var statusNames = [...]string{
 var statusDetails = [...]string{
 	StatusUnknownRoute:       "Envoy names a route that route_policies of the kernel's configuration does not have",
 	StatusRouteNotFound:      "no route of Envoy matches the host and path, or Envoy names none",
+	StatusUnnamedRoute:       "Envoy sends no name of the route: its ext_proc filter has neither request_attributes nor initial metadata",
 	StatusPolicyNotSupported: "no worker of the kernel offers the policy",
 	StatusWorkerUnavailable:  "no replica of the worker takes calls",
 	StatusWorkerTimeout:      "the worker did not answer within its timeout",
@@ -82,6 +83,14 @@ var statusDetails = [...]string{
 	StatusCancelled:          "the stream ended before the decision",
 	StatusDraining:           "the kernel is shutting down",
 	StatusInternal:           "a fault of the kernel; its log has more",
+}
+
+// detailOf is the detail of a status that nothing else explains, empty where a policy decided.
+func detailOf(s Status) string {
+	if int(s) < len(statusDetails) {
+		return statusDetails[s]
+	}
+	return ""
 }
 
 // Statuses returns all statuses that a Decision can have, for metrics that are resolved at load time.

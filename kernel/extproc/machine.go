@@ -355,8 +355,8 @@ func (m *Machine) decide(status Status, now Instant) {
 			Policy: m.policy, Reason: m.reason, RequestID: m.requestID, Elapsed: elapsed(m.since, now),
 			OfRequest: ofRequest, Detail: m.detail,
 		}
-		if m.detail == "" && int(status) < len(statusDetails) {
-			m.decision.Detail = statusDetails[status]
+		if m.detail == "" {
+			m.decision.Detail = detailOf(status)
 		}
 		if m.route == nil && m.phase == requestHeaders {
 			path, _, _ := bytes.Cut(firstValue(m.fields, ":path"), []byte("?"))
