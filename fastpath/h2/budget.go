@@ -16,17 +16,30 @@ type budget struct {
 	useless         uint32
 	useful          uint32
 	answers         uint32 // HEADERS and DATA that we sent
+	// owed counts the answered streams that were reset because the peer did not close its side in time: for each of them
+	// one frame may still come, in any window, that finds no stream.
+	owed uint32
 }
 
 const (
 	budgetWindow = int64(1e9)
 	maxControl   = 1000
 	maxWindows   = 50_000
-	maxUseless   = 2000
+	maxUseless   = 2000 // or as many as the streams that may be open, up to 4 times this
 )
 
-// check is called after each read.
-func (b *budget) check(now int64) error {
+// late charges a frame for a stream that has ended.
+func (b *budget) late() {
+	if b.owed > 0 {
+		b.owed--
+		return
+	}
+	b.control++
+}
+
+// check is called after each read. streams is how many the connection may have open: a peer that gives all of them up at
+// once, such as an Envoy whose timeouts end together, is no attack.
+func (b *budget) check(now int64, streams uint32) error {
 	switch {
 	case b.control > maxControl+b.answers:
 		label := ReasonControl
@@ -39,11 +52,11 @@ func (b *budget) check(now int64) error {
 		return flood("too many control frames", label)
 	case b.windows > maxWindows+4*b.answers:
 		return flood("too many WINDOW_UPDATE frames", ReasonWindows)
-	case b.useless > maxUseless && b.useless > b.useful:
+	case b.useless > max(maxUseless, min(streams, 4*maxUseless)) && b.useless > b.useful:
 		return flood("too many streams reset before their answer", ReasonResets)
 	}
 	if now-b.since > budgetWindow {
-		*b = budget{since: now}
+		*b = budget{since: now, owed: b.owed}
 	}
 	return nil
 }

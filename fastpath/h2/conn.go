@@ -369,7 +369,7 @@ func (c *Conn) step(b []byte) (used int, more bool, err error) {
 	if used > 0 {
 		c.lastFrame.Store(now)
 	}
-	return used, more, c.budget.check(now)
+	return used, more, c.budget.check(now, c.cfg.MaxConcurrentStreams)
 }
 
 // afterRead tells the handler that a read is over. Without the lock it is not known what a panic left undone, so that the connection has to end.

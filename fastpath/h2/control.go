@@ -230,7 +230,7 @@ func (c *Conn) onRSTStream(h frameHeader, p []byte) error {
 	}
 	s := c.streams[h.streamID]
 	if s == nil {
-		c.budget.control++
+		c.budget.late()
 		return nil
 	}
 	if !s.answered && !c.client {

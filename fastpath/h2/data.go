@@ -126,7 +126,7 @@ func (c *Conn) unknownStream(id uint32) error {
 	if c.idle(id) {
 		return connErr(ProtocolError, "frame on an idle stream")
 	}
-	c.budget.control++
+	c.budget.late()
 	if !c.resets.has(id) {
 		c.out = appendRSTStream(c.out, id, StreamClosed)
 	}

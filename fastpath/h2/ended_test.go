@@ -44,7 +44,7 @@ func TestReasonsOfEnds(t *testing.T) {
 		{ReasonPings, Config{}, func(p *peer) { p.write(repeat(3000, rawFrame(framePing, 0, 0, make([]byte, 8)))) }},
 		{ReasonControl, Config{}, func(p *peer) { p.write(repeat(3000, rawFrame(framePriority, 0, 1, []byte{0, 0, 0, 0, 1}))) }},
 		{ReasonWindows, Config{}, func(p *peer) { p.write(repeat(60_000, rawFrame(frameWindowUpdate, 0, 0, []byte{0, 0, 0, 1}))) }},
-		{ReasonResets, Config{}, func(p *peer) {
+		{ReasonResets, Config{MaxConcurrentStreams: 1000}, func(p *peer) {
 			var b []byte
 			for i := range uint32(3000) {
 				b = append(b, rawFrame(frameHeaders, flagEndHeaders, 2*i+1, p.call("/test/Silent"))...)

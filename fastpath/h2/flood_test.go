@@ -18,7 +18,8 @@ import (
 // The attacks of section 10.5 and what bounds each of them. All but the last column's tests check that another connection is served.
 //
 //	attack                         bound                                              test
-//	rapid reset                    useless streams a second                           TestAttacksEndTheirConnection, TestResetsAfterAnswers, TestMixedResets
+//	rapid reset                    useless streams a second                           TestAttacksEndTheirConnection, TestResetsAfterAnswers, TestMixedResets,
+//	                                                                                  TestAllStreamsAreGivenUp, TestLateResetsAreCounted
 //	reset by a broken rule         the same                                           TestAttacksEndTheirConnection
 //	CONTINUATION, endless          frames, and bytes of a block                       TestAttacksEndTheirConnection, TestHeldMemory
 //	SETTINGS, PING, PRIORITY, …    control frames a second                            TestAttacksEndTheirConnection

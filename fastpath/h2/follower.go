@@ -12,8 +12,10 @@ type Follower struct {
 	budget  budget
 	in, out cutter
 	maxList int
-	lastID  uint32
-	streams map[uint32]followed
+	// maxStreams is how many streams may be open.
+	maxStreams uint32
+	lastID     uint32
+	streams    map[uint32]followed
 	// received and cost are of the DATA frames of all streams in the map: their payload, and what it takes in memory.
 	received, cost int
 	granted        int // by Grant, to the same streams
@@ -34,9 +36,10 @@ type followed struct {
 // maxEnded bounds Follower.ended: a peer cannot save up resets without limit.
 const maxEnded = 1 << 16
 
-// NewFollower returns the follower of a connection whose peer may send maxHeaderList bytes in a header block.
-func NewFollower(maxHeaderList int) *Follower {
-	return &Follower{in: cutter{skip: len(preface)}, maxList: maxHeaderList, streams: make(map[uint32]followed)}
+// NewFollower returns the follower of a connection whose peer may send maxHeaderList bytes in a header block, and may have
+// maxStreams streams open.
+func NewFollower(maxHeaderList int, maxStreams uint32) *Follower {
+	return &Follower{in: cutter{skip: len(preface)}, maxList: maxHeaderList, maxStreams: maxStreams, streams: make(map[uint32]followed)}
 }
 
 // Held is about how many bytes the connection holds of the DATA that open streams have received, where delivered bytes
@@ -86,7 +89,7 @@ func (f *Follower) Read(p []byte, now int64) (reason string) {
 
 func (f *Follower) judge(now int64) string {
 	var flood *connError
-	if errors.As(f.budget.check(now), &flood) {
+	if errors.As(f.budget.check(now, f.maxStreams), &flood) {
 		return flood.label
 	}
 	return ""

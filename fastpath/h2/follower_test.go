@@ -53,7 +53,7 @@ func TestFollowedFloods(t *testing.T) {
 		)},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			f := NewFollower(64 << 10)
+			f := NewFollower(64<<10, 100)
 			r := rand.New(rand.NewPCG(1, 2))
 			in := slices.Concat([]byte(preface), settings, tt.in)
 			if got := feed(r, in, func(p []byte) string { return f.Read(p, 1) }); got != tt.reason {
@@ -80,7 +80,7 @@ func TestFollowedTraffic(t *testing.T) {
 		}, rawFrame(framePing, flagAck, 0, make([]byte, 8))},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			f := NewFollower(64 << 10)
+			f := NewFollower(64<<10, 100)
 			in := append([]byte(preface), rawFrame(frameSettings, 0, 0, nil)...)
 			var out, resets []byte
 			const streams = 9000
@@ -113,7 +113,7 @@ func TestFollowedTraffic(t *testing.T) {
 
 // TestFollowedHold: what is held is what was received and not delivered, with what its buffers cost.
 func TestFollowedHold(t *testing.T) {
-	f := NewFollower(64 << 10)
+	f := NewFollower(64<<10, 100)
 	read := func(b []byte) { f.Read(b, 1) }
 	read(append([]byte(preface), rawFrame(frameHeaders, flagEndHeaders, 1, nil)...))
 	read(rawFrame(frameData, 0, 1, make([]byte, 2<<10)))

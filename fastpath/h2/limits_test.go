@@ -217,7 +217,7 @@ func TestStreamLimit(t *testing.T) {
 
 // TestNeverClosesItsSide: streams that were answered and that the peer leaves open are closed after others, and never keep all places.
 func TestNeverClosesItsSide(t *testing.T) {
-	for _, tc := range []struct{ limit, kept uint32 }{{4000, maxFinished}, {2000, 1000}, {100, 50}, {2, 1}, {1, 0}} {
+	for _, tc := range []struct{ limit, kept uint32 }{{10_000, maxFinished}, {4000, 2000}, {2000, 1000}, {100, 50}, {2, 1}, {1, 0}} {
 		t.Run(fmt.Sprintf("%d streams allowed", tc.limit), func(t *testing.T) {
 			addr, srv := startServer(t, Config{MaxConcurrentStreams: tc.limit}, echoHandler{})
 			p := newPeer(t, addr)

@@ -64,9 +64,10 @@ func (c *Conn) drainWaiting() {
 	}
 }
 
-// maxFinished is how many answered streams a connection keeps for the peer to close its side: at most half of those that may be open, because they count too (RFC 9113
-// section 5.1.2).
-const maxFinished = 1024
+// maxFinished is how many answered streams a connection keeps for the peer to close its side: at most half of those that
+// may be open, because they count too (RFC 9113 section 5.1.2). In a burst, an Envoy whose thread is busy resets thousands
+// of them only later: each one that is not kept costs a frame that it does not need.
+const maxFinished = 4096
 
 // finished are the streams that we have ended and the peer has not, in order of their end. An honest peer closes its side or resets the stream at once; for one that
 // does not the stream is reset when as many others have followed, without an error (RFC 9113 section 8.1).
@@ -89,6 +90,7 @@ func (c *Conn) keepFinished(s *Stream) {
 	if o := c.streams[old]; o != nil {
 		c.out = appendRSTStream(c.out, old, NoError)
 		c.resets.add(old)
+		c.budget.owed++
 		c.remove(o)
 	}
 }

@@ -33,6 +33,8 @@ type bounds struct {
 	held    atomic.Int64   // by all connections, in bytes
 	refused func()
 	ended   func(reason string, peer net.Addr)
+	// maxStreams is how many streams a connection may have open.
+	maxStreams uint32
 
 	mu    sync.Mutex
 	conns map[*conn]struct{}
@@ -213,7 +215,7 @@ func (h handshaker) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthInf
 	}
 	c := &conn{
 		Conn: nc, raw: raw, bounds: h.bounds, limited: limited,
-		follower: h2.NewFollower(maxMetadata),
+		follower: h2.NewFollower(maxMetadata, h.bounds.maxStreams),
 	}
 	h.bounds.mu.Lock()
 	h.bounds.conns[c] = struct{}{}

@@ -81,7 +81,10 @@ type Server struct {
 func New(o Options) (*Server, error) {
 	s := &Server{health: health.NewServer(), log: o.Logger, panicked: o.Panicked, epoch: time.Now(), overdue: make(chan struct{})}
 	s.streams.pool.New = func() any { return newStream(s, o.New()) }
-	s.bounds = &bounds{budget: o.Memory, refused: o.Refused, ended: o.Ended, conns: make(map[*conn]struct{})}
+	s.bounds = &bounds{
+		budget: o.Memory, refused: o.Refused, ended: o.Ended, maxStreams: o.Config.MaxConcurrentStreams,
+		conns: make(map[*conn]struct{}),
+	}
 	handshake := cmp.Or(o.Config.HandshakeTimeout, handshakeTimeout)
 	options := []grpc.ServerOption{
 		grpc.InTapHandle(s.bounds.tap),
