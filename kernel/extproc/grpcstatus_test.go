@@ -45,6 +45,7 @@ func TestGRPCStatusOfRefusals(t *testing.T) {
 		{contentType: "application/grpc", result: deny(200, "x"), grpc: -1, body: "x"},
 		{contentType: "application/grpc", err: route.ErrTimeout, grpc: int(codes.DeadlineExceeded), body: "policy worker timeout"},
 		{contentType: "application/grpc", err: route.ErrOverloaded, grpc: int(codes.Unavailable), body: "policy worker overloaded"},
+		{contentType: "application/grpc", err: route.ErrRouteOverloaded, grpc: int(codes.Unavailable), body: "too many requests of this route"},
 		{contentType: "application/grpc", result: mustResult(t, "FAILED failure=POLICY_ERROR policy=auth"), grpc: int(codes.Internal), body: "policy failed"},
 		{
 			contentType: "application/grpc", result: mustResult(t, "FAILED failure=POLICY_OVERLOADED policy=auth"),

@@ -64,6 +64,7 @@ var outcomes = []outcome{
 	{"unavailable", errorOf(route.ErrUnavailable), true, 0},
 	{"timeout", errorOf(route.ErrTimeout), true, 0},
 	{"overloaded", errorOf(route.ErrOverloaded), true, 0},
+	{"route overloaded", errorOf(route.ErrRouteOverloaded), true, 0},
 	{"neither", errorOf(nil), true, 0},
 	{"no outcome", resultOf("UNSPECIFIED context=c"), true, 0},
 	{"other phase", resultOf("CONTINUE phase=request_body context=c"), true, 0},

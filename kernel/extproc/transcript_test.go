@@ -159,7 +159,7 @@ func (w *world) deliver(m *Machine, event []string) (string, error) {
 	case "error":
 		err, ok := map[string]error{
 			"unavailable": route.ErrUnavailable, "timeout": fmt.Errorf("call of w1: %w", route.ErrTimeout),
-			"overloaded": route.ErrOverloaded, "illegal": route.ErrIllegalResult, "other": errors.New("something else"),
+			"overloaded": route.ErrOverloaded, "route-overloaded": route.ErrRouteOverloaded, "illegal": route.ErrIllegalResult, "other": errors.New("something else"),
 		}[args[0]]
 		if !ok {
 			return "", fmt.Errorf("unknown error %q", args[0])
