@@ -49,7 +49,7 @@ func newBootstrap(k *config.Kernel, e *envoyFlags) (*bootstrap, error) {
 	if err := e.downstreamTLS.check(); err != nil {
 		return nil, err
 	}
-	b := &bootstrap{kernel: k, flags: e, timeout: messageTimeout(k, newCatalogue())}
+	b := &bootstrap{kernel: k, flags: e, timeout: printedMessageTimeout(k, newCatalogue())}
 	var err error
 	if b.engines, err = engineEndpoints(&k.Server, e.engine); err != nil {
 		return nil, err
@@ -139,6 +139,9 @@ func newCluster(name string, requests uint32, to ...endpoint) *clusterv3.Cluster
 func (b *bootstrap) engineCluster() *clusterv3.Cluster {
 	limits := printedBurst(b.kernel)
 	c := newCluster(engineCluster, limits.requests, b.engines...)
+	// Envoy's clock runs on while its thread is busy with a burst, and with a connection that it gives up it fails all
+	// requests that wait for it. Each of them has its message_timeout all the same.
+	c.ConnectTimeout = durationpb.New(c.ConnectTimeout.AsDuration() + burstMargin)
 	if len(b.engines) > 1 {
 		c.HealthChecks = []*corev3.HealthCheck{engineHealth()}
 	}

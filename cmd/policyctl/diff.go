@@ -69,8 +69,8 @@ func (p *program) noteEnvoy(oldFile, newFile string) error {
 		return err
 	}
 	known := newCatalogue()
-	if was, is := messageTimeout(old, known), messageTimeout(next, known); is > was {
-		_, err = fmt.Fprintf(p.stdout, "note: Envoy's message_timeout has to be %v, it was %v; give Envoy its new configuration (policyctl envoy) before the reload\n", is, was)
+	if was, is := leastMessageTimeout(old, known), leastMessageTimeout(next, known); is > was {
+		_, err = fmt.Fprintf(p.stdout, "note: Envoy's message_timeout has to be %v at least, it was %v; give Envoy its new configuration (policyctl envoy) before the reload\n", is, was)
 	}
 	return err
 }

@@ -213,8 +213,13 @@ func TestMessageTimeoutIsAboveTheWorkers(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			if got := messageTimeout(&tt.k, newCatalogue()); got != tt.want {
+			if got := leastMessageTimeout(&tt.k, newCatalogue()); got != tt.want {
 				t.Errorf("got %v, want %v", got, tt.want)
+			}
+			// The printed one also has room for a burst, within Envoy's limit.
+			want := min(tt.want+printedMargin-leastMargin, time.Hour)
+			if got := printedMessageTimeout(&tt.k, newCatalogue()); got != want || want < tt.want {
+				t.Errorf("printed %v, want %v", got, want)
 			}
 		})
 	}

@@ -171,7 +171,7 @@ func (c *envoyCheck) timeout(cfg place) {
 		}
 		timeout, at = d, set
 	}
-	if least := messageTimeout(c.kernel, newCatalogue()); timeout < least {
+	if least := leastMessageTimeout(c.kernel, newCatalogue()); timeout < least {
 		c.fail(at.pos, "message_timeout is %v: Envoy gives up before the workers' timeouts have passed; legal are %v and more", timeout, least)
 	}
 }

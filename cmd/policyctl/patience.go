@@ -8,18 +8,36 @@ import (
 	"github.com/policy-engine/policy-engine/policies"
 )
 
-// messageTimeoutMargin is for the kernel itself and the way to it and back: the kernel's own answer must come first, since it says why.
-const messageTimeoutMargin = 250 * time.Millisecond
+const (
+	// leastMargin is the time for the kernel itself, and for the way to it and back: the kernel's own answer must come
+	// first, since it says why.
+	leastMargin = 250 * time.Millisecond
+	// burstMargin is for a burst. Envoy's clocks run while its thread is busy with the messages of other requests: 9,000
+	// responses that come at once take it 1 to 1.6 s, though the engine answers each within milliseconds.
+	burstMargin   = 2250 * time.Millisecond
+	printedMargin = leastMargin + burstMargin
+)
 
-// messageTimeout is longer than the calls for one message may take. Where policies may take part in bodies, a message may be two phases, and may find one of the other
-// direction ahead of it: the kernel runs a stream's calls one after the other.
-func messageTimeout(k *config.Kernel, c catalogue) time.Duration {
+// leastMessageTimeout is the shortest message_timeout that validate accepts.
+func leastMessageTimeout(k *config.Kernel, c catalogue) time.Duration {
+	return c.messageTimeout(k, leastMargin)
+}
+
+// printedMessageTimeout is the message_timeout of the printed configuration.
+func printedMessageTimeout(k *config.Kernel, c catalogue) time.Duration {
+	return c.messageTimeout(k, printedMargin)
+}
+
+// messageTimeout is longer, by a margin, than the calls for one message may take. Where policies may take part in bodies,
+// a message may be two phases, and may find one of the other direction ahead of it: the kernel runs a stream's calls one
+// after the other.
+func (c catalogue) messageTimeout(k *config.Kernel, margin time.Duration) time.Duration {
 	longest := k.PhaseBudget()
 	if c.mayTakeBodies(k) {
 		longest = 2 * k.MessageBudget()
 	}
 	// Envoy refuses more than an hour (ext_proc.proto).
-	return min(longest+messageTimeoutMargin, time.Hour)
+	return min(longest+margin, time.Hour)
 }
 
 // mayTakeBodies reports whether a policy of a route may take part in bodies or trailers: one that does, or that is not of the catalogue.
