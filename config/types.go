@@ -120,7 +120,8 @@ type WorkerRef struct {
 	MaxInFlight int
 	// RouteShare is the largest share of them that one chain of a route may have; 0 or 1 is no bound.
 	RouteShare float64
-	// MaxQueued is how many calls may wait for room; 0 is none. QueueTimeout is for how long; 0 means half of Timeout.
+	// MaxQueued is how many calls may wait for room; 0 is none. QueueTimeout is for how long; 0 means
+	// three quarters of Timeout.
 	MaxQueued    int
 	QueueTimeout time.Duration
 	Retry        Retry

@@ -75,7 +75,7 @@ func newWorker(ref config.WorkerRef, set *metrics.Set) *Worker {
 	if after := cmp.Or(ref.Retry.HedgeAfter, ref.Timeout/2); len(ref.SocketPaths) > 1 && w.attempts > 1 && after < ref.Timeout {
 		w.hedgeAfter = after
 	}
-	w.maxQueued, w.patience = int64(ref.MaxQueued), min(cmp.Or(ref.QueueTimeout, ref.Timeout/2), ref.Timeout)
+	w.maxQueued, w.patience = int64(ref.MaxQueued), min(cmp.Or(ref.QueueTimeout, ref.Timeout*3/4), ref.Timeout)
 	w.ratio = ratioOf(ref.RouteShare)
 	w.loads.Store(&[]*chainLoad{{}})
 	w.suspectAfter = cmp.Or(w.hedgeAfter, ref.Timeout) / 2

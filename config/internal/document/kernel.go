@@ -170,7 +170,7 @@ type Worker struct {
 	RouteShare float64 `yaml:"route_share" min:"0.01" max:"1"`
 	// How many calls may wait for room; what is more is refused at once (503, WORKER_OVERLOADED, or ROUTE_OVERLOADED if it is the route that has its share).
 	MaxQueued int `yaml:"max_queued" min:"0" max:"1000000"`
-	// How long a call may wait for room before it is refused; 0s means half of the worker's timeout. It is part of the timeout.
+	// How long a call may wait for room before it is refused; 0s means three quarters of the worker's timeout. It is part of the timeout.
 	QueueTimeout strict.Duration `yaml:"queue_timeout" min:"0s" max:"5m"`
 	// How a call that came to nothing on one replica gets to another one.
 	Retry Retry `yaml:"retry"`
