@@ -87,6 +87,11 @@ loadtest: build-bench $(if $(filter compose,$(TARGET)),compose) ## Hold a rate o
 	@ENVOY=$(if $(filter compose,$(TARGET)),none,$$(tools/fetch.sh envoy)) && export ENVOY && exec build/bench/loadtest attack \
 		$(if $(RATE),-rate $(RATE)) $(if $(TARGET),-target $(TARGET)) $(measured)
 
+.PHONY: burst
+burst: build-bench ## Send SIZES=1000,3000,9000,20000 requests at once (or RATE per second), have the upstream answer all at once, and count what is lost and by whom: FORMS=two,one TRANSPORT=fast|grpc; build/reports/burst.json and burst.txt
+	@ENVOY=$$(tools/fetch.sh envoy) && export ENVOY && exec build/bench/loadtest burst \
+		$(if $(SIZES),-sizes $(SIZES)) $(if $(FORMS),-forms $(FORMS)) $(if $(TRANSPORT),-transport $(TRANSPORT)) $(if $(RATE),-rate $(RATE))
+
 .PHONY: reload-load
 reload-load: build-bench ## Change every route again and again under a constant rate: ROUTES=10000 RATE=5000 DURATION=30s RELOADS=6 TARGET=kernel|envoy (and WORKERS, FORM, TRANSPORT as loadtest); fails on a failed request
 	@$(if $(filter envoy,$(TARGET)),ENVOY=$$(tools/fetch.sh envoy) && export ENVOY && )exec build/bench/loadtest reload \

@@ -9,11 +9,13 @@ import (
 	"net"
 	"os"
 	"os/signal"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
 
 	"github.com/policy-engine/policy-engine/loadtest/attack"
+	"github.com/policy-engine/policy-engine/loadtest/burst"
 	"github.com/policy-engine/policy-engine/loadtest/compare"
 	"github.com/policy-engine/policy-engine/loadtest/credentials"
 	"github.com/policy-engine/policy-engine/loadtest/profile"
@@ -33,11 +35,13 @@ func main() {
 
 func run(ctx context.Context, args []string) error {
 	if len(args) == 0 {
-		return errors.New("a command is missing; legal are attack, compare, credentials, profile, reload and upstream")
+		return errors.New("a command is missing, expected one of attack, burst, compare, credentials, profile, reload, upstream")
 	}
 	switch args[0] {
 	case "attack":
 		return runAttack(ctx, args[1:])
+	case "burst":
+		return runBurst(ctx, args[1:])
 	case "compare":
 		return runCompare(ctx, args[1:])
 	case "credentials":
@@ -49,7 +53,7 @@ func run(ctx context.Context, args []string) error {
 	case "upstream":
 		return runUpstream(ctx, args[1:])
 	}
-	return fmt.Errorf("unknown command %q; legal are attack, compare, credentials, profile, reload and upstream", args[0])
+	return fmt.Errorf("unknown command %q, expected one of attack, burst, compare, credentials, profile, reload, upstream", args[0])
 }
 
 // places are where things are, below the repository.
@@ -65,6 +69,32 @@ func (p *places) flags(f *flag.FlagSet) {
 	f.StringVar(&p.programs.Envoy, "envoy", os.Getenv("ENVOY"), "the Envoy to `run`")
 	f.StringVar(&p.credentials, "credentials", "build/loadtest", "`folder` in which keys and tokens are kept")
 	f.StringVar(&p.reports, "reports", "build/reports", "`folder` of the reports")
+}
+
+func runBurst(ctx context.Context, args []string) error {
+	var o burst.Options
+	var p places
+	f := flag.NewFlagSet("loadtest burst", flag.ContinueOnError)
+	p.flags(f)
+	sizes := f.String("sizes", "1000,3000,9000,20000", "requests in flight, one burst each, separated by commas")
+	forms := f.String("forms", "two,one", "two: kernel and worker are processes of their own; one: the one process policy-engine; separated by commas")
+	f.StringVar(&o.Transport, "transport", "fast", "transport to Envoy: fast or grpc")
+	f.IntVar(&o.Rate, "rate", 0, "requests sent per second until all are in flight; 0 sends all at once")
+	f.DurationVar(&o.Patience, "patience", 30*time.Second, "how long requests may take to be in flight after the last one was sent, and answers after the upstream has sent them")
+	f.IntVar(&o.Clients, "clients", 1024, "keys among which requests rotate")
+	if err := f.Parse(args); err != nil {
+		return err
+	}
+	for _, text := range list(*sizes) {
+		n, err := strconv.Atoi(text)
+		if err != nil {
+			return fmt.Errorf("unknown size %q, expected a number of requests", text)
+		}
+		o.Sizes = append(o.Sizes, n)
+	}
+	o.Forms = list(*forms)
+	o.Programs, o.Credentials, o.Reports, o.Out = p.programs, p.credentials, p.reports, os.Stdout
+	return burst.Run(ctx, o)
 }
 
 func runCompare(ctx context.Context, args []string) error {

@@ -134,6 +134,37 @@ func TestCompare(t *testing.T) {
 	}
 }
 
+// TestBurst keeps some requests in flight in both forms, and has all of them answered at once.
+func TestBurst(t *testing.T) {
+	program, flags := tools(t)
+	out := runProgram(t, program, slices.Concat([]string{"burst"}, flags, []string{"-sizes", "20,300", "-rate", "2000"})...)
+	var report struct {
+		Rows []struct {
+			Form                                    string
+			Requests, Answered, Unchecked, Repeated int
+			InFlight                                int `json:"in_flight"`
+			Request, Response                       struct {
+				P99 float64 `json:"p99_ms"`
+			}
+		}
+	}
+	readJSON(t, &report, filepath.Dir(program), "reports", "burst.json")
+	if len(report.Rows) != 4 {
+		t.Fatalf("%d rows\n%s", len(report.Rows), out)
+	}
+	for i, r := range report.Rows {
+		if want := []int{20, 300}[i%2]; r.Requests != want || r.InFlight != want || r.Answered != want || r.Unchecked+r.Repeated > 0 {
+			t.Errorf("%+v, want %d requests, all in flight and answered\n%s", r, want, out)
+		}
+		if r.Form != []string{"two", "one"}[i/2] || r.Request.P99 <= 0 || r.Response.P99 <= 0 {
+			t.Errorf("%+v", r)
+		}
+	}
+	if !strings.Contains(out, "burst: 640 requests, 0 unchecked, 0 lost") {
+		t.Error(out)
+	}
+}
+
 // TestAttack holds a low rate for two seconds, in both forms.
 func TestAttack(t *testing.T) {
 	program, flags := tools(t)
@@ -289,7 +320,12 @@ func childrenOf(pid int) []int {
 func TestUsage(t *testing.T) {
 	for args, says := range map[string]string{
 		"":                                  "a command is missing",
-		"attak":                             `unknown command "attak"; legal are`,
+		"attak":                             `unknown command "attak", expected one of attack, burst, compare`,
+		"burst -sizes 1,many":               `unknown size "many", expected a number of requests`,
+		"burst -sizes 0":                    "sizes must be between 1 and 65536, got 0",
+		"burst -forms three":                `unknown form "three", expected one or two`,
+		"burst -rate -1":                    "rate must be between 0 and 1000000, got -1",
+		"burst -transport quic":             `transport "quic"`,
 		"attack -form three":                "legal are two and one",
 		"attack -rate 0":                    "rate of 0",
 		"attack -target moon":               "legal are local and compose",
@@ -306,7 +342,7 @@ func TestUsage(t *testing.T) {
 
 // credentialsFlag keeps what a command makes out of the tree.
 func credentialsFlag(t *testing.T, args string) []string {
-	if !strings.HasPrefix(args, "attack") && !strings.HasPrefix(args, "compare") {
+	if !slices.ContainsFunc([]string{"attack", "burst", "compare"}, func(name string) bool { return strings.HasPrefix(args, name) }) {
 		return nil
 	}
 	return []string{"-credentials", t.TempDir(), "-clients", "1", "-envoy", "/bin/false"}

@@ -5,21 +5,29 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime/debug"
 	"slices"
+	"strconv"
+	"strings"
 
 	"go.yaml.in/yaml/v3"
 
 	"github.com/policy-engine/policy-engine/loadtest/credentials"
+	"github.com/policy-engine/policy-engine/test/burst"
+	"github.com/policy-engine/policy-engine/test/process"
 )
 
 const (
 	typePrefix = "type.googleapis.com/envoy.extensions.filters."
 	managerURL = typePrefix + "network.http_connection_manager.v3.HttpConnectionManager"
 	routerURL  = typePrefix + "http.router.v3.Router"
+
+	optionsName = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+	optionsURL  = "type.googleapis.com/" + optionsName
 )
 
 // startEnvoy starts Envoy with what `policyctl envoy` prints, so that what is measured is what users get. Where the row is not about the engine, only
@@ -60,7 +68,51 @@ func (r *Rig) envoyConfig(c *credentials.Set) (object, error) {
 	if r.spec.Upstream == "" {
 		static["listeners"] = append(listeners, upstreamListener(r.ports.upstream))
 	}
+	if r.spec.UpstreamRequests > 0 {
+		if err := explainAnswers(listeners[0]); err != nil {
+			return nil, err
+		}
+		return config, allowUpstream(static["clusters"], r.spec.UpstreamRequests)
+	}
 	return config, nil
+}
+
+// UpstreamStreams is how many streams Envoy opens on a connection to an upstream of UpstreamRequests. The upstream must
+// permit as many from the start: Envoy does not wait for its settings.
+const UpstreamStreams = 250
+
+// allowUpstream sets limits and protocol of the upstream's cluster, which are the operator's: they are not those of the
+// engine.
+func allowUpstream(clusters any, requests int) error {
+	all, _ := clusters.([]any)
+	for _, c := range all {
+		cluster, _ := c.(object)
+		if name, _ := cluster["name"].(string); strings.HasPrefix(name, "upstream_") {
+			cluster["circuit_breakers"] = object{"thresholds": []any{object{
+				"max_connections": requests, "max_pending_requests": requests, "max_requests": requests,
+			}}}
+			cluster["typed_extension_protocol_options"] = object{optionsName: object{
+				"@type": optionsURL, "explicit_http_config": object{"http2_protocol_options": object{"max_concurrent_streams": UpstreamStreams}},
+			}}
+			return nil
+		}
+	}
+	return errors.New("policyctl envoy has printed no cluster of the upstream")
+}
+
+// explainAnswers has Envoy say in a header field why it answers itself.
+func explainAnswers(listener any) error {
+	managers := find(listener, managerURL)
+	if len(managers) != 1 {
+		return fmt.Errorf("policyctl envoy has printed %d connection managers, want 1", len(managers))
+	}
+	managers[0]["local_reply_config"] = object{"mappers": []any{object{
+		"filter": object{"status_code_filter": object{"comparison": object{
+			"op": "GE", "value": object{"default_value": 400, "runtime_key": "explained_answers"},
+		}}},
+		"headers_to_add": []any{object{"header": object{"key": burst.ReasonHeader, "value": burst.ReasonFormat}}},
+	}}}
+	return nil
 }
 
 // printedConfig runs policyctl.
@@ -220,4 +272,23 @@ func removeKey(in any, key string) {
 			removeKey(child, key)
 		}
 	}
+}
+
+// EnvoyCounts are the counters of Envoy's cluster of the engine that are not 0, by name without the cluster's.
+func (r *Rig) EnvoyCounts() (map[string]float64, error) {
+	status, text, err := process.Get(fmt.Sprintf("http://%s:%d/stats?usedonly&type=Counters&filter=^cluster.policy_engine.", loopback, r.ports.envoyAdmin))
+	if err != nil {
+		return nil, fmt.Errorf("ask Envoy for its counters: %w", err)
+	}
+	if status != http.StatusOK {
+		return nil, fmt.Errorf("ask Envoy for its counters: %d %s", status, text)
+	}
+	counts := make(map[string]float64)
+	for line := range strings.Lines(text) {
+		name, value, _ := strings.Cut(strings.TrimPrefix(strings.TrimSpace(line), "cluster.policy_engine."), ": ")
+		if v, err := strconv.ParseFloat(value, 64); err == nil && v > 0 {
+			counts[name] = v
+		}
+	}
+	return counts, nil
 }

@@ -40,6 +40,10 @@ type Spec struct {
 	// Upstream is where Envoy sends requests, HOST:PORT. If it is empty, they go to a listener of the same Envoy, which answers at once, with what it
 	// got as the client's identity in x-identity.
 	Upstream string
+	// UpstreamRequests is how many requests Envoy may have in flight to that upstream, over HTTP/2, so that they need not as
+	// many descriptors; as the printed configuration says, over HTTP/1.1, if it is 0. With it, Envoy explains the answers
+	// that are its own in burst.ReasonHeader.
+	UpstreamRequests int
 
 	prefixes []string // of the paths of requests; those of its routes if empty
 	version  int      // of the configuration: each has another rate limit on each route

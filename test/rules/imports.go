@@ -89,7 +89,7 @@ var ImportRules = []Rule{
 	},
 	{Room: "loadtest/profiledkernel", May: []string{"kernel"}, Reason: "it is the kernel's program with contention profiles on"},
 	{
-		Room: "loadtest/...", May: []string{"loadtest/...", "test/process"}, MayInTests: []string{"bench/engine", "test/harness"},
+		Room: "loadtest/...", May: []string{"loadtest/...", "test/burst", "test/process"}, MayInTests: []string{"bench/engine", "test/harness"},
 		Reason: "what is measured are the programs as users have them; what a measurement links in, it does not measure",
 	},
 	{Room: "deploy/...", Reason: "the demo's upstream stands for a stranger's program"},
@@ -113,6 +113,7 @@ var ImportRules = []Rule{
 		Room: "test/faults", May: []string{"test/...", "loadtest/chart"},
 		Reason: "it drives the programs as processes, and draws what it measured as the load test does",
 	},
+	{Room: "test/burst", Reason: "it is clients and an upstream: it knows the engine by what they see of it"},
 	{Room: "test/process", Reason: "it starts any program, so it knows none"},
 	{
 		Room: "test/mutations", MayInTests: []string{"api/...", "config", "kernel/extproc", "kernel/route", "policies", "worker/chain"},
