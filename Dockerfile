@@ -1,5 +1,6 @@
 # docker build -t policy-engine:latest . builds the engine, the last stage; --target policyctl the operator's tool, --target loadtest the load test's upstream.
-# The base images, and how Go finds modules, are arguments, for networks without Docker's registry or Go's proxy.
+# The base images, and how Go finds modules, are arguments, for networks without Docker's registry or Go's proxy, and to pin
+# the images by digest (docs/operations.md, Container): BASE_IMAGE=alpine:3.22@sha256:…
 ARG GO_IMAGE=golang:1.26-alpine
 ARG BASE_IMAGE=alpine:3.22
 
