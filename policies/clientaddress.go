@@ -11,17 +11,20 @@ import (
 // forwardedFor is the header to which each proxy appends the address of its peer.
 const forwardedFor = "x-forwarded-for"
 
-// ClientAddress returns the address of the client, or the zero Addr if it is not known. All policies of a kernel use the same one:
+// ClientAddress returns the address of the client, or the zero Addr if it is not known. All policies of a kernel use
+// the same one:
 //
 //   - The address that Envoy determined, if its ext_proc filter sends it (request_attributes: [source.address]).
-//   - Otherwise an entry of x-forwarded-for: the one with client_address.trusted_hops entries to its right, over all lines of the header.
-//     Without trusted hops that is the last one, which Envoy appended (use_remote_address). Entries further left are the client's own.
+//   - Otherwise an entry of x-forwarded-for: the one with client_address.trusted_hops entries to its right, over all
+//     lines of the header. Without trusted hops that is the last one, which Envoy appended (use_remote_address).
+//     Entries further left are the client's own.
 //
-// The header counts as Envoy sent it: what policies change in it has no effect here. x-envoy-external-address is not used, because Envoy
-// passes on what the client sent in it wherever Envoy does not set it (use_remote_address: false, or a client with an internal address).
+// The header counts as Envoy sent it: what policies change in it has no effect here. x-envoy-external-address is not
+// used, because Envoy passes on what the client sent in it wherever Envoy does not set it (use_remote_address: false,
+// or a client with an internal address).
 //
-// The address has no zone, and an IPv4 address in IPv6 form (::ffff:192.0.2.1) is the IPv4 address: equal addresses are equal values. A
-// policy that requires the address returns an error for the zero Addr, or denies.
+// The address has no zone, and an IPv4 address in IPv6 form (::ffff:192.0.2.1) is the IPv4 address: equal addresses are
+// equal values. A policy that requires the address returns an error for the zero Addr, or denies.
 func (r *Request) ClientAddress() netip.Addr {
 	r.x.check()
 	if len(r.x.source) > 0 {
@@ -72,9 +75,10 @@ func (x *Exchange) changedHeader(name string) bool {
 // maxClientAddress is the longest text of an address with its zone and port, in bytes.
 const maxClientAddress = 128
 
-// ParseClientAddress parses an address as proxies write it: IPv4 or IPv6, with or without a port (192.0.2.1:443, [2001:db8::1]:443),
-// brackets without a port, and spaces and tabs around it. The result has no zone, and an IPv4-mapped IPv6 address is the IPv4 address.
-// Everything else is not an address: names, "unknown", obfuscated identifiers (RFC 7239 section 6.3), quoted text, CIDR ranges.
+// ParseClientAddress parses an address as proxies write it: IPv4 or IPv6, with or without a port (192.0.2.1:443,
+// [2001:db8::1]:443), brackets without a port, and spaces and tabs around it. The result has no zone, and an
+// IPv4-mapped IPv6 address is the IPv4 address. Everything else is not an address: names, "unknown", obfuscated
+// identifiers (RFC 7239 section 6.3), quoted text, CIDR ranges.
 func ParseClientAddress(text []byte) (netip.Addr, bool) {
 	text = bytes.Trim(text, " \t")
 	if len(text) == 0 || len(text) > maxClientAddress {

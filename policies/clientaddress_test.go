@@ -142,7 +142,8 @@ func TestChangesOfForwardedForAreIgnored(t *testing.T) {
 	}
 }
 
-// A policy that is run in an exchange of its own, after another one's timeout, sees the same address; the next request another.
+// A policy that is run in an exchange of its own, after another one's timeout, sees the same address; the next request
+// another.
 func TestClientAddressOfSnapshots(t *testing.T) {
 	request := policytest.Request{Headers: []string{"x-forwarded-for: 192.0.2.1, 10.0.0.1"}}
 	for _, source := range []string{"", "192.0.2.1:80"} {

@@ -73,8 +73,8 @@ func (x *Exchange) BeginRequest(route string, headerMap []byte, endOfStream bool
 	return x.request.headers.parse(headerMap)
 }
 
-// SetSource sets what Request.ClientAddress is made from, after BeginRequest: Envoy's attribute source.address, empty if Envoy did not
-// send it, and how many proxies in front of Envoy are trusted. It aliases address.
+// SetSource sets what Request.ClientAddress is made from, after BeginRequest: Envoy's attribute source.address, empty
+// if Envoy did not send it, and how many proxies in front of Envoy are trusted. It aliases address.
 func (x *Exchange) SetSource(address []byte, trustedHops uint32) {
 	x.source, x.trustedHops = address, trustedHops
 }

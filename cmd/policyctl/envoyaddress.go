@@ -11,8 +11,9 @@ import (
 
 const typeXFFDetection = "envoy.extensions.http.original_ip_detection.xff.v3.XffConfig"
 
-// address compares how the kernel finds the client's address with how Envoy does (conn_manager_utility.cc, mutateRequestHeaders). A
-// difference is a mistake where a policy decides by the address, and a note where one may only report it.
+// address compares how the kernel finds the client's address with how Envoy does (conn_manager_utility.cc,
+// mutateRequestHeaders). A difference is a mistake where a policy decides by the address, and a note where one may only
+// report it.
 func (c *envoyCheck) address(manager, listener, extProc place) {
 	report := c.note
 	switch decides, mayUse := c.usesAddress(); {
@@ -53,8 +54,9 @@ func (c *envoyCheck) address(manager, listener, extProc place) {
 	}
 }
 
-// envoyHops returns how many entries of x-forwarded-for, as the kernel gets it, stand right of the address that Envoy takes for the
-// client's; less than none if it is the peer's and not in the header. It is not known if Envoy does not count entries.
+// envoyHops returns how many entries of x-forwarded-for, as the kernel gets it, stand right of the address that Envoy
+// takes for the client's; less than none if it is the peer's and not in the header. It is not known if Envoy does not
+// count entries.
 func envoyHops(manager, detection place, remote bool) (at place, hops int, known bool) {
 	at, hops = number(manager, "xff_num_trusted_hops")
 	switch {
@@ -82,7 +84,8 @@ func envoyHops(manager, detection place, remote bool) (at place, hops int, known
 	return at, hops, true
 }
 
-// number returns the number of a key and its place, 0 and the place of the mapping if it is not there, and -1 if it is not a number.
+// number returns the number of a key and its place, 0 and the place of the mapping if it is not there, and -1 if it is
+// not a number.
 func number(of place, key string) (at place, n int) {
 	at = of.get(key)
 	if value := at.get("value"); value.there() {
@@ -111,8 +114,8 @@ func isIPListener(listener place) bool {
 	return !address.get("pipe").there() && !address.get("envoy_internal_address").there()
 }
 
-// usesAddress reports whether a policy of the configuration decides by the client's address, and whether one may use it at all: auditLog
-// does, and so may policies that policyctl does not know.
+// usesAddress reports whether a policy of the configuration decides by the client's address, and whether one may use it
+// at all: auditLog does, and so may policies that policyctl does not know.
 func (c *envoyCheck) usesAddress() (decides, mayUse bool) {
 	known := newCatalogue()
 	for i := range c.kernel.Routes {

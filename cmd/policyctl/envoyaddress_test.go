@@ -5,8 +5,8 @@ import (
 	"testing"
 )
 
-// The kernel's and Envoy's idea of the client's address are compared. What a policy decides by is a mistake where they differ, and what may
-// only be reported is a note.
+// The kernel's and Envoy's idea of the client's address are compared. What a policy decides by is a mistake where they
+// differ, and what may only be reported is a note.
 func TestValidateComparesClientAddresses(t *testing.T) {
 	const e, k, remote = "envoy.yaml", "kernel.yaml", "use_remote_address: true"
 	const manager = "static_resources.listeners[0].filter_chains[0].filters[0].typed_config"

@@ -145,10 +145,10 @@ func twoContents(message []byte) bool {
 	return false
 }
 
-// attributes returns the attributes xds.route_name and source.address, which alias the message; nil for one that Envoy did not send. Envoy
-// keeps its attributes under one key, the filter's name. All keys are searched, but two values are an error, because it is not known which
-// one counts. An address that is not text, or empty, is returned as text that is no address: Envoy sent the attribute, so no other source
-// of the address may take its place.
+// attributes returns the attributes xds.route_name and source.address, which alias the message; nil for one that Envoy
+// did not send. Envoy keeps its attributes under one key, the filter's name. All keys are searched, but two values are
+// an error, because it is not known which one counts. An address that is not text, or empty, is returned as text that
+// is no address: Envoy sent the attribute, so no other source of the address may take its place.
 func (d *decoder) attributes() (routeName, source []byte, err error) {
 	for _, a := range d.message.Attributes {
 		if err := eachField(a.Value, func(num protowire.Number, entry []byte) error {

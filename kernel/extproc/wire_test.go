@@ -14,8 +14,10 @@ import (
 	workerv1 "github.com/policy-engine/policy-engine/api/worker/v1"
 )
 
-// envoyMessage makes a ProcessingRequest of Envoy's own types. Words: end_of_stream, observability, full_duplex (both ways; also request_duplex, response_duplex), streamed_ahead, route=NAME and source=ADDRESS (as attributes, in this order),
-// also=KIND (a second member of the oneof), latin1 (a header name that is not UTF-8); all others are name=value headers, or body=TEXT.
+// envoyMessage makes a ProcessingRequest of Envoy's own types. Words: end_of_stream, observability, full_duplex (both
+// ways; also request_duplex, response_duplex), streamed_ahead, route=NAME and source=ADDRESS (as attributes, in this
+// order), also=KIND (a second member of the oneof), latin1 (a header name that is not UTF-8); all others are name=value
+// headers, or body=TEXT.
 func envoyMessage(kind string, args []string) ([]byte, error) {
 	req := &extprocv3.ProcessingRequest{MetadataContext: &corev3.Metadata{}}
 	headers := &corev3.HeaderMap{}

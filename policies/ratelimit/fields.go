@@ -12,9 +12,9 @@ import (
 	"github.com/policy-engine/policy-engine/policies/ratelimit/bucket"
 )
 
-// fields are the header fields that tell a client what it has left: RateLimit and RateLimit-Policy (draft-ietf-httpapi-ratelimit-headers-11, structured fields
-// of RFC 9651), or RateLimit-Limit, RateLimit-Remaining and RateLimit-Reset (the same draft up to -07), or the same three with X- before
-// them. All of them count seconds.
+// fields are the header fields that tell a client what it has left: RateLimit and RateLimit-Policy
+// (draft-ietf-httpapi-ratelimit-headers-11, structured fields of RFC 9651), or RateLimit-Limit, RateLimit-Remaining and
+// RateLimit-Reset (the same draft up to -07), or the same three with X- before them. All of them count seconds.
 //
 // A request policy can't set headers of the response, so what an admitted request has left travels as metadata to rateLimitHeaders.
 type fields struct {
@@ -67,7 +67,8 @@ func ceilTime(per time.Duration, cost, requests int64) time.Duration {
 	return time.Duration(seconds).Truncate(time.Second) + time.Second
 }
 
-// text returns the RateLimit item, or in a plain form the values of limit, remaining and reset with spaces between them.
+// text returns the RateLimit item, or in a plain form the values of limit, remaining and reset with spaces between
+// them.
 func (f *fields) text(remaining, reset int64) string {
 	slot := &f.texts[uint64(remaining*31+reset)%uint64(len(f.texts))]
 	// Fast path: the same was said before.

@@ -4,12 +4,14 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/policy-engine/policy-engine/test/harness"
 )
 
-// addresses has two routes that limit by the client's address, with one request for each, and one that limits by identity or address.
+// addresses has two routes that limit by the client's address, with one request for each, and one that limits by
+// identity or address.
 const addresses = `  workers: [{name: worker-1, socket_path: "${RUN_DIR}/worker-1.sock"}]
   client_address: {trusted_hops: %d}
   route_policies:
@@ -51,7 +53,8 @@ const (
 	sendAddress   = "allow_mode_override: true\n                      request_attributes: [source.address]"
 )
 
-// TestClientAddress: two clients have two buckets, and none can choose its bucket. The test is the proxy in front of Envoy, or the client.
+// TestClientAddress: two clients have two buckets, and none can choose its bucket. The test is the proxy in front of
+// Envoy, or the client.
 func TestClientAddress(t *testing.T) {
 	t.Parallel()
 	type request struct {
@@ -129,5 +132,31 @@ func TestClientAddress(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestTrustedHopsAreReloaded: the number of trusted proxies changes while the kernel runs, for policies that run already.
+func TestTrustedHopsAreReloaded(t *testing.T) {
+	t.Parallel()
+	e := startAddresses(t, 0, override, override)
+	from := func(client int) int {
+		line := fmt.Sprintf("X-Forwarded-For: 192.0.%d.%d", client/256, client%256)
+		return harness.Send(t, e.Listen, "GET", "/limit", line).Status
+	}
+	if first, second := from(1), from(2); first != 200 || second != 429 {
+		t.Fatalf("%d and %d: the address is not that of Envoy's peer", first, second)
+	}
+	e.WriteKernel(fmt.Sprintf(addresses, 1))
+	e.Kernel.Signal(syscall.SIGHUP)
+	client := 2
+	harness.Eventually(t, "each client has its own bucket", func() error {
+		client++
+		if got := from(client); got != 200 {
+			return fmt.Errorf("client %d: %d", client, got)
+		}
+		return nil
+	})
+	if got := from(client); got != 429 {
+		t.Errorf("its second request: %d", got)
 	}
 }

@@ -828,8 +828,8 @@ type Chain struct {
 	// The flow: true for the response flow.
 	ResponseFlow bool              `protobuf:"varint,3,opt,name=response_flow,json=responseFlow,proto3" json:"response_flow,omitempty"`
 	Policies     []*PolicyInstance `protobuf:"bytes,4,rep,name=policies,proto3" json:"policies,omitempty"`
-	// How many proxies in front of Envoy are trusted. Where a call has no source_address, the client's address is the entry of
-	// x-forwarded-for that has so many entries to its right.
+	// How many proxies in front of Envoy are trusted. Where a call has no source_address, the client's address is the
+	// entry of x-forwarded-for that has so many entries to its right.
 	TrustedHops   uint32 `protobuf:"varint,5,opt,name=trusted_hops,json=trustedHops,proto3" json:"trusted_hops,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1400,8 +1400,8 @@ type Call struct {
 	Limit uint32 `protobuf:"varint,15,opt,name=limit,proto3" json:"limit,omitempty"`
 	// Absent if the request is not traced. Else the span of the call: 16 bytes are the trace's id, 8 the span's id, and what follows is the W3C tracestate.
 	Trace []byte `protobuf:"bytes,16,opt,name=trace,proto3" json:"trace,omitempty"`
-	// The client's address as Envoy determined it (its attribute source.address), with or without a port. Empty if Envoy did not send it;
-	// what is not an IP address means that the client has none.
+	// The client's address as Envoy determined it (its attribute source.address), with or without a port. Empty if Envoy
+	// did not send it; what is not an IP address means that the client has none.
 	SourceAddress []byte `protobuf:"bytes,17,opt,name=source_address,json=sourceAddress,proto3" json:"source_address,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -29,7 +29,8 @@ type Kernel struct {
 	// The headers that policies own, such as the one that names the client. No client can send them: they are removed from requests on
 	// every route.
 	IdentityHeaders IdentityHeaders `yaml:"identity_headers"`
-	// How the client's address is found, for all policies that use it (rateLimit and tokenQuota with key client_ip, auditLog).
+	// How the client's address is found, for all policies that use it (rateLimit and tokenQuota with key client_ip,
+	// auditLog).
 	ClientAddress ClientAddress `yaml:"client_address"`
 	// The policies of each route.
 	RoutePolicies []Route `yaml:"route_policies"`
@@ -75,8 +76,9 @@ type IdentityHeaders struct {
 // (request_attributes: [source.address]); otherwise it is an entry of x-forwarded-for.
 type ClientAddress struct {
 	strict.Node
-	// How many proxies in front of Envoy are trusted, the same number as Envoy's xff_num_trusted_hops: the client's address is the
-	// entry of x-forwarded-for that has so many entries to its right. A request with fewer entries has no address.
+	// How many proxies in front of Envoy are trusted, the same number as Envoy's xff_num_trusted_hops: the client's
+	// address is the entry of x-forwarded-for that has so many entries to its right. A request with fewer entries has
+	// no address.
 	TrustedHops int `yaml:"trusted_hops" min:"0" max:"32"`
 }
 

@@ -40,8 +40,8 @@ var (
 		"Envoy's use_remote_address and xff_num_trusted_hops (policyctl validate --envoy)")
 )
 
-// Key returns the key of the request's bucket. Every field is hashed with its kind and length, so that no two lists of fields are the same
-// bytes.
+// Key returns the key of the request's bucket. Every field is hashed with its kind and length, so that no two lists of
+// fields are the same bytes.
 func (k *Client) Key(r *policies.Request, place []byte) (Key, error) {
 	var buf [512]byte // Longer ones are legal, and cost an allocation.
 	b := appendField(buf[:0], place)
@@ -57,8 +57,9 @@ func (k *Client) Key(r *policies.Request, place []byte) (Key, error) {
 	return Key{}, k.missing
 }
 
-// appendParts appends what the request has of the parts. It is not ok if one is missing. In the last alternative, a header that is missing,
-// or there more than once, makes the request one of all such: it is not known which one the upstream takes.
+// appendParts appends what the request has of the parts. It is not ok if one is missing. In the last alternative, a
+// header that is missing, or there more than once, makes the request one of all such: it is not known which one the
+// upstream takes.
 func appendParts(b []byte, parts []part, r *policies.Request, last bool) ([]byte, bool) {
 	for i := range parts {
 		p := &parts[i]

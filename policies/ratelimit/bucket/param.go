@@ -23,7 +23,8 @@ const (
 
 const expectedKey = "expected identity, client_ip, route, header:NAME, {all: [...]} of them, or a list of these"
 
-// UnmarshalJSON takes one alternative, or a list of them. An alternative is a string, or an object with the member all, a list of strings.
+// UnmarshalJSON takes one alternative, or a list of them. An alternative is a string, or an object with the member all,
+// a list of strings.
 func (p *Param) UnmarshalJSON(text []byte) error {
 	text = bytes.TrimSpace(text)
 	items := []json.RawMessage{text}
@@ -87,7 +88,8 @@ func (p Param) Uses(part string) bool {
 	return slices.ContainsFunc(p, func(parts []string) bool { return slices.Contains(parts, part) })
 }
 
-// String is the same text for two parameters exactly if they have the same meaning and spelling: no part has a comma, a space or a brace.
+// String is the same text for two parameters exactly if they have the same meaning and spelling: no part has a comma, a
+// space or a brace.
 func (p Param) String() string { return p.join(", ", "{", ", ", "}") }
 
 // Label names the key in header fields for clients, such as client_ip or identity|client_ip+header-x-plan.
@@ -176,8 +178,8 @@ func parsePart(text string) (part, bool) {
 		return part{kind: byRoute}, true
 	}
 	header, ok := strings.CutPrefix(text, "header:")
-	// Any field may be read that has a valid name, so the rules for fields that may be set are kept out by the prefix. The host is :authority
-	// to Envoy, so a field of that name never comes.
+	// Any field may be read that has a valid name, so the rules for fields that may be set are kept out by the prefix.
+	// The host is :authority to Envoy, so a field of that name never comes.
 	if !ok || header == "" || strings.EqualFold(header, "host") || policies.CheckHeader("a"+header, "") != nil {
 		return part{}, false
 	}
