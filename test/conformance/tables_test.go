@@ -8,7 +8,7 @@ import (
 // tables are all scenarios, file by file.
 var tables = [][]scenario{
 	requestHeaderTable, responseHeaderTable, answerTable, failureTable, bodyTable, bodyFailureTable, chunkTable, trailerTable,
-	protocolTable, grpcTable, conversationTable, faultTable,
+	protocolTable, grpcTable, conversationTable, faultTable, skipTable,
 }
 
 // one is a chain of one policy of worker A, edit for headers, with its steps, separated by ", ".

@@ -34,6 +34,7 @@ func offered(suffix string) []policies.Definition {
 		policies.Define("body"+suffix, "1", newBody),
 		policies.Define("stall"+suffix, "1", newStall),
 		policies.Define("stallBody"+suffix, "1", newStallBody),
+		policies.Define("skip"+suffix, "1", newSkip),
 		policies.Define("sum"+suffix, "1", newSum),
 		policies.Define("edit"+suffix, "1", newEdit),
 		policies.Define("editBody"+suffix, "1", newEditBody),
