@@ -84,7 +84,7 @@ func TestCompose(t *testing.T) {
 		t.Fatal(err)
 	}
 	stages := regexp.MustCompile(`(?m)^FROM \S+ AS (\S+)$`).FindAllStringSubmatch(string(read(t, top, "Dockerfile")), -1)
-	for _, name := range []string{"envoy", "engine", "redis", "upstream", "prometheus", "grafana"} {
+	for _, name := range []string{"envoy", "engine", "upstream", "prometheus", "grafana"} {
 		if f.Services[name].Image == "" {
 			t.Errorf("there is no service %q", name)
 		}

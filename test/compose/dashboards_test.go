@@ -75,6 +75,12 @@ func panels(t *testing.T) []question {
 			Datasource struct{ UID string }
 			Targets    []struct{ RefID, Expr, LegendFormat string }
 		}
+		Templating struct {
+			List []struct {
+				Name    string
+				Current struct{ Value any }
+			}
+		}
 	}
 	if err := json.Unmarshal(read(t, root(t), "deploy", "compose", "grafana", "dashboards", "policy-engine.json"), &board); err != nil {
 		t.Fatal(err)
@@ -83,6 +89,13 @@ func panels(t *testing.T) []question {
 		t.Errorf("the dashboard is %q with the id %q", board.Title, board.UID)
 	}
 	source := regexp.MustCompile(`(?m)^    uid: (\S+)$`).FindSubmatch(read(t, root(t), "deploy", "compose", "grafana", "provisioning", "datasources", "prometheus.yaml"))
+	variables := make(map[string]string)
+	for _, v := range board.Templating.List {
+		variables["$"+v.Name] = fmt.Sprint(v.Current.Value)
+	}
+	if source == nil || variables["$datasource"] != string(source[1]) || variables["$instance"] != "[$__all]" || variables["$route"] != "[$__all]" {
+		t.Errorf("variables %v, want the source that is provisioned, %s, and all instances and routes", variables, source)
+	}
 	ids := make(map[int]bool)
 	var found []question
 	for _, p := range board.Panels {
@@ -93,14 +106,42 @@ func panels(t *testing.T) []question {
 		if p.Type == "row" {
 			continue
 		}
-		if source == nil || p.Datasource.UID != string(source[1]) || len(p.Targets) == 0 {
-			t.Errorf("panel %q asks nothing, or the source %q, which is not provisioned: %s", p.Title, p.Datasource.UID, source)
+		if p.Datasource.UID != "${datasource}" || len(p.Targets) == 0 {
+			t.Errorf("panel %q asks nothing, or the source %q, want ${datasource}", p.Title, p.Datasource.UID)
 		}
 		for _, target := range p.Targets {
-			found = append(found, question{"panel " + p.Title, strings.ReplaceAll(target.Expr, "$__rate_interval", "1m"), []string{target.LegendFormat}})
+			q := question{"panel " + p.Title, strings.ReplaceAll(target.Expr, "$__rate_interval", "1m"), []string{target.LegendFormat}}
+			q.checkVariables(t)
+			found = append(found, q)
 		}
 	}
 	return found
+}
+
+// checkVariables checks that a panel shows the instances, and the routes, that are chosen.
+func (q question) checkVariables(t *testing.T) {
+	t.Helper()
+	expr, err := metricsql.Parse(q.expr)
+	if err != nil {
+		t.Errorf("%s: %v", q.where, err)
+		return
+	}
+	metricsql.VisitAll(expr, func(e metricsql.Expr) {
+		m, ok := e.(*metricsql.MetricExpr)
+		if !ok {
+			return
+		}
+		for _, filters := range m.LabelFilterss {
+			chosen := make(map[string]string)
+			for _, f := range filters {
+				chosen[f.Label] = f.Value
+			}
+			routed := strings.HasPrefix(chosen["__name__"], "policy_kernel_request") || strings.HasPrefix(chosen["__name__"], "policy_kernel_tolerated")
+			if chosen["instance"] != "$instance" || routed && chosen["route"] != "$route" {
+				t.Errorf("%s: %s does not ask for the chosen $instance, or $route", q.where, m.AppendString(nil))
+			}
+		}
+	})
 }
 
 // namedLabels are the labels that texts of Grafana's ({{worker}}) and of Prometheus's ({{ $labels.worker }}) name.
