@@ -26,7 +26,7 @@ const (
 )
 
 // faults is the table.
-var faults = []fault{
+var faults = append([]fault{
 	{name: workerKilled, full: time.Second, brief: []string{pair, single}, play: func(x *exercise) error { return x.ends(syscall.SIGKILL, stage.Worker1) }},
 	{name: "worker terminated", brief: []string{single}, play: func(x *exercise) error { return x.ends(syscall.SIGTERM, stage.Worker1) }},
 	{name: workersKilled, full: time.Second, on: []string{pair}, play: func(x *exercise) error { return x.ends(syscall.SIGKILL, x.workers()...) }},
@@ -108,4 +108,4 @@ var faults = []fault{
 	}},
 	{name: "one of two kernels hung", on: []string{kernels}, play: oneKernelHangs},
 	{name: "everything restarted, one after the other", on: []string{kernels}, play: rollingRestart},
-}
+}, hostileFaults...)

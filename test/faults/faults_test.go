@@ -67,7 +67,7 @@ func transport() string {
 // TestFaults is the short form of `make faults`.
 func TestFaults(t *testing.T) {
 	programs := build(t)
-	for _, name := range []string{pair, single} {
+	for _, name := range []string{pair, single, hostile} {
 		t.Run(name, func(t *testing.T) {
 			p := plan{rate: briefRate, stages: []string{name}, transport: transport(), brief: true}
 			all, err := p.play(t.Context(), programs, func(o *outcome) {

@@ -20,7 +20,7 @@ import (
 func main() {
 	rate := flag.Int("rate", 1000, "requests per `second`")
 	only := flag.String("only", "", "only the faults whose names contain this `text`")
-	on := flag.String("stages", "pair,single,wired,kernels", "the stages to play on")
+	on := flag.String("stages", "pair,single,wired,kernels,hostile", "the stages to play on")
 	transport := flag.String("transport", "fast", "the kernel's")
 	report := flag.String("report", "build/reports/faults.json", "the `file` that the results are written to")
 	flag.Parse()
@@ -53,6 +53,7 @@ func specs(transport string) map[string]stage.Spec {
 		single:  {Replicas: 1, Kernels: 1, Transport: transport},
 		wired:   {Replicas: 2, Kernels: 1, Transport: transport, Wired: true},
 		kernels: {Replicas: 2, Kernels: 2, Transport: transport},
+		hostile: hostileSpec(transport),
 	}
 }
 
@@ -94,7 +95,7 @@ func (p plan) play(ctx context.Context, programs *stage.Programs, tell func(*out
 	for _, name := range p.stages {
 		spec, known := specs(p.transport)[name]
 		if !known {
-			return nil, fmt.Errorf("stage %q is unknown; legal are pair, single, wired, kernels", name)
+			return nil, fmt.Errorf("unknown stage %q, expected one of pair, single, wired, kernels, hostile", name)
 		}
 		var chosen []*fault
 		for i := range faults {

@@ -17,6 +17,7 @@ const (
 	single  = "single"  // one
 	wired   = "wired"   // two, and a wire to cut between Envoy and the kernel
 	kernels = "kernels" // two, and two kernels behind one Envoy
+	hostile = "hostile" // two, expensive routes, and small bounds of the kernel's ports
 )
 
 // outcome is what came of a fault.

@@ -54,12 +54,21 @@ func (s *Stage) kernelConfig(kernel int, more string) string {
 		sockets = append(sockets, s.Socket(i+1))
 	}
 	return fmt.Sprintf(`policy_kernel:
-  server: {address: 127.0.0.1, port: %d, transport: %s}
-  admin: {address: 127.0.0.1, port: %d}
+  server: {address: 127.0.0.1, port: %d, transport: %s%s}
+  admin: {address: 127.0.0.1, port: %d%s}
   workers:
     - name: %s
       socket_paths: [%s]
-`, s.ports.kernels[kernel], s.spec.Transport, s.ports.admins[kernel], workerName, strings.Join(sockets, ", ")) + s.spec.Kernel + routes + more
+`, s.ports.kernels[kernel], s.spec.Transport, moreKeys(s.spec.Server), s.ports.admins[kernel], moreKeys(s.spec.Admin),
+		workerName, strings.Join(sockets, ", ")) + s.spec.Kernel + routes + s.spec.Routes + more
+}
+
+// moreKeys continues a flow mapping with more keys.
+func moreKeys(keys string) string {
+	if keys == "" {
+		return ""
+	}
+	return ", " + keys
 }
 
 func (s *Stage) workerConfig(i int) string {

@@ -19,8 +19,9 @@ type Spec struct {
 	Replicas, Kernels int
 	// Transport is the kernel's.
 	Transport string
-	// Kernel is more of the kernel's configuration, indented as below policy_kernel.
-	Kernel string
+	// Kernel is more of the kernel's configuration, indented as below policy_kernel. Server and Admin are more keys of
+	// those two sections, as "key: value, key: value". Routes are more routes, indented as below route_policies.
+	Kernel, Server, Admin, Routes string
 	// Wired puts a wire between Envoy and the kernel. Between is given the address that Envoy would have used and returns another one to use.
 	Wired   bool
 	Between func(kernel string) (string, error)
@@ -183,6 +184,9 @@ func (s *Stage) Admin(kernel int) string { return address(s.ports.admins[kernel]
 
 // Kernel is the address where a kernel listens for Envoy.
 func (s *Stage) Kernel(i int) string { return address(s.ports.kernels[i]) }
+
+// Transport is the kernel's transport.
+func (s *Stage) Transport() string { return s.spec.Transport }
 
 // Replicas is how many replicas of the worker there are, Kernels how many kernels.
 func (s *Stage) Replicas() int { return s.spec.Replicas }

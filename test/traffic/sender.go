@@ -81,7 +81,7 @@ func (s *Sender) Run(ctx context.Context) {
 				continue
 			}
 			s.now.Add(1)
-			group.Go(func() { s.one(k); s.now.Add(-1) })
+			group.Go(func() { s.One(k); s.now.Add(-1) })
 		}
 	}
 }
@@ -92,11 +92,12 @@ func (s *Sender) Short() int { return int(s.short.Load()) }
 // Stall is how long the sender itself did not get to run at most, since it was asked last: when the machine stands still, so does the engine, and nobody can be served in time.
 func (s *Sender) Stall() time.Duration { return time.Duration(s.stall.Swap(0)) }
 
-// one sends a request, once, and notes what came of it.
-func (s *Sender) one(k *Kind) {
+// One sends a request beside those of Run, once, and returns its status when it has ended; 0 is no answer.
+func (s *Sender) One(k *Kind) (status int) {
 	id := s.Ledger.Begin(k)
 	status, err := s.exchange(k.Write(make([]byte, 0, 1024), strconv.FormatUint(id, 10)))
 	s.Ledger.End(id, status, errors.Is(err, os.ErrDeadlineExceeded))
+	return status
 }
 
 func (s *Sender) exchange(request []byte) (status int, err error) {

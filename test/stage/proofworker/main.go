@@ -8,9 +8,12 @@ import (
 
 	"github.com/policy-engine/policy-engine/policies"
 	"github.com/policy-engine/policy-engine/policies/apikeyauth"
+	"github.com/policy-engine/policy-engine/policies/auditlog"
 	"github.com/policy-engine/policy-engine/policies/jsonschemavalidation"
 	"github.com/policy-engine/policy-engine/policies/jwtvalidation"
 	"github.com/policy-engine/policy-engine/policies/ratelimit"
+	"github.com/policy-engine/policy-engine/policies/redact"
+	"github.com/policy-engine/policy-engine/policies/rewritepath"
 	"github.com/policy-engine/policy-engine/policies/securityheaders"
 	"github.com/policy-engine/policy-engine/test/proof"
 	"github.com/policy-engine/policy-engine/worker"
@@ -28,13 +31,17 @@ func main() {
 	worker.Main(
 		"faults",
 		apikeyauth.Definition(),
+		auditlog.Definition(),
 		jsonschemavalidation.Definition(),
 		jwtvalidation.Definition(),
 		ratelimit.Definition(),
+		redact.Definition(),
+		rewritepath.Definition(),
 		securityheaders.Definition(),
 		policies.Define("proof", "1", func(policies.Env, noParams) (*prover, error) { return &prover{key}, nil }),
 		policies.Define("proofOfBody", "1", func(policies.Env, noParams) (*bodyProver, error) { return &bodyProver{key}, nil }),
 		policies.Define("trouble", "1", func(policies.Env, noParams) (*trouble, error) { return &trouble{}, nil }),
+		policies.Define("burn", "1", func(policies.Env, noParams) (*burn, error) { return &burn{}, nil }),
 		policies.Define("wait", "1", func(policies.Env, noParams) (*wait, error) { return &wait{}, nil }),
 	)
 }
