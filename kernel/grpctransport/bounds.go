@@ -113,6 +113,8 @@ type conn struct {
 	charged atomic.Int64
 	served  atomic.Bool // a message was answered
 
+	reported atomic.Bool
+
 	writing sync.Mutex // before mu
 	grants  grants
 	out     []byte
@@ -171,8 +173,9 @@ func (c *conn) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
+// report reports why the connection ends; the first reason counts.
 func (c *conn) report(reason string) {
-	if c.bounds.ended != nil {
+	if c.bounds.ended != nil && !c.reported.Swap(true) {
 		c.bounds.ended(reason, c.RemoteAddr())
 	}
 }

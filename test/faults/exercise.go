@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/policy-engine/policy-engine/test/stage"
@@ -32,6 +33,19 @@ type exercise struct {
 	began, healed time.Time
 	// excused is the time in which nobody was there who could serve valid requests.
 	excused traffic.Span
+
+	mu    sync.Mutex
+	noted map[string]float64
+}
+
+// note adds to what the fault has counted, for the report.
+func (x *exercise) note(what string, n float64) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.noted == nil {
+		x.noted = map[string]float64{}
+	}
+	x.noted[what] += n
 }
 
 // inject notes that the fault begins now. With outage, valid requests may fail until they are served again.

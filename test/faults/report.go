@@ -3,8 +3,10 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 )
@@ -19,6 +21,9 @@ func (o *outcome) line() string {
 		}
 	}
 	c := &o.Count
+	for _, what := range slices.Sorted(maps.Keys(o.Counted)) {
+		verdict += fmt.Sprintf("\n      %s: %.0f", what, o.Counted[what])
+	}
 	return fmt.Sprintf("%5.0f s  %-7s %-34s %6d sent %5d invalid  bypassed %d  lost %d  excused %-5d %-22s outage %5.2f s  full service %5.2f s  slowest %5.2f s  %s",
 		time.Since(started).Seconds(), o.Stage, o.Fault, c.Sent, c.Invalid, c.Bypassed, c.Lost, c.Excused, statuses(c.Statuses), o.Outage.Seconds(), o.Full.Seconds(), c.Slowest.Seconds(), verdict)
 }

@@ -60,7 +60,7 @@ func (s *Stage) kernelConfig(kernel int, more string) string {
     - name: %s
       socket_paths: [%s]
 `, s.ports.kernels[kernel], s.spec.Transport, moreKeys(s.spec.Server), s.ports.admins[kernel], moreKeys(s.spec.Admin),
-		workerName, strings.Join(sockets, ", ")) + s.spec.Kernel + routes + s.spec.Routes + more
+		workerName, strings.Join(sockets, ", ")) + s.spec.Worker + s.spec.Kernel + routes + s.spec.Routes + more
 }
 
 // moreKeys continues a flow mapping with more keys.

@@ -20,8 +20,8 @@ type Spec struct {
 	// Transport is the kernel's.
 	Transport string
 	// Kernel is more of the kernel's configuration, indented as below policy_kernel. Server and Admin are more keys of
-	// those two sections, as "key: value, key: value". Routes are more routes, indented as below route_policies.
-	Kernel, Server, Admin, Routes string
+	// those two sections, as "key: value, key: value". Worker is more lines of the worker's entry. Routes are more routes, indented as below route_policies.
+	Kernel, Server, Admin, Worker, Routes string
 	// Wired puts a wire between Envoy and the kernel. Between is given the address that Envoy would have used and returns another one to use.
 	Wired   bool
 	Between func(kernel string) (string, error)
