@@ -69,7 +69,8 @@ func (w *Worker) placeQuietly(c *route.Call, now time.Duration, h *hedge) (*conn
 		return nil, err
 	}
 	// Fast path: it takes the call.
-	first := best.pick()
+	long := isLong(c)
+	first := best.pick(long)
 	if err = first.submit(c, now, h); err == nil {
 		return first, nil
 	}
@@ -82,8 +83,8 @@ func (w *Worker) placeQuietly(c *route.Call, now time.Duration, h *hedge) (*conn
 		if !targets[i].takes(c, now) {
 			continue
 		}
-		for _, other := range targets[i].conns {
-			if other == first {
+		for j, other := range targets[i].conns {
+			if other == first || long && !targets[i].carries(j, long) {
 				continue
 			}
 			if err = other.submit(c, now, h); err == nil {

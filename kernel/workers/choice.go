@@ -93,13 +93,31 @@ func (t *target) underWay() (calls int32, silent bool) {
 	return calls, silent
 }
 
-// pick chooses a connection: the first with fewer than enough calls under way, or the one with the fewest; a silent one only if all are.
-func (t *target) pick() *conn {
+// longBody is from which size of its body on, in bytes, a call is long: it keeps to the last connection of a replica, and
+// short calls to the others meanwhile. On the same connection, short calls would wait until the bodies before them have
+// been sent.
+const longBody = 64 << 10
+
+// isLong reports whether a call is long.
+func isLong(c *route.Call) bool { return len(c.Message.Body) >= longBody }
+
+// carries reports whether a connection at that place is one for the call, as long as others have room.
+func (t *target) carries(i int, long bool) bool {
+	last := i == len(t.conns)-1
+	return long && last || !long && (!last || t.conns[i].long.Load() == 0) || len(t.conns) == 1
+}
+
+// pick chooses a connection for a call: the first with fewer than enough calls in flight, or the one with the fewest; a
+// silent one only if all are. A long call gets the last one unless it is silent.
+func (t *target) pick(long bool) *conn {
 	best := t.conns[0]
 	fewest := int32(silence)
-	for _, c := range t.conns {
+	if last := t.conns[len(t.conns)-1]; long && !last.silent.Load() {
+		return last
+	}
+	for i, c := range t.conns {
 		n := c.inFlight.Load()
-		if c.silent.Load() {
+		if c.silent.Load() || !t.carries(i, long) && fewest < silence {
 			continue
 		}
 		if n < enough {

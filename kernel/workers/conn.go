@@ -49,6 +49,8 @@ type conn struct {
 	timeout  time.Duration
 	epoch    time.Time
 	inFlight atomic.Int32
+	// long is how many of them are long.
+	long atomic.Int32
 	// received counts batches of results.
 	received atomic.Uint64
 	// lean sends and reads in place of stream, if it is not nil.
@@ -117,6 +119,9 @@ func (c *conn) submitAll(s *session, calls []*route.Call, now time.Duration, roo
 	defer c.mu.Unlock()
 	var held uint64
 	for _, call := range calls {
+		if isLong(call) != isLong(calls[0]) {
+			break // It may be for another connection.
+		}
 		if g := call.Message.Generation; g != held || taken == 0 {
 			if !s.holds(g) {
 				break
@@ -164,7 +169,7 @@ func (c *conn) accept(call *route.Call, now time.Duration, h *hedge) error {
 		load = c.worker.load(call.Message.Chain)
 		load.inFlight.Add(1)
 	}
-	c.enqueue(index, slot{call: call, id: id, deadline: call.Progress.Deadline, sent: now, heard: c.received.Load(), hedge: h, load: load})
+	c.enqueue(index, slot{call: call, id: id, deadline: call.Progress.Deadline, sent: now, heard: c.received.Load(), hedge: h, load: load, long: isLong(call)})
 	c.inFlight.Add(1)
 	return nil
 }

@@ -64,18 +64,28 @@ func TestEvaluateAll(t *testing.T) {
 	}
 }
 
-// TestPick: calls keep to the first connection, so that batches are large, until it is busy; then to the one with the fewest.
+// TestPick: calls keep to the first connection, so that batches are large, until it is busy; then to the one with the
+// fewest. Long calls keep to the last one, and others away from it meanwhile.
 func TestPick(t *testing.T) {
 	for _, tt := range []struct {
 		inFlight []int32
+		lastLong int32
+		long     bool
 		want     int
 	}{
-		{[]int32{0, 0}, 0},
-		{[]int32{enough - 1, 0}, 0},
-		{[]int32{enough, 0}, 1},
-		{[]int32{enough, enough, enough - 1}, 2},
-		{[]int32{enough + 2, enough, enough + 1}, 1},
-		{[]int32{maxInFlight}, 0},
+		{[]int32{0, 0}, 0, false, 0},
+		{[]int32{enough - 1, 0}, 0, false, 0},
+		{[]int32{enough, 0}, 0, false, 1},
+		{[]int32{enough, enough, enough - 1}, 0, false, 2},
+		{[]int32{enough + 2, enough, enough + 1}, 0, false, 1},
+		{[]int32{maxInFlight}, 0, false, 0},
+		{[]int32{0, 0}, 0, true, 1},
+		{[]int32{0, enough + 1}, enough, true, 1},
+		{[]int32{0, 1}, 1, false, 0},
+		{[]int32{enough + 2, 1}, 1, false, 0},
+		{[]int32{enough + 2, enough + 1, 1}, 1, false, 1},
+		{[]int32{3}, 2, false, 0},
+		{[]int32{3}, 2, true, 0},
 	} {
 		target := target{}
 		for _, n := range tt.inFlight {
@@ -83,8 +93,9 @@ func TestPick(t *testing.T) {
 			c.inFlight.Store(n)
 			target.conns = append(target.conns, c)
 		}
-		if got := target.pick(); got != target.conns[tt.want] {
-			t.Errorf("with %d calls under way: not connection %d", tt.inFlight, tt.want)
+		target.conns[len(target.conns)-1].long.Store(tt.lastLong)
+		if got := target.pick(tt.long); got != target.conns[tt.want] {
+			t.Errorf("%+v: another connection", tt)
 		}
 	}
 }

@@ -17,6 +17,7 @@ type slot struct {
 	hedge *hedge
 	// load counts the call for its chain; it may be nil.
 	load       *chainLoad
+	long       bool
 	prev, next int32
 }
 
@@ -38,6 +39,9 @@ func (c *conn) enqueue(index int32, s slot) {
 		c.slots[s.next].prev = index
 	}
 	c.slots[index] = s
+	if s.long {
+		c.long.Add(1)
+	}
 	if !c.armed {
 		c.arm(c.patience(s.deadline - s.sent))
 	}
@@ -77,6 +81,9 @@ func (c *conn) remove(index int32) *route.Call {
 	call := s.call
 	if s.load != nil {
 		s.load.inFlight.Add(-1)
+	}
+	if s.long {
+		c.long.Add(-1)
 	}
 	s.call, s.hedge, s.load = nil, nil, nil // What else is there counts only with a call.
 	c.free = append(c.free, index)

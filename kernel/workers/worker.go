@@ -171,7 +171,7 @@ func (w *Worker) placeAll(calls []*route.Call) int {
 	if best.session.replica.breaker.state.Load() != breakerClosed {
 		n = 1 // It is a trial.
 	}
-	c := best.pick()
+	c := best.pick(isLong(calls[0]))
 	taken := c.submitAll(best.session, calls[:n], now, room.worker)
 	c.flush()
 	return taken
