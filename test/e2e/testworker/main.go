@@ -30,6 +30,7 @@ func offered(suffix string) []policies.Definition {
 		policies.Define("witness"+suffix, "1", newWitness),
 		policies.Define("misbehave"+suffix, "1", newMisbehave),
 		policies.Define("wait"+suffix, "1", newWait),
+		policies.Define("burn"+suffix, "1", newBurn),
 		policies.Define("answer"+suffix, "1", newAnswer),
 		policies.Define("body"+suffix, "1", newBody),
 		policies.Define("stall"+suffix, "1", newStall),
