@@ -86,6 +86,9 @@ func command(ctx context.Context, version string, args []string, stdout, stderr 
 		return exitFailed
 	}
 	cfg, ws, err := load(c, registries)
+	if err == nil {
+		err = disjoint(offered, ws)
+	}
 	if err != nil {
 		fmt.Fprintln(stderr, err)
 		return exitUsage
@@ -120,6 +123,24 @@ func register(offered []Policies) ([]*worker.Registry, error) {
 		registries = append(registries, r)
 	}
 	return registries, errors.Join(errs...)
+}
+
+// disjoint returns an error for each policy that two workers of the program have. Behind sockets, the kernel ignores the
+// second worker's offer; in one program it is a mistake of its author.
+func disjoint(offered []Policies, ws []Worker) error {
+	owners := make(map[string]string)
+	var errs []error
+	for i := range ws {
+		for _, p := range offered[i] {
+			name := ws[i].Config.Name
+			if first, twice := owners[p.Name()]; twice {
+				errs = append(errs, fmt.Errorf("workers %q and %q both offer policy %q, expected one worker name for a policy", first, name, p.Name()))
+				continue
+			}
+			owners[p.Name()] = name
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // load reads all files. The error tells all mistakes of all of them.

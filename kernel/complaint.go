@@ -7,6 +7,7 @@ import (
 
 	"github.com/policy-engine/policy-engine/config"
 	"github.com/policy-engine/policy-engine/kernel/route"
+	"github.com/policy-engine/policy-engine/telemetry"
 )
 
 // report logs each mistake once, as long as they stay the same.
@@ -41,8 +42,29 @@ func (d *distributor) warnUnsupported(table *route.Table) {
 	d.unsupported = summary
 }
 
-// reportConflicts names the policies that a second worker offers, once as long as they stay the same.
-func (d *distributor) reportConflicts(table *route.Table) {
+// reportConflicts names the policies that a second worker offers, in the log and as
+// policy_kernel_policy_conflicts{worker,policy}, once as long as they stay the same. The worker is the one whose offer is
+// ignored. Policies that no route has share the label "unused": what workers offer does not become a label.
+func (d *distributor) reportConflicts(cfg *config.Kernel, table *route.Table) {
+	used := policiesOf(cfg)
+	counts := make(map[string]int)
+	for _, c := range table.Conflicts() {
+		policy := c.Policy
+		if !used[policy] {
+			policy = "unused"
+		}
+		counts[telemetry.Series("policy_kernel_policy_conflicts", "worker", c.Other, "policy", policy)]++
+	}
+	for _, series := range d.conflictSeries {
+		if counts[series] == 0 {
+			d.set.UnregisterMetric(series)
+		}
+	}
+	d.conflictSeries = d.conflictSeries[:0]
+	for series, n := range counts {
+		d.set.GetOrCreateGauge(series, nil).Set(float64(n))
+		d.conflictSeries = append(d.conflictSeries, series)
+	}
 	summary := fmt.Sprint(table.Conflicts())
 	if summary != d.conflicts {
 		for _, c := range table.Conflicts() {
@@ -51,4 +73,17 @@ func (d *distributor) reportConflicts(table *route.Table) {
 		}
 	}
 	d.conflicts = summary
+}
+
+// policiesOf are the names of the policies in the chains of the routes.
+func policiesOf(cfg *config.Kernel) map[string]bool {
+	used := make(map[string]bool)
+	for i := range cfg.Routes {
+		for _, flow := range [...]*config.Flow{&cfg.Routes[i].Request, &cfg.Routes[i].Response} {
+			for j := range flow.Chain {
+				used[flow.Chain[j].Name] = true
+			}
+		}
+	}
+	return used
 }

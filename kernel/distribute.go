@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/VictoriaMetrics/metrics"
 	"go.uber.org/zap"
 
 	workerv1 "github.com/policy-engine/policy-engine/api/worker/v1"
@@ -48,6 +49,9 @@ type distributor struct {
 	reported    string
 	unsupported string
 	conflicts   string // as reported last
+	// conflictSeries are the gauges of the conflicts that were reported last.
+	conflictSeries []string
+	set            *metrics.Set
 
 	mu sync.Mutex
 	// cfg is the configuration in use, or that shall be at the start.
@@ -69,9 +73,9 @@ type reload struct {
 	done chan<- error
 }
 
-func newDistributor(cfg *config.Kernel, registry *workers.Registry, observer *Observer, bodies *extproc.Budget, log *zap.Logger, now func() time.Time) *distributor {
+func newDistributor(cfg *config.Kernel, registry *workers.Registry, observer *Observer, bodies *extproc.Budget, log *zap.Logger, set *metrics.Set, now func() time.Time) *distributor {
 	d := &distributor{
-		cfg: cfg, registry: registry, observer: observer, bodies: bodies, log: log, now: now, started: now(),
+		cfg: cfg, registry: registry, observer: observer, bodies: bodies, log: log, set: set, now: now, started: now(),
 		changed: make(chan struct{}, 1), reloads: make(chan reload), retired: make(chan struct{}, 1),
 		generation: uint64(rand.Uint32()|1) << 32, problem: "not distributed yet", live: make(map[uint64]*route.Table),
 	}
@@ -226,7 +230,7 @@ func (d *distributor) bring(ctx context.Context, cfg *config.Kernel, offers []ro
 	d.generation++
 	previous := d.routes.Current()
 	if !previous.Ready() || !d.complete {
-		previous = nil // The kernel starts: two owners of a policy are a mistake.
+		previous = nil // The kernel starts: the order of the workers in the configuration decides.
 	}
 	table, chains, err := route.CompileAfter(previous, d.generation, cfg, offers)
 	if err == nil && check != nil {
@@ -255,7 +259,7 @@ func (d *distributor) bring(ctx context.Context, cfg *config.Kernel, offers []ro
 	d.log.Info("configuration in use", zap.Uint64("generation", table.Generation()), zap.Int("routes", len(table.Routes())),
 		zap.Int("workers", len(offers)), zap.Int("workers_discovered", discovered))
 	d.warnUnsupported(table)
-	d.reportConflicts(table)
+	d.reportConflicts(cfg, table)
 	d.announce()
 	limits.Trim()
 	return nil

@@ -16,7 +16,7 @@ import (
 func TestStateIsOfTheOffersNow(t *testing.T) {
 	log := zap.NewNop()
 	registry := workers.New(nil, workers.Options{KernelID: 1, Logger: log, Metrics: metrics.NewSet()})
-	d := newDistributor(&config.Kernel{}, registry, NewObserver(0, metrics.NewSet(), log), extproc.NewBudget(0), log, time.Now)
+	d := newDistributor(&config.Kernel{}, registry, NewObserver(0, metrics.NewSet(), log), extproc.NewBudget(0), log, metrics.NewSet(), time.Now)
 	expect := func(when string, ready bool) {
 		t.Helper()
 		if got := d.state(); (got == "") != ready {
@@ -52,7 +52,7 @@ func TestGood(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			d := newDistributor(&config.Kernel{}, nil, nil, nil, zap.NewNop(), func() time.Time { return now })
+			d := newDistributor(&config.Kernel{}, nil, nil, nil, zap.NewNop(), metrics.NewSet(), func() time.Time { return now })
 			d.accepted, d.complete = tt.accepted, tt.complete
 			now = now.Add(tt.after)
 			if got := d.good(); got != tt.want {

@@ -98,7 +98,7 @@ func build(cfg *config.Kernel, o Options) (*kernel, error) {
 	})
 	observer := NewObserver(len(cfg.Routes), k.set, log)
 	bodies := extproc.NewBudget(cfg.Limits.MaxTotalBodySize)
-	k.distributor = newDistributor(cfg, k.registry, observer, bodies, log, time.Now)
+	k.distributor = newDistributor(cfg, k.registry, observer, bodies, log, k.set, time.Now)
 	k.access = &access{config: k.distributor.config, log: log, throttle: telemetry.NewThrottle(repeatAfter, time.Now)}
 	k.reloader = newReloader(o.File, k.distributor, o.Log, k.set)
 	settings := &extproc.Settings{Routes: k.distributor.routes, Bodies: bodies, Observer: observer}
@@ -127,7 +127,6 @@ func build(cfg *config.Kernel, o Options) (*kernel, error) {
 			k.transport.SetServing(true)
 		}
 	}
-	k.set.NewGauge("policy_kernel_policy_conflicts", func() float64 { return float64(len(k.distributor.routes.Current().Conflicts())) })
 	k.set.NewGauge("policy_kernel_streams", func() float64 { return float64(k.transport.Streams()) })
 	k.set.NewGauge("policy_kernel_connection_memory_bytes", func() float64 { return float64(k.transport.Held()) })
 	telemetry.DescribeKernel(k.set, o.Version, o.Log.Lost)

@@ -13,14 +13,10 @@ func losses(cfg *config.Kernel, next, current *route.Table, offers []route.Offer
 	if !current.Ready() {
 		return nil
 	}
-	offered := make(map[string]bool)
 	var silent []string
 	for _, o := range offers {
 		if !o.Discovered {
 			silent = append(silent, o.Worker.Name())
-		}
-		for _, p := range o.Policies {
-			offered[p.Name] = true
 		}
 	}
 	why := "legal are those of policy_kernel.workers"
@@ -36,7 +32,7 @@ func losses(cfg *config.Kernel, next, current *route.Table, offers []route.Offer
 		}
 		for _, flow := range [...]*config.Flow{&r.Request, &r.Response} {
 			for j := range flow.Chain {
-				if p := &flow.Chain[j]; !offered[p.Name] {
+				if p := &flow.Chain[j]; !next.Runs(p.Name) {
 					errs.Add(p.Pos, "no worker offers policy %q; %s", p.Name, why)
 				}
 			}

@@ -51,8 +51,7 @@ func (e Errors) Unwrap() []error {
 }
 
 // Compile makes a table and, for each worker name, the chains to push before the table is swapped in. The error, if there is one, is Errors: a policy
-// in a flow in whose phases it takes no part, one that needs a phase that the kernel can't run, two worker names that offer the same policy,
-// a route name given twice.
+// in a flow in whose phases it takes no part, one that needs a phase that the kernel can't run, a route name given twice.
 //
 // A policy that nobody offers is no error: the route says so (Unsupported, Undiscovered). What such a route has of other policies is pushed all the same, because
 // that checks their parameters, but its plans are empty: no part of a route is enforced without the rest.
@@ -60,8 +59,8 @@ func Compile(generation uint64, cfg *config.Kernel, offers []Offer) (*Table, map
 	return CompileAfter(nil, generation, cfg, offers)
 }
 
-// CompileAfter is Compile for a table that takes the place of the previous one: two worker names that offer the same policy are no
-// error then, but one of Table.Conflicts.
+// CompileAfter is Compile for a table that takes the place of the previous one, whose owners of policies stay. Two worker
+// names that offer the same policy are one of Table.Conflicts.
 func CompileAfter(previous *Table, generation uint64, cfg *config.Kernel, offers []Offer) (*Table, map[string][]*workerv1.Chain, error) {
 	c := compiler{chains: make(map[string][]*workerv1.Chain), trustedHops: uint32(cfg.ClientAddress.TrustedHops)}
 	c.collectOwners(cfg, offers, previous)
@@ -81,6 +80,10 @@ func CompileAfter(previous *Table, generation uint64, cfg *config.Kernel, offers
 	}
 	t := newTable(generation, routes)
 	t.owners, t.conflicts = c.ownerNames(previous), c.conflicts
+	t.running = make(map[string]bool, len(c.owners))
+	for policy := range c.owners {
+		t.running[policy] = true
+	}
 	t.budget, t.terms, t.owned = cfg.MessageBudget(), TermsOf(cfg), c.newOwnership(cfg, routes)
 	return t, c.chains, nil
 }

@@ -226,11 +226,6 @@ func TestCompileErrors(t *testing.T) {
 			[]string{`k.yaml:10: q.policy_chain[0]: policy "p" needs phase 7, which this kernel does not know`},
 		},
 		{
-			"two owners", kernelOf([]string{"w1", "w2"}),
-			[]Offer{offerOf("w1", "p"), offerOf("w2", "p")},
-			[]string{`k.yaml:2: workers[1]: workers "w1" and "w2" both offer policy "p", expected one worker name for a policy (its replicas share the name)`},
-		},
-		{
 			"a route twice", kernelOf(nil, config.Route{Name: "r", Pos: config.Pos{File: "k.yaml", Line: 3}}, config.Route{Name: "r", Pos: config.Pos{File: "k.yaml", Line: 9, Path: "routes[1]"}}), nil,
 			[]string{`k.yaml:9: routes[1]: route "r" is configured already at line 3; legal is a route once`},
 		},

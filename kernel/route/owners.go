@@ -1,6 +1,7 @@
 package route
 
 import (
+	"cmp"
 	"slices"
 
 	workerv1 "github.com/policy-engine/policy-engine/api/worker/v1"
@@ -24,15 +25,18 @@ type owner struct {
 	descriptor *workerv1.PolicyDescriptor
 }
 
-// collectOwners finds the worker of each policy. The owner in the previous table stays the owner for as long as it is configured
-// and offers the policy: a worker that comes with another's policy changes nothing. Without a previous table, two owners
-// are a mistake.
+// collectOwners finds the worker of each policy. The owner in the previous table stays the owner for as long as it is
+// configured and offers the policy: a worker that comes with another's policy changes nothing. Without a previous table,
+// the worker that the configuration names first is the owner: whichever worker connects first, a later one neither takes
+// a policy from an earlier one nor ends the start.
 func (c *compiler) collectOwners(cfg *config.Kernel, offers []Offer, previous *Table) {
 	c.owners = make(map[string]owner)
-	positions := make(map[string]config.Pos, len(cfg.Workers))
+	positions := make(map[string]int, len(cfg.Workers))
 	for i := range cfg.Workers {
-		positions[cfg.Workers[i].Name] = cfg.Workers[i].Pos
+		positions[cfg.Workers[i].Name] = i
 	}
+	offers = slices.Clone(offers)
+	slices.SortStableFunc(offers, func(a, b Offer) int { return cmp.Compare(positions[a.Worker.Name()], positions[b.Worker.Name()]) })
 	known := make(map[string]bool, len(offers))
 	for i := range offers {
 		o := &offers[i]
@@ -62,9 +66,6 @@ func (c *compiler) collectOwners(cfg *config.Kernel, offers []Offer, previous *T
 				c.conflicts = append(c.conflicts, Conflict{d.Name, before, name})
 			case !twice:
 				c.owners[d.Name] = owner{o, d}
-			case previous == nil:
-				c.fail(positions[name], "workers %q and %q both offer policy %q, expected one worker name for a policy (its replicas share the name)",
-					first.offer.Worker.Name(), name, d.Name)
 			case owned && before == name:
 				c.conflicts = append(c.conflicts, Conflict{d.Name, name, first.offer.Worker.Name()})
 				c.owners[d.Name] = owner{o, d}
@@ -81,6 +82,10 @@ func (c *compiler) collectOwners(cfg *config.Kernel, offers []Offer, previous *T
 	}
 	c.conflicts = slices.DeleteFunc(c.conflicts, func(x Conflict) bool { return x.Owner == x.Other })
 }
+
+// Runs reports whether a worker of the table runs the policy: its owner has said that it offers it. An offer that is
+// ignored, because the policy is another worker's, does not count.
+func (t *Table) Runs(policy string) bool { return t.running[policy] }
 
 // ownerOf returns the name of the worker that a policy belongs to in the table; a nil table has none.
 func (t *Table) ownerOf(policy string) (worker string, owned bool) {

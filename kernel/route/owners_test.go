@@ -122,3 +122,41 @@ func TestOwnersAreRemembered(t *testing.T) {
 		t.Errorf("another worker runs the policy: %+v", r)
 	}
 }
+
+// TestFirstOwners: without a previous table, the order of the workers in the configuration decides, not that of their
+// offers.
+func TestFirstOwners(t *testing.T) {
+	cfg := kernelOf([]string{"w1", "w2", "w3"}, config.Route{Name: "r", Request: chainOf("q", "p")})
+	for _, offers := range [][]Offer{
+		{offerOf("w1", "p"), offerOf("w2", "p"), offerOf("w3", "p")},
+		{offerOf("w3", "p"), offerOf("w2", "p"), offerOf("w1", "p")},
+		{offerOf("w2", "p"), offerOf("w1", "p"), offerOf("w3", "p")},
+	} {
+		table, _, err := Compile(1, cfg, offers)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, want := table.Conflicts(), []Conflict{{"p", "w1", "w2"}, {"p", "w1", "w3"}}; !slices.Equal(got, want) {
+			t.Errorf("conflicts %v, want %v", got, want)
+		}
+		if r := table.Lookup("r"); r.Request.Headers[0].Worker.Name() != "w1" || !table.Runs("p") || table.Runs("q") {
+			t.Errorf("p is run by %s", r.Request.Headers[0].Worker.Name())
+		}
+	}
+}
+
+// TestOffersThatAreIgnored: no worker runs a policy whose owner is away, though another one offers it.
+func TestOffersThatAreIgnored(t *testing.T) {
+	cfg := kernelOf([]string{"w1", "w2"}, config.Route{Name: "r", Request: chainOf("q", "p")})
+	first, _, err := Compile(1, cfg, []Offer{offerOf("w1", "p"), offerOf("w2")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	next, _, err := CompileAfter(first, 2, cfg, []Offer{{Worker: fakeWorker("w1")}, offerOf("w2", "p", "s")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if next.Runs("p") || !next.Runs("s") {
+		t.Error("an offer that is ignored counts")
+	}
+}

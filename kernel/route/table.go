@@ -18,7 +18,8 @@ type Table struct {
 	owned      *ownership
 	owners     map[string]string // the worker of each policy
 	conflicts  []Conflict
-	all        []Route // one after the other, so that no pointer has to be read to find one
+	running    map[string]bool // policies whose owners offer them
+	all        []Route         // one after the other, so that no pointer has to be read to find one
 	routes     []*Route
 
 	// users is the number of streams that hold the table, plus one while it is the store's current one.
