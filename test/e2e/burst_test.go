@@ -23,11 +23,7 @@ func TestBurst(t *testing.T) {
 `,
 		Upstream: upstream, Untapped: true, Workers: []harness.WorkerSpec{testWorker("a", "worker-a", "A")},
 		EnvoyArgs: []string{"--route", "burst=/"},
-		// The upstream's limits are not those of the engine.
-		EditEnvoy: func(text string) string {
-			return strings.NewReplacer("max_connections: 4096", "max_connections: 65536", "max_requests: 4096", "max_requests: 65536",
-				"max_pending_requests: 4096", "max_pending_requests: 65536").Replace(text)
-		},
+		EditEnvoy: upstreamOfBursts,
 	})
 	b := &burst.Burst{
 		Target: e.Listen, Requests: 3000, Upstream: upstream, Path: func(int) string { return "/" },
@@ -40,4 +36,10 @@ func TestBurst(t *testing.T) {
 	if err := r.Err(); err != nil {
 		t.Error(err)
 	}
+}
+
+// upstreamOfBursts raises the limits of the upstream's cluster, which are not those of the engine.
+func upstreamOfBursts(envoy string) string {
+	return strings.NewReplacer("max_connections: 4096", "max_connections: 65536", "max_requests: 4096", "max_requests: 65536",
+		"max_pending_requests: 4096", "max_pending_requests: 65536").Replace(envoy)
 }
