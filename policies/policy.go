@@ -64,8 +64,9 @@ type DecodedBodies interface {
 	DecodesBodies()
 }
 
-// ReadOnlyBodies is implemented by policies that never replace a body or a chunk. Where all policies are that take part in a streamed body, its content-length stays. A policy
-// that sees by the headers that it will not replace the body calls SkipBody.
+// ReadOnlyBodies is implemented by policies that never replace a body or a chunk. Where all policies are that take
+// part in a streamed body, its content-length stays. A policy that sees by the headers that it will not replace the
+// body calls SkipBody.
 type ReadOnlyBodies interface {
 	ReadsBodiesOnly()
 }

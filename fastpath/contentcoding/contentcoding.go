@@ -27,8 +27,8 @@ const (
 	Zstd
 )
 
-// Append appends the codings that the value of one content-encoding line names, in the order in which they were applied. Names compare
-// without regard to case. It allocates only where list has no room, and for errors.
+// Append appends the codings that the value of one content-encoding line names, in the order in which they were
+// applied. Names compare without regard to case. It allocates only where list has no room, and for errors.
 func Append(list []Coding, value []byte) ([]Coding, error) {
 	for more := true; more; {
 		var name []byte

@@ -114,7 +114,8 @@ func (m *Machine) runsAny(segments []route.Segment) bool {
 	return false
 }
 
-// bodyUse returns what the policies that are left to run do with the body: whether there are any, and whether one may replace it, or wants it decoded.
+// bodyUse returns what the policies that are left to run do with the body: whether there are any, and whether one may
+// replace it, or wants it decoded.
 func (m *Machine) bodyUse() (taken, replaced, decoded bool) {
 	d, segments := m.direction(m.phase), m.plan().Body
 	for i := range segments {
@@ -359,8 +360,9 @@ func (m *Machine) passBody(status Status, now Instant) Effect {
 	return m.answer(tail)
 }
 
-// lengthStays reports whether the body under way is not longer than what came of it, and no shorter at its end, where its headers went on with their
-// content-length because no policy may replace it: a worker that does otherwise would put bytes of its own behind the response.
+// lengthStays reports whether the body under way is not longer than what came of it, and no shorter at its end, where
+// its headers went on with their content-length because no policy may replace it: a worker that does otherwise would
+// put bytes of its own behind the response.
 func (m *Machine) lengthStays() bool {
 	d := m.direction(m.phase)
 	if d.replaces || d.mode != route.BodyStreamed {

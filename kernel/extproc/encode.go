@@ -201,8 +201,9 @@ func (m *Machine) appendModeOverride(dst []byte) []byte {
 		want.responseTrailers = want.response != route.BodyNone || m.wanted.has(responseTrailers)
 	default:
 		want.responseHeaders = true
-		// STREAMED waits for the response's headers: where Envoy knows of it before, it drops content-length (processor_state.h, shouldRemoveContentLength). BUFFERED does not wait:
-		// Envoy refuses what exceeds its buffer only if it knows of it.
+		// STREAMED waits for the response's headers: where Envoy knows of it before, it drops content-length
+		// (processor_state.h, shouldRemoveContentLength). BUFFERED does not wait: Envoy refuses what exceeds its
+		// buffer only if it knows of it.
 		if m.route.Response.BodyMode == route.BodyBuffered {
 			want.response = route.BodyBuffered
 		}

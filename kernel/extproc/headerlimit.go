@@ -21,14 +21,16 @@ func (m *Machine) limitOfHeaders() (count, size int) {
 	return terms.MaxHeaderCount, terms.MaxHeaderSize
 }
 
-// fits reports whether Envoy takes a header map. Its limit of a response depends on the upstream's protocol, of which it does not tell.
+// fits reports whether Envoy takes a header map. Its limit of a response depends on the upstream's protocol, of which
+// it does not tell.
 func (m *Machine) fits(r *result) bool {
 	count, size := m.limitOfHeaders()
 	return r.count <= count && (r.size <= size || m.phase >= responseHeaders && r.size <= m.table.Terms().MaxHTTP1HeaderSize && m.overHTTP1())
 }
 
-// overHTTP1 reports whether the response comes from an upstream over HTTP/1 for certain: it has fields that HTTP/2 does not have (RFC 9113 section 8.2.2), or more bytes than Envoy takes
-// over HTTP/2, and room for those that Envoy adds before it asks.
+// overHTTP1 reports whether the response comes from an upstream over HTTP/1 for certain: it has fields that HTTP/2
+// does not have (RFC 9113 section 8.2.2), or more bytes than Envoy takes over HTTP/2, and room for those that Envoy
+// adds before it asks.
 func (m *Machine) overHTTP1() bool {
 	fields, err := headermap.Parse(nil, m.responseMap)
 	if err != nil {
@@ -46,7 +48,8 @@ func (m *Machine) overHTTP1() bool {
 }
 
 const (
-	// addedByEnvoy bounds the fields of a response that Envoy adds before it asks, in bytes, such as x-envoy-upstream-service-time.
+	// addedByEnvoy bounds the fields of a response that Envoy adds before it asks, in bytes, such as
+	// x-envoy-upstream-service-time.
 	addedByEnvoy = 1024
 	// maxLength is how long a content-length field is.
 	maxLength = len("content-length") + 20
@@ -112,8 +115,9 @@ func (m *Machine) setsLength() bool {
 	return m.body.replaced && m.body.whole && m.direction(m.phase).hasLength
 }
 
-// mayReplace reports whether the answer to header phase p removes what tells the length and digest of a body. A streamed body may change its length where a policy takes part in
-// it that may replace it; elsewhere the headers stay, by which a client sees that a body broke off.
+// mayReplace reports whether the answer to header phase p removes what tells the length and digest of a body. A
+// streamed body may change its length where a policy takes part in it that may replace it; elsewhere the headers
+// stay, by which a client sees that a body broke off.
 func (m *Machine) mayReplace(p workerv1.Phase) bool {
 	d := m.direction(p)
 	return !isTrailers(p) && d.replaces && d.mode == route.BodyStreamed && (d.hasLength || d.digests != 0)

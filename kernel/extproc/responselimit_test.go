@@ -8,8 +8,9 @@ import (
 	"github.com/policy-engine/policy-engine/config"
 )
 
-// TestResponseHeaderLimits: Envoy takes 60 KiB of header fields from upstreams over HTTP/2, and 80 KiB over HTTP/1. The kernel lets no response pass that Envoy could refuse: it takes more than
-// 60 KiB only where the response comes over HTTP/1 for certain, or where the configuration says so.
+// TestResponseHeaderLimits: Envoy takes 60 KiB of header fields from upstreams over HTTP/2, and 80 KiB over HTTP/1.
+// The kernel lets no response pass that Envoy could refuse: it takes more than 60 KiB only where the response comes
+// over HTTP/1 for certain, or where the configuration says so.
 func TestResponseHeaderLimits(t *testing.T) {
 	const kib = 1024
 	fixed := len(":status") + len("200") + len("h-size") // of what comes

@@ -8,8 +8,8 @@ import (
 	"pgregory.net/rapid"
 )
 
-// TestSkippedBodies: whatever policies, of two workers, skip the body of a response, the calls of the body, its mode, its content-length and the refusal of an unknown coding
-// follow from those that are left.
+// TestSkippedBodies: whatever policies, of two workers, skip the body of a response, the calls of the body, its mode,
+// its content-length and the refusal of an unknown coding follow from those that are left.
 func TestSkippedBodies(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		type policy struct {

@@ -75,7 +75,8 @@ type Segment struct {
 	Chain  uint32
 	// Position is the chain's place in its flow, from 0.
 	Position int
-	// First is the place in the flow of the chain's first policy, from 0. That of each policy is First + PolicyRef.Index.
+	// First is the place in the flow of the chain's first policy, from 0. That of each policy is First +
+	// PolicyRef.Index.
 	First int
 	// Policies are those that take part in the phase.
 	Policies []PolicyRef
@@ -91,12 +92,13 @@ type PolicyRef struct {
 	// Index is the policy's place in its chain, from 0.
 	Index     int
 	OnFailure workerv1.OnFailure
-	// ReplacesBody is true if the policy may replace a body, in whole or in part; DecodesBody if it wants one without its content coding.
+	// ReplacesBody is true if the policy may replace a body, in whole or in part; DecodesBody if it wants one without
+	// its content coding.
 	ReplacesBody, DecodesBody bool
 }
 
-// Skips reports whether the policy skips the body of a message. skipped has the bits 1<<place of those that do, by their places in the flow; a policy
-// whose place has no bit never skips one.
+// Skips reports whether the policy skips the body of a message. skipped has the bits 1<<place of those that do, by
+// their places in the flow; a policy whose place has no bit never skips one.
 func (s *Segment) Skips(ref *PolicyRef, skipped uint64) bool {
 	place := s.First + ref.Index
 	return place < 64 && skipped&(1<<place) != 0

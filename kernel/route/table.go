@@ -41,7 +41,8 @@ type Terms struct {
 	MaxBodySize int
 	// MaxHeaderCount and MaxHeaderSize, in bytes, are what Envoy takes of header fields in one message.
 	MaxHeaderCount, MaxHeaderSize int
-	// MaxResponseHeaderSize, in bytes, is the same of a response; MaxHTTP1HeaderSize where it comes from an upstream over HTTP/1.
+	// MaxResponseHeaderSize, in bytes, is the same of a response; MaxHTTP1HeaderSize where it comes from an upstream
+	// over HTTP/1.
 	MaxResponseHeaderSize, MaxHTTP1HeaderSize int
 }
 
@@ -55,7 +56,8 @@ func TermsOf(cfg *config.Kernel) Terms {
 	}
 }
 
-// What Envoy takes of header fields, in bytes: of requests and of responses over HTTP/2 and HTTP/3 (codec_client.cc), and of responses over HTTP/1 (http1/codec_impl.h).
+// What Envoy takes of header fields, in bytes: of requests and of responses over HTTP/2 and HTTP/3 (codec_client.cc),
+// and of responses over HTTP/1 (http1/codec_impl.h).
 const (
 	defaultHeaderSize      = 60 * 1024
 	defaultHTTP1HeaderSize = 80 * 1024

@@ -33,7 +33,8 @@ type Result struct {
 	// Body is, in a body phase, what goes on: the body, or of a chunk what the policy does not hold back. Replaced says that it is the policy's.
 	Body     string
 	Replaced bool
-	// SkipsBody says that, in a header phase, the policy skips the body of the message. A flow leaves it out then; a test that calls the body's method runs it.
+	// SkipsBody says that, in a header phase, the policy skips the body of the message. A flow leaves it out then; a
+	// test that calls the body's method runs it.
 	SkipsBody bool
 	// Identity is who makes the request, after the run; nil if nobody knows.
 	Identity *policies.Identity

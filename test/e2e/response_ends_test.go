@@ -34,7 +34,8 @@ const endRoutes = `  workers:
       response_flow: {policy_chain: [{policy: bodyA, params: {name: a, deny_if: forbidden}}]}
 `
 
-// endsUpstream answers with "a secret" in the type, coding and length that the query says. With "parts", it sends each of them when the client has asked for it.
+// endsUpstream answers with "a secret" in the type, coding and length that the query says. With "parts", it sends
+// each of them when the client has asked for it.
 type endsUpstream struct {
 	next     chan struct{}
 	announce chan int64 // the content-length of each request; -1 if there was none
@@ -80,7 +81,8 @@ func startEnds(t *testing.T, envoy ...string) (*harness.Engine, *endsUpstream) {
 	}), u
 }
 
-// TestContentLengthStays: where nothing will be replaced, by the headers of a message, content-length and etag go on, so that whoever gets the message sees whether it is complete.
+// TestContentLengthStays: where nothing will be replaced, by the headers of a message, content-length and etag go on,
+// so that whoever gets the message sees whether it is complete.
 func TestContentLengthStays(t *testing.T) {
 	t.Parallel()
 	e, u := startEnds(t)
@@ -119,8 +121,8 @@ func TestContentLengthStays(t *testing.T) {
 	checkLogs(t, e, []string{"a", "worker-1"})
 }
 
-// TestUnknownCodings: a coding that nobody can undo is refused by the headers, where a policy wants the body decoded: the upstream gets nothing of the request, and the body of the
-// response is not waited for.
+// TestUnknownCodings: a coding that nobody can undo is refused by the headers, where a policy wants the body decoded:
+// the upstream gets nothing of the request, and the body of the response is not waited for.
 func TestUnknownCodings(t *testing.T) {
 	t.Parallel()
 	e, u := startEnds(t)
@@ -146,9 +148,10 @@ func TestUnknownCodings(t *testing.T) {
 	checkLogs(t, e, []string{"a", "worker-1"})
 }
 
-// TestResponsesThatBreakOff: a policy refuses in the middle of a response, or the engine is gone. On HTTP/1.1 and HTTP/2, the client sees an error, and of the refused chunk nothing. On HTTP/2,
-// Envoy 1.36 resets the stream with NO_ERROR, however the engine ends it (http2/codec_impl.cc, reasonToReset): clients that take that for the end of the response have only content-length,
-// which therefore stays where no policy may replace the body.
+// TestResponsesThatBreakOff: a policy refuses in the middle of a response, or the engine is gone. On HTTP/1.1 and
+// HTTP/2, the client sees an error, and of the refused chunk nothing. On HTTP/2, Envoy 1.36 resets the stream with
+// NO_ERROR, however the engine ends it (http2/codec_impl.cc, reasonToReset): clients that take that for the end of
+// the response have only content-length, which therefore stays where no policy may replace the body.
 func TestResponsesThatBreakOff(t *testing.T) {
 	t.Parallel()
 	e, u := startEnds(t)

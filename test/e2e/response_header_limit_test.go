@@ -10,7 +10,8 @@ import (
 	"github.com/policy-engine/policy-engine/test/harness"
 )
 
-// startResponseLimits has a route that adds a field to the response. The upstream answers with as many bytes of header fields as the query says, and in chunks if it says so.
+// startResponseLimits has a route that adds a field to the response. The upstream answers with as many bytes of
+// header fields as the query says, and in chunks if it says so.
 func startResponseLimits(t *testing.T, limits string, envoy ...string) *harness.Engine {
 	return harness.StartEngine(t, harness.Spec{
 		Kernel: `  workers: [{name: worker-1, socket_path: "${RUN_DIR}/worker-1.sock"}]
@@ -33,8 +34,9 @@ func startResponseLimits(t *testing.T, limits string, envoy ...string) *harness.
 	})
 }
 
-// TestResponseHeaderLimitOfEnvoy: of a response, Envoy takes 60 KiB of header fields over HTTP/2 and 80 KiB over HTTP/1. What it would not take after changes of policies is refused by the kernel, with
-// a status that says so, and never by Envoy with an empty 500.
+// TestResponseHeaderLimitOfEnvoy: of a response, Envoy takes 60 KiB of header fields over HTTP/2 and 80 KiB over
+// HTTP/1. What it would not take after changes of policies is refused by the kernel, with a status that says so, and
+// never by Envoy with an empty 500.
 func TestResponseHeaderLimitOfEnvoy(t *testing.T) {
 	t.Parallel()
 	const all = "max_header_count: 10000, max_header_size: 8MiB"
