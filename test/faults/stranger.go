@@ -40,7 +40,8 @@ func (c *crowd) idle(from, to string, n int) error {
 			return err
 		}
 		if i%2 == 0 {
-			_, _ = io.WriteString(conn, http2.ClientPreface+"\x00\x00\x00\x04\x00\x00\x00\x00\x00") // The kernel may have closed it.
+			// The kernel may have closed it.
+			_, _ = io.WriteString(conn, http2.ClientPreface+"\x00\x00\x00\x04\x00\x00\x00\x00\x00")
 		}
 	}
 	return nil
@@ -161,7 +162,8 @@ var frameFloods = []frameFlood{
 	{"SETTINGS", "settings_flood", func(s *stranger, _ uint32) error { return s.fr.WriteSettings() }},
 	{"PING", "ping_flood", func(s *stranger, _ uint32) error { return s.fr.WritePing(false, [8]byte{}) }},
 	{"HEADERS without an end", "header_list_too_large", func(s *stranger, n uint32) error {
-		block := bytes.Repeat(append([]byte{0, 1, 'a', 100}, bytes.Repeat([]byte{'b'}, 100)...), 100) // Literal fields that are not indexed.
+		// Literal fields that are not indexed.
+		block := bytes.Repeat(append([]byte{0, 1, 'a', 100}, bytes.Repeat([]byte{'b'}, 100)...), 100)
 		if n == 0 {
 			return s.fr.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: block})
 		}
