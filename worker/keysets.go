@@ -29,6 +29,20 @@ func (k keySets) unready() string {
 	return ""
 }
 
+// warnings says which key sets an operator has to look at. It names no files and no URLs.
+func (k keySets) warnings() (all []string) {
+	for i := range k {
+		switch s := k[i].issuer.Status(); {
+		case s.Broken.IsZero():
+		case s.Loaded:
+			all = append(all, fmt.Sprintf("the key set of JWT issuer %q cannot be loaded since %s; the keys of %s stay in use", k[i].name, shown(s.Broken), shown(s.Confirmed)))
+		default:
+			all = append(all, fmt.Sprintf("the key set of JWT issuer %q cannot be loaded since %s, and was never loaded: its tokens are refused", k[i].name, shown(s.Broken)))
+		}
+	}
+	return all
+}
+
 // measure shows the state of all key sets. Labels are names of the configuration.
 func (k keySets) measure(m *meters, now func() time.Time) {
 	for i := range k {

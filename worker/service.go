@@ -23,6 +23,7 @@ type service struct {
 	core       *core
 	env        *environment
 	keySets    keySets
+	keyFiles   keyFiles
 	observers  func() *observers
 	maxBatch   int
 	// pushing has a token for the push that may compile now: one at a time.
@@ -43,6 +44,7 @@ func (s *service) HealthCheck(_ context.Context, req *workerv1.HealthCheckReques
 	resp := &workerv1.HealthCheckResponse{
 		Status: workerv1.HealthCheckResponse_STATUS_SERVING, InstanceId: s.instanceID,
 		InFlight: uint32(s.core.inFlight.Load()), Unready: s.keySets.unready(),
+		Warnings: append(s.keyFiles.warnings(), s.keySets.warnings()...),
 	}
 	if s.core.leaving.Load() || s.core.draining.Load() || resp.Unready != "" {
 		resp.Status = workerv1.HealthCheckResponse_STATUS_NOT_SERVING

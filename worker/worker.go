@@ -163,6 +163,7 @@ func newWorker(cfg *config.Worker, registry *Registry, opts Options, s *sources,
 	}
 	m.measureTracer(tracer)
 	s.keySets.measure(m, opts.Clock.Now)
+	s.keyFiles.measure(m, opts.Clock.Now)
 	telemetry.DescribeWorker(m.set, opts.Version, opts.LogLost)
 	share := max(1, cfg.MaxConcurrentRequests/asideShare)
 	c.settings.Aside = &chain.Aside{
@@ -171,7 +172,7 @@ func newWorker(cfg *config.Worker, registry *Registry, opts Options, s *sources,
 	}
 	w := &worker{opts: opts, tracer: tracer}
 	w.service = &service{
-		name: cfg.Name, version: opts.Version, instanceID: rand.Uint64(), registry: registry, core: c, keySets: s.keySets,
+		name: cfg.Name, version: opts.Version, instanceID: rand.Uint64(), registry: registry, core: c, keySets: s.keySets, keyFiles: s.keyFiles,
 		env: &environment{
 			log: opts.Log, clock: opts.Clock, keyStores: s.keyStores, issuers: s.issuers, meters: m,
 			shared: newSharedValues(opts.Log), httpClient: newHTTPClient(),
@@ -292,6 +293,7 @@ type sources struct {
 	keyStores map[string]policies.KeyStore
 	issuers   map[string]policies.Issuer
 	keySets   keySets
+	keyFiles  keyFiles
 	closers   []io.Closer
 }
 
@@ -311,6 +313,7 @@ func openSources(cfg *config.Worker, opts Options) (*sources, error) {
 			continue
 		}
 		s.keyStores[k.Name] = store
+		s.keyFiles = append(s.keyFiles, keyFile{k.Name, store})
 		s.closers = append(s.closers, store)
 	}
 	for _, i := range cfg.JWTIssuers {

@@ -16,7 +16,7 @@ func mustLoad(t *testing.T, entries string) {
 	t.Helper()
 	file := writeFile(t, filepath.Join(t.TempDir(), "keys.yaml"), "keys:\n"+entries)
 	cfg := &config.Worker{KeyStores: []config.KeyStore{{Name: "k", File: file}}}
-	for _, err := range worker.CheckFiles(cfg) {
+	for _, err := range worker.CheckFiles(cfg, testNow) {
 		t.Errorf("the worker refuses the entry: %v", err)
 	}
 }

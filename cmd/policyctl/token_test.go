@@ -62,7 +62,7 @@ func TestTokenOfEachAlgorithm(t *testing.T) {
 				t.Errorf("got %s, want %s", got, wanted)
 			}
 			cfg := &config.Worker{JWTIssuers: []config.JWTIssuer{{Name: "demo", Issuer: "a", JWKSFile: set}}}
-			for _, err := range worker.CheckFiles(cfg) {
+			for _, err := range worker.CheckFiles(cfg, testNow) {
 				t.Errorf("the worker refuses the key set: %v", err)
 			}
 		})

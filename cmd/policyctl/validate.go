@@ -51,7 +51,7 @@ func (p *program) validate(args []string) error {
 		v.checkPolicies(newCatalogue())
 	}
 	for _, w := range v.workers {
-		for _, err := range worker.CheckFiles(w) {
+		for _, err := range worker.CheckFiles(w, v.now()) {
 			v.add(err)
 		}
 	}

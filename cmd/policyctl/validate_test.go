@@ -111,7 +111,7 @@ func TestValidateTellsMistakes(t *testing.T) {
 			at("10", "[1].request_flow.policy_chain[0].params.key_store: "),
 		}},
 		{"key file is missing", []edit{{w1, "valid/keys.yaml", "valid/none.yaml"}}, []string{
-			"worker-1.yaml:5: policy_worker.key_stores.partners.file: the file can't be read: open testdata/valid/none.yaml",
+			"worker-1.yaml:5: policy_worker.key_stores.partners.file: the file can't be read: read file: open testdata/valid/none.yaml",
 		}},
 		{"key file is another file", []edit{{w1, "valid/keys.yaml", "valid/jwks.json"}}, []string{
 			"testdata/valid/jwks.json:1: keys[0].kty: unknown", "", "", "", "", "", "", "",

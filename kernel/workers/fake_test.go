@@ -72,6 +72,7 @@ type fake struct {
 	sick        bool // health checks fail
 	mute        bool // health checks don't answer
 	checks      int  // health checks so far
+	warnings    []string
 	draining    bool
 	metrics     string
 	server      *grpc.Server
@@ -141,7 +142,7 @@ func (f *fake) HealthCheck(ctx context.Context, req *workerv1.HealthCheckRequest
 	f.mu.Lock()
 	f.checks++
 	sick, mute := f.sick, f.mute
-	resp := &workerv1.HealthCheckResponse{Status: workerv1.HealthCheckResponse_STATUS_SERVING, InstanceId: f.instance}
+	resp := &workerv1.HealthCheckResponse{Status: workerv1.HealthCheckResponse_STATUS_SERVING, InstanceId: f.instance, Warnings: f.warnings}
 	if f.draining {
 		resp.Status = workerv1.HealthCheckResponse_STATUS_NOT_SERVING
 	}

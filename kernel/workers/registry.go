@@ -220,6 +220,7 @@ func (reg *Registry) probed(s *session, resp *workerv1.HealthCheckResponse, chan
 	if serving := resp.Status == workerv1.HealthCheckResponse_STATUS_SERVING && !s.leaving.Load(); serving != reg.isServing(s) {
 		reg.setServing(s, serving, resp.Unready)
 	}
+	reg.setWarnings(s, resp.Warnings)
 	reg.mu.Lock()
 	lost := s.changes == changes && !containsAll(resp.Generations, *s.held.Load())
 	if s.changes == changes {
@@ -234,6 +235,33 @@ func (reg *Registry) probed(s *session, resp *workerv1.HealthCheckResponse, chan
 		s.setHeld(slices.DeleteFunc(slices.Clone(*s.held.Load()), func(g uint64) bool { return !slices.Contains(resp.Generations, g) }))
 	})
 	s.wake()
+}
+
+// Bounds of the warnings that are kept of a replica: how many, and how long each may be in bytes.
+const (
+	maxWarnings = 16
+	maxWarning  = 300
+)
+
+// setWarnings notes what a replica warns of, and logs it when it changes.
+func (reg *Registry) setWarnings(s *session, warnings []string) {
+	warnings = slices.Clone(warnings[:min(len(warnings), maxWarnings)])
+	for i, w := range warnings {
+		warnings[i] = strings.ToValidUTF8(w[:min(len(w), maxWarning)], "")
+	}
+	reg.mu.Lock()
+	before := s.warnings
+	s.warnings = warnings
+	reg.mu.Unlock()
+	if slices.Equal(before, warnings) {
+		return
+	}
+	fields := []zap.Field{zap.String("worker", s.replica.worker.name), zap.String("socket", s.replica.path)}
+	if len(warnings) == 0 {
+		reg.log.Info("worker replica has no warnings any more", fields...)
+		return
+	}
+	reg.log.Warn("worker replica has warnings", append(fields, zap.Strings("warnings", warnings))...)
 }
 
 func containsAll(have, want []uint64) bool {
@@ -309,6 +337,8 @@ type ReplicaStatus struct {
 	InFlight int32 `json:"in_flight"`
 	// Draining is true when the replica gets no further calls because it is about to stop.
 	Draining bool `json:"draining"`
+	// Warnings are what an operator has to look at although the replica takes calls, such as a key file that cannot be loaded.
+	Warnings []string `json:"warnings,omitempty"`
 }
 
 // Status is the state of all workers.
@@ -323,6 +353,9 @@ func (reg *Registry) Status() []WorkerStatus {
 			if s := r.session; s != nil && s.served {
 				rs.InFlight, _ = (&target{conns: s.conns}).underWay()
 				rs.Draining = !s.serving && s.unready == ""
+			}
+			if r.session != nil {
+				rs.Warnings = r.session.warnings
 			}
 			if r.session != nil && len(r.session.rejected) > 0 {
 				rs.Problem = strings.TrimPrefix(rs.Problem+"; it rejected the configuration", "; ")

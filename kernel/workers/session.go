@@ -46,7 +46,9 @@ type session struct {
 	instance uint64
 	// unready is why the replica takes no calls although it is not about to stop; the registry guards it once the session is known to it.
 	unready string
-	version string
+	// warnings are those of the last health check; the registry guards them.
+	warnings []string
+	version  string
 	// held are the generations that the replica has acknowledged.
 	held atomic.Pointer[[]uint64]
 	// kick wakes reconcile.

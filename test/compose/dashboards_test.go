@@ -241,11 +241,16 @@ func breakConnection(t *testing.T, address string) {
 // exported are the metrics of a running engine, to which has happened what they count, with their labels.
 func exported(t *testing.T) map[string]map[string]bool {
 	t.Helper()
+	keys := filepath.Join(t.TempDir(), "keys.yaml")
+	if err := os.WriteFile(keys, []byte("keys: []\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	e := harness.StartEngine(t, harness.Spec{
 		Kernel: observed,
 		Workers: []harness.WorkerSpec{
 			{Name: "worker-1", Program: "policy-worker-1", Config: "  name: worker-1\n  socket_path: \"${RUN_DIR}/1.sock\"\n" +
-				"  jwt_issuers: {corporate: {issuer: \"https://idp.example\", jwks_uri: \"" + keySet(t) + "\"}}\n"},
+				"  jwt_issuers: {corporate: {issuer: \"https://idp.example\", jwks_uri: \"" + keySet(t) + "\"}}\n" +
+				"  key_stores: {partners: {file: " + keys + "}}\n"},
 			{Name: "worker-2", Program: "testworker", Config: "  name: worker-2\n  socket_path: \"${RUN_DIR}/2.sock\"\n"},
 		},
 	})

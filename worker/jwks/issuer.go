@@ -27,6 +27,7 @@ type Issuer struct {
 
 	confirmed atomic.Int64  // when the set was last loaded, also if it was the same; in Unix nanoseconds, 0 for never
 	failures  atomic.Uint64 // of loads and fetches
+	broken    atomic.Int64  // since when loads and fetches fail, in Unix nanoseconds; 0 if the last one did not
 
 	file   *watch.File // nil when the keys come from a URL
 	remote *remote     // nil when the keys come from a file
@@ -46,6 +47,8 @@ type Status struct {
 	Confirmed time.Time
 	// Failures counts loads and fetches that failed.
 	Failures uint64
+	// Broken is since when loads and fetches fail, of several key sets the earliest; zero if the last ones did not.
+	Broken time.Time
 }
 
 // tenantVariable stands for the tenant in the URLs of a template.
@@ -96,9 +99,15 @@ func openOne(cfg config.JWTIssuer, log *slog.Logger, s remoteSettings) (*Issuer,
 	case cfg.JWKSFile != "" && cfg.JWKSURI != "":
 		err = errors.New("it has jwks_uri and jwks_file, expected one of them at most")
 	case cfg.JWKSFile != "":
-		i.file, err = watch.Follow(watch.Settings{Path: cfg.JWKSFile, MaxSize: maxSetSize, Check: filemode.CheckFile, Load: i.install, Log: i.log})
+		i.file, err = watch.Follow(watch.Settings{
+			Path: cfg.JWKSFile, MaxSize: maxSetSize, Check: filemode.CheckFile, Load: i.install, Log: i.log,
+			Failed: func(err error) {
+				i.failed()
+				i.log.Error("file not loaded; what was loaded before stays in use", "file", cfg.JWKSFile, "error", err)
+			},
+		})
 	default:
-		s.load, s.failed, s.log = i.install, func() { i.failures.Add(1) }, i.log
+		s.load, s.failed, s.log = i.install, i.failed, i.log
 		i.remote, err = follow(cfg, s)
 	}
 	if err != nil {
@@ -143,6 +152,9 @@ func (t *tenant) Tenants() []policies.Issuer { return nil }
 func (i *Issuer) Status() Status {
 	if len(i.parts) == 0 {
 		s := Status{Failures: i.failures.Load()}
+		if broken := i.broken.Load(); broken != 0 {
+			s.Broken = time.Unix(0, broken)
+		}
 		if set := i.Keys(); set != nil {
 			s.Loaded, s.Keys, s.Confirmed = true, len(set.Keys), time.Unix(0, i.confirmed.Load())
 		}
@@ -154,6 +166,9 @@ func (i *Issuer) Status() Status {
 		all.Loaded = all.Loaded && s.Loaded
 		all.Keys += s.Keys
 		all.Failures += s.Failures
+		if !s.Broken.IsZero() && (all.Broken.IsZero() || s.Broken.Before(all.Broken)) {
+			all.Broken = s.Broken
+		}
 		if n == 0 || s.Confirmed.Before(all.Confirmed) {
 			all.Confirmed = s.Confirmed
 		}
@@ -176,15 +191,19 @@ func (i *Issuer) Close() error {
 	return errors.Join(errs...)
 }
 
+// failed notes a load or fetch that failed.
+func (i *Issuer) failed() {
+	i.failures.Add(1)
+	i.broken.CompareAndSwap(0, i.clock.Now().UnixNano())
+}
+
 // install makes the set in content the current one. Calls are never concurrent.
 func (i *Issuer) install(content []byte) error {
 	keys, ignored, err := Parse(content)
 	if err != nil {
-		if i.remote == nil { // Of a URL, the failure of the fetch is counted.
-			i.failures.Add(1)
-		}
 		return err
 	}
+	i.broken.Store(0)
 	defer func() { i.confirmed.Store(i.clock.Now().UnixNano()) }()
 	id, old := identify(keys), i.set.Load()
 	if old != nil && id == i.loaded {

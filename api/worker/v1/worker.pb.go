@@ -688,7 +688,10 @@ type HealthCheckResponse struct {
 	Generations []uint64 `protobuf:"varint,3,rep,packed,name=generations,proto3" json:"generations,omitempty"`
 	InFlight    uint32   `protobuf:"varint,4,opt,name=in_flight,json=inFlight,proto3" json:"in_flight,omitempty"`
 	// Why the worker is not to get calls although it is not draining; empty otherwise.
-	Unready       string `protobuf:"bytes,5,opt,name=unready,proto3" json:"unready,omitempty"`
+	Unready string `protobuf:"bytes,5,opt,name=unready,proto3" json:"unready,omitempty"`
+	// What an operator has to look at although the worker takes calls, such as a key file that cannot be loaded. One sentence each,
+	// without paths and credentials.
+	Warnings      []string `protobuf:"bytes,6,rep,name=warnings,proto3" json:"warnings,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -756,6 +759,13 @@ func (x *HealthCheckResponse) GetUnready() string {
 		return x.Unready
 	}
 	return ""
+}
+
+func (x *HealthCheckResponse) GetWarnings() []string {
+	if x != nil {
+		return x.Warnings
+	}
+	return nil
 }
 
 type PushConfigRequest struct {
@@ -2446,14 +2456,15 @@ const file_worker_v1_worker_proto_rawDesc = "" +
 	"\x0edecodes_bodies\x18\a \x01(\bR\rdecodesBodies\x12*\n" +
 	"\x11reads_bodies_only\x18\b \x01(\bR\x0freadsBodiesOnly\"1\n" +
 	"\x12HealthCheckRequest\x12\x1b\n" +
-	"\tkernel_id\x18\x01 \x01(\x04R\bkernelId\"\xa9\x02\n" +
+	"\tkernel_id\x18\x01 \x01(\x04R\bkernelId\"\xc5\x02\n" +
 	"\x13HealthCheckResponse\x12J\n" +
 	"\x06status\x18\x01 \x01(\x0e22.policyengine.worker.v1.HealthCheckResponse.StatusR\x06status\x12\x1f\n" +
 	"\vinstance_id\x18\x02 \x01(\x04R\n" +
 	"instanceId\x12 \n" +
 	"\vgenerations\x18\x03 \x03(\x04R\vgenerations\x12\x1b\n" +
 	"\tin_flight\x18\x04 \x01(\rR\binFlight\x12\x18\n" +
-	"\aunready\x18\x05 \x01(\tR\aunready\"L\n" +
+	"\aunready\x18\x05 \x01(\tR\aunready\x12\x1a\n" +
+	"\bwarnings\x18\x06 \x03(\tR\bwarnings\"L\n" +
 	"\x06Status\x12\x16\n" +
 	"\x12STATUS_UNSPECIFIED\x10\x00\x12\x12\n" +
 	"\x0eSTATUS_SERVING\x10\x01\x12\x16\n" +
