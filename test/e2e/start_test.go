@@ -48,8 +48,27 @@ func TestMistakes(t *testing.T) {
 		e.StartWorker("a")
 		e.StartWorker("b")
 		e.StartKernel()
-		if status := e.Kernel.Wait(); status != 2 {
-			t.Errorf("exit status %d, want 2", status)
+		if harness.OneProcess() { // Both are in the same program: its author's mistake.
+			if status := e.Kernel.Wait(); status != 2 {
+				t.Errorf("exit status %d, want 2", status)
+			}
+		} else { // One of them can be hostile: the first of the configuration owns the policy, and the other ends nothing.
+			e.WaitReady()
+			kernel := dialKernel(t, e.ExtProc)
+			harness.Eventually(t, "the owner's policy runs", func() error {
+				r, err := kernel.exchange("r")
+				if got := outcome(r, err); got != "pass" {
+					return fmt.Errorf("the request is %s, %v", got, err)
+				}
+				return nil
+			})
+			harness.Eventually(t, "the conflict is counted", func() error {
+				const series = `policy_kernel_policy_conflicts{worker="worker-b",policy="witnessA"}`
+				if n := e.Scrape()[series]; n != 1 {
+					return fmt.Errorf("%s is %v, want 1", series, n)
+				}
+				return nil
+			})
 		}
 		for _, owner := range []string{"worker-a", "worker-b", "witnessA"} {
 			if !strings.Contains(e.Kernel.Output(), owner) {
