@@ -13,6 +13,8 @@ import (
 type checker struct {
 	file string
 	errs Errors
+	// warnings are what is valid and probably not meant.
+	warnings Errors
 	// origins are the variables that values of the file have in them: messages name them, and do not show their values.
 	origins strict.Origins
 }

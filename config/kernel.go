@@ -107,6 +107,7 @@ func (c *checker) routes(d []document.Route) []Route {
 	for i := range d {
 		r := &d[i]
 		routeNames.add(c, string(r.RouteName), r.At("route_name"), "each route stands in one entry")
+		c.warnOfPattern(string(r.RouteName), r.At("route_name"))
 		if r.RouteName == RouteNotFound {
 			c.fail(r.At("route_name"), "%q is the name of Envoy's route for requests that match no other; choose another name", RouteNotFound)
 		}

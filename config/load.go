@@ -13,7 +13,8 @@ import (
 // MaxFileSize is the longest that a configuration file may be, in bytes.
 const MaxFileSize = strict.MaxFileSize
 
-// LoadKernel reads a kernel-config.yaml. The error of a file with mistakes is an Errors that tells all of them.
+// LoadKernel reads a kernel-config.yaml. The error of a file with mistakes is an Errors that tells all of them. What is valid and probably not
+// meant is in Kernel.Warnings.
 func LoadKernel(path string) (*Kernel, error) {
 	data, err := read(path)
 	if err != nil {
@@ -48,6 +49,7 @@ func parseKernel(file string, data []byte, env func(string) (string, bool)) (*Ke
 	c.origins = doc.Origins()
 	k := c.kernel(&doc.PolicyKernel)
 	k.Digest, k.Text = sha256.Sum256(data), data
+	k.Warnings = c.sorted()
 	if err := c.errs.Err(); err != nil {
 		return nil, err
 	}
@@ -60,6 +62,7 @@ func parseWorker(file string, data []byte, env func(string) (string, bool)) (*Wo
 	c.add(strict.Decode(file, data, env, &doc))
 	c.origins = doc.Origins()
 	w := c.worker(&doc.PolicyWorker)
+	w.Warnings = c.sorted()
 	if err := c.errs.Err(); err != nil {
 		return nil, err
 	}

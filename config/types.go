@@ -18,6 +18,8 @@ type Pos struct {
 
 // Kernel is kernel-config.yaml.
 type Kernel struct {
+	// Warnings are what is valid and probably not meant, in the order of the lines.
+	Warnings     Errors `json:",omitempty"`
 	File         string
 	Server       Server
 	Admin        Admin
@@ -264,6 +266,8 @@ const (
 
 // Worker is worker-config-N.yaml.
 type Worker struct {
+	// Warnings are what is valid and probably not meant, in the order of the lines.
+	Warnings   Errors `json:",omitempty"`
 	File       string
 	Name       string
 	SocketPath string

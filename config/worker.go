@@ -49,10 +49,15 @@ func (c *checker) jwtIssuer(name string, d *document.JWTIssuer, pos Pos) JWTIssu
 	if strings.Contains(string(d.JWKSURI), tenant) && !d.Has("tenants") {
 		c.fail(d.At("jwks_uri"), "has {tenant}, expected tenants beside it")
 	}
+	c.warnOfIssuer(d.Issuer, tenant, d.At("issuer"))
+	c.warnOfIssuer(string(d.JWKSURI), tenant, d.At("jwks_uri"))
 	seen := map[string]bool{}
 	for _, t := range d.Tenants {
 		if t == "" || strings.ContainsFunc(t, func(r rune) bool { return r <= ' ' || r >= 0x7f || strings.ContainsRune("/?#%{}", r) }) {
 			c.fail(d.At("tenants"), "%q is not a tenant, expected a name that is one segment of a URL's path", t)
+		}
+		if strings.Contains(t, "*") {
+			c.warn(d.At("tenants"), "%q looks like a pattern, and is taken as one tenant; expected the names of tenants", t)
 		}
 		if seen[t] {
 			c.fail(d.At("tenants"), "%q is there twice", t)

@@ -62,6 +62,7 @@ func Run(ctx context.Context, cfg *config.Kernel, o Options) error {
 		return err
 	}
 	defer k.stopTracing(o.Log)
+	logWarnings(o.Log, cfg)
 	descriptors, err := limits.Descriptors()
 	if err != nil {
 		return err

@@ -192,7 +192,15 @@ func (r *reloader) takeAside(ctx context.Context, cause string, content []byte, 
 		o.Status = statusUnchanged
 		return r.note(ctx, o, cfg, nil)
 	}
+	logWarnings(r.log, cfg)
 	return r.note(ctx, o, cfg, r.bring(ctx, cfg, current))
+}
+
+// logWarnings logs what is valid in the file and probably not meant.
+func logWarnings(log *telemetry.Logger, cfg *config.Kernel) {
+	for _, w := range cfg.Warnings {
+		log.Warn("the configuration is probably not what was meant", zap.String("warning", w.Error()))
+	}
 }
 
 // again tries a configuration that the workers did not take. It tells only of news.

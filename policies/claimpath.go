@@ -72,7 +72,7 @@ func (p ClaimPath) String() string { return p.text }
 // IsZero reports whether the path names no claim.
 func (p ClaimPath) IsZero() bool { return len(p.members) == 0 }
 
-// Literal returns a hint if the path is one name that looks like a path with dots, which it is not; empty otherwise. Policies log it when they are built.
+// Literal returns a hint if the path is one name that looks like a path with dots, which it is not; empty otherwise. It is the text of ClaimWarning.
 func (p ClaimPath) Literal() string {
 	if len(p.members) != 1 || strings.Contains(p.members[0], "/") || strings.Contains(p.members[0], ":") {
 		return "" // The names of claims that are URLs and URNs have dots.

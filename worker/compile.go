@@ -102,6 +102,9 @@ func (c *compiler) policy(ch *workerv1.Chain, p *workerv1.PolicyInstance, index 
 	if len(problems) > 0 {
 		return chain.Policy{}, false
 	}
+	for _, w := range reported.warnings {
+		c.warn(name, p.GetPath()+w.at, w)
+	}
 	if p.GetReportOwnedHeaders() && len(reported.owned)+len(reported.credentials)+len(reported.replaced) > 0 {
 		c.generation.owned = append(c.generation.owned, &workerv1.OwnedHeaders{
 			Chain: ch.GetId(), Policy: uint32(index), Names: reported.owned, Credentials: reported.credentials, Replaced: reported.replaced,
@@ -114,6 +117,13 @@ func (c *compiler) policy(ch *workerv1.Chain, p *workerv1.PolicyInstance, index 
 		Name: name, Instance: instance, OnFailure: p.GetOnFailure(), Timeout: chain.Microseconds(p.GetTimeoutUs()),
 		Observer: c.observers.of(name, at.route), Owned: slices.Concat(reported.owned, reported.replaced),
 	}, true
+}
+
+// warn logs what is valid and probably not meant, a text once for all the places that have it.
+func (c *compiler) warn(policy, path string, w problem) {
+	if suppressed, ok := c.observers.throttle.Allow(policy + "\x00" + w.at + "\x00" + w.text); ok {
+		c.observers.log.Warn("the configuration is probably not what was meant", "policy", policy, "path", path, "warning", w.text, "suppressed", suppressed)
+	}
 }
 
 func (c *compiler) fail(ch *workerv1.Chain, path, message string) {
@@ -136,7 +146,10 @@ type problem struct {
 }
 
 // report is what an instance says of the headers of requests.
-type report struct{ owned, credentials, replaced []string }
+type report struct {
+	owned, credentials, replaced []string
+	warnings                     []problem
+}
 
 // build makes an instance and asks for its owned headers, or returns all that is wrong with its parameters. All code of the policy is
 // called under a guard.
@@ -170,11 +183,17 @@ func build(d policies.Definition, e policies.Env, params []byte) (instance any, 
 	if reader, ok := instance.(policies.CredentialReader); ok {
 		reported.credentials = slices.Clone(reader.CredentialHeaders())
 	}
+	if warner, ok := instance.(policies.Warner); ok {
+		reported.warnings = problemsOf(errors.Join(warner.Warnings()...))
+	}
 	return instance, reported, nil
 }
 
 // problemsOf takes errors apart that errors.Join put together.
 func problemsOf(err error) []problem {
+	if err == nil {
+		return nil
+	}
 	if joined, ok := err.(interface{ Unwrap() []error }); ok {
 		var out []problem
 		for _, e := range joined.Unwrap() {

@@ -2,6 +2,7 @@ package worker
 
 import (
 	"errors"
+	"log/slog"
 	"reflect"
 	"strings"
 	"sync"
@@ -49,6 +50,7 @@ func reload(running *config.Worker, log *telemetry.Logger) {
 	case err != nil:
 		log.Error("reload: the configuration is not taken over; the last good one stays", zap.String("file", running.File), zap.Error(err))
 	default:
+		logWarnings(log.Slog(), next)
 		log.Info("reload: the log level is taken over", zap.String("file", running.File), zap.String("log_level", next.Observability.LogLevel))
 		if keys := restartKeys(running, next); len(keys) > 0 {
 			log.Warn("reload: some of what has changed takes effect with a restart of the worker only", zap.String("file", running.File), zap.Strings("keys", keys))
@@ -70,7 +72,7 @@ func restartKeys(running, next *config.Worker) (keys []string) {
 // withoutPlaces is a copy without what says where something stands, and without the log level.
 func withoutPlaces(w *config.Worker) config.Worker {
 	c := *w
-	c.File, c.Observability.LogLevel = "", ""
+	c.File, c.Observability.LogLevel, c.Warnings = "", "", nil
 	c.KeyStores = append([]config.KeyStore(nil), w.KeyStores...)
 	for i := range c.KeyStores {
 		c.KeyStores[i].Pos = config.Pos{}
@@ -93,4 +95,11 @@ func key(field string) string {
 		b.WriteRune(unicode.ToLower(r))
 	}
 	return b.String()
+}
+
+// logWarnings logs what is valid in the file and probably not meant.
+func logWarnings(log *slog.Logger, cfg *config.Worker) {
+	for _, w := range cfg.Warnings {
+		log.Warn("the configuration is probably not what was meant", "warning", w.Error())
+	}
 }

@@ -304,6 +304,7 @@ func (e *sourceError) Unwrap() error { return e.error }
 
 // openSources opens all of them, or returns all errors.
 func openSources(cfg *config.Worker, opts Options) (*sources, error) {
+	logWarnings(opts.Log, cfg)
 	s := &sources{keyStores: make(map[string]policies.KeyStore), issuers: make(map[string]policies.Issuer)}
 	var errs []error
 	for _, k := range cfg.KeyStores {

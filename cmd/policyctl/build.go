@@ -44,8 +44,15 @@ func (v *validation) checkPolicy(known catalogue, world *dryWorld, route, flow s
 	env := dryEnv{route: route, instance: p.Pos.Path, world: world}
 	instance, err := build(d, env, p.Params)
 	if err != nil {
-		v.paramMistakes(p, err)
-	} else if c, ok := instance.(io.Closer); ok {
+		v.paramMistakes(p, err, v.fail)
+		return
+	}
+	if w, ok := instance.(policies.Warner); ok {
+		if err := errors.Join(w.Warnings()...); err != nil {
+			v.paramMistakes(p, err, v.warn)
+		}
+	}
+	if c, ok := instance.(io.Closer); ok {
 		world.closers = append(world.closers, c)
 	}
 }
@@ -60,10 +67,10 @@ func build(d policies.Definition, env policies.Env, params []byte) (instance any
 }
 
 // paramMistakes tells each of the errors that errors.Join put together, at the line of its parameter.
-func (v *validation) paramMistakes(p *config.Policy, err error) {
+func (v *validation) paramMistakes(p *config.Policy, err error, report func(config.Pos, string, ...any)) {
 	if joined, ok := err.(interface{ Unwrap() []error }); ok {
 		for _, e := range joined.Unwrap() {
-			v.paramMistakes(p, e)
+			v.paramMistakes(p, e, report)
 		}
 		return
 	}
@@ -79,5 +86,5 @@ func (v *validation) paramMistakes(p *config.Policy, err error) {
 			problem = bad.Problem
 		}
 	}
-	v.fail(pos, "%s", problem)
+	report(pos, "%s", problem)
 }

@@ -96,7 +96,7 @@ func TestCommands(t *testing.T) {
 		{"--version", []string{"--version"}, exitOK, "unknown\n", ""},
 		{"keys alone", []string{"keys"}, exitUsage, "", "legal are new, digest, help"},
 		{"unknown keys command", []string{"keys", "list"}, exitUsage, "", `unknown command "list"; legal are new, digest, help`},
-		{"unknown flag", []string{"validate", "--strict"}, exitUsage, "", "flag provided but not defined: -strict; --help lists the flags"},
+		{"unknown flag", []string{"validate", "--loose"}, exitUsage, "", "flag provided but not defined: -loose; --help lists the flags"},
 		{"unknown argument", []string{"version", "now"}, exitUsage, "", `unknown argument "now"`},
 		{"unknown schema", []string{"schema", "envoy"}, exitUsage, "", `unknown command "envoy"; legal are kernel, worker, help`},
 		{"validate nothing", []string{"validate"}, exitUsage, "", "--kernel is missing"},

@@ -23,16 +23,20 @@ type validation struct {
 	unread  bool     // a worker's file has mistakes, and so is not among workers
 	assumed []string // policies that a custom worker offers
 	found   mistakes
+	// warnings are about what is valid and probably not meant.
+	warnings config.Errors
 }
 
 func (p *program) validate(args []string) error {
 	var kernelFile, envoyFile string
 	var workerFiles, assumed list
+	var strict bool
 	f := p.flags("policyctl validate --kernel FILE --worker FILE [--worker FILE]... [FLAGS]",
 		"Checks the configuration files against each other, and all files that they name. Nothing is sent over a network.")
 	f.StringVar(&kernelFile, "kernel", "", "the kernel's configuration `file`; required")
 	f.Var(&workerFiles, "worker", "the configuration `file` of a worker; may be repeated")
 	f.Var(&assumed, "assume-policy", "the `name` of a policy that a worker of one's own offers, and policyctl does not know; may be repeated")
+	f.BoolVar(&strict, "strict", false, "fail with exit status 1 if there are warnings")
 	f.StringVar(&envoyFile, "envoy", "", "Envoy's bootstrap configuration, a `file`")
 	if err := parse(f, args); err != nil {
 		return err
@@ -62,8 +66,15 @@ func (p *program) validate(args []string) error {
 			return err
 		}
 	}
+	_ = v.warnings.Err() // It sorts them.
+	for _, w := range v.warnings {
+		fmt.Fprintln(p.stderr, "warning: "+w.Error())
+	}
 	if len(v.found) > 0 {
 		return v.found
+	}
+	if strict && len(v.warnings) > 0 {
+		return fmt.Errorf("--strict: %d warnings", len(v.warnings))
 	}
 	for _, note := range notes {
 		fmt.Fprintln(p.stdout, "note: "+note)
@@ -73,6 +84,11 @@ func (p *program) validate(args []string) error {
 }
 
 func (v *validation) add(err error) { v.found = append(v.found, err.Error()) }
+
+// warn notes what is valid and probably not meant.
+func (v *validation) warn(pos config.Pos, format string, args ...any) {
+	v.warnings.Add(pos, "%s", v.kernel.Hide(pos.Path, fmt.Sprintf(format, args...)))
+}
 
 func (v *validation) fail(pos config.Pos, format string, args ...any) {
 	problem := fmt.Sprintf(format, args...)
@@ -93,6 +109,7 @@ func (v *validation) load(kernelFile string, workerFiles []string) error {
 		return err
 	default:
 		v.kernel = kernel
+		v.warnings = append(v.warnings, kernel.Warnings...)
 	}
 	for _, file := range workerFiles {
 		w, err := config.LoadWorker(file)
@@ -104,6 +121,7 @@ func (v *validation) load(kernelFile string, workerFiles []string) error {
 			return err
 		default:
 			v.workers = append(v.workers, w)
+			v.warnings = append(v.warnings, w.Warnings...)
 		}
 	}
 	return nil

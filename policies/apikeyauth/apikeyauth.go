@@ -51,6 +51,8 @@ type Policy struct {
 	expired   policies.Counter
 	anonymous policies.Counter
 	leftOut   policies.Counter
+
+	warnings []error
 }
 
 // challenge names the schemes, as a 401 must (RFC 9110 section 11.6.1). ApiKey stands for the places that have none: there is no
@@ -113,6 +115,7 @@ func build(env policies.Env, params Params) (*Policy, error) {
 		expired:   env.Counter("key_expired"),
 		anonymous: env.Counter("anonymous"),
 		leftOut:   env.Counter("claim_left_out"),
+		warnings:  policies.PatternWarnings("scopes", params.Scopes),
 	}
 	if p.identityHeader != "" {
 		p.owned = append(p.owned, p.identityHeader)
@@ -120,9 +123,15 @@ func build(env policies.Env, params Params) (*Policy, error) {
 	for i := range p.claims {
 		p.claims[i].Header = strings.ToLower(p.claims[i].Header)
 		p.owned = append(p.owned, p.claims[i].Header)
+		if err := policies.ClaimWarning("claims_to_headers", p.claims[i].Claim); err != nil {
+			p.warnings = append(p.warnings, err)
+		}
 	}
 	return p, nil
 }
+
+// Warnings implements policies.Warner.
+func (p *Policy) Warnings() []error { return p.warnings }
 
 // OwnedHeaders implements policies.Owner.
 func (p *Policy) OwnedHeaders() []string { return p.owned }

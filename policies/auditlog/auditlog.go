@@ -75,6 +75,16 @@ func lowered(names []string) []string {
 	return lower
 }
 
+// Warnings implements policies.Warner.
+func (p *Policy) Warnings() (warnings []error) {
+	for i, claim := range p.event.claims {
+		if err := policies.ClaimWarning(fmt.Sprintf("claims[%d]", i), claim); err != nil {
+			warnings = append(warnings, err)
+		}
+	}
+	return warnings
+}
+
 // OnRequestHeaders writes down the request as it stands at this place of the chain.
 func (p *Policy) OnRequestHeaders(_ context.Context, r *policies.Request) (policies.Verdict, error) {
 	l, ok := p.queue.take(p.required)

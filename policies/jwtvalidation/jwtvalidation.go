@@ -50,7 +50,12 @@ type Policy struct {
 	awaits    policies.Counter
 	anonymous policies.Counter
 	leftOut   policies.Counter
+
+	warnings []error
 }
+
+// Warnings implements policies.Warner.
+func (p *Policy) Warnings() []error { return p.warnings }
 
 func build(env policies.Env, params Params) (*Policy, error) {
 	params.defaultCollections()
@@ -107,6 +112,7 @@ func newPolicy(env policies.Env, params *Params, trusted []policies.Issuer, iden
 		awaits:       env.Counter("keys_awaited"),
 		anonymous:    env.Counter("anonymous"),
 		leftOut:      env.Counter("claim_left_out"),
+		warnings:     params.warnings(),
 	}
 	for _, a := range params.Algorithms {
 		p.algorithms = append(p.algorithms, findAlgorithm(a))
@@ -116,9 +122,6 @@ func newPolicy(env policies.Env, params *Params, trusted []policies.Issuer, iden
 	}
 	for i := range p.claims {
 		p.targets = append(p.targets, strings.ToLower(p.claims[i].Header))
-	}
-	for _, hint := range params.literals() {
-		env.Logger().Warn("a claim's name looks like a path", "hint", hint)
 	}
 	return p
 }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
-	"slices"
 	"strings"
 	"time"
 
@@ -190,28 +189,31 @@ func checkScope(param, s string, bad func(param, format string, args ...any)) {
 	}
 }
 
-// literals returns hints about claims that are taken as one name but look like paths.
-func (p *Params) literals() (hints []string) {
-	add := func(path policies.ClaimPath) {
-		if hint := path.Literal(); hint != "" && !slices.Contains(hints, hint) {
-			hints = append(hints, hint)
+// warnings are about values that look like patterns, and claims that look like paths: both are taken as they are.
+func (p *Params) warnings() (all []error) {
+	seen := map[string]bool{}
+	add := func(param string, claim policies.ClaimPath) {
+		if err := policies.ClaimWarning(param, claim); err != nil && !seen[claim.String()] {
+			seen[claim.String()] = true
+			all = append(all, err)
 		}
 	}
+	all = append(policies.PatternWarnings("audience", p.Audience), policies.PatternWarnings("required_scopes", p.RequiredScopes)...)
 	for _, path := range p.SubjectClaim {
-		add(path)
+		add("subject_claim", path)
 	}
 	for _, h := range p.ClaimsToHeaders {
-		add(h.Claim)
+		add("claims_to_headers", h.Claim)
 	}
 	for _, r := range p.RequiredClaims {
-		add(r.Claim)
+		add("required_claims", r.Claim)
 	}
 	for _, a := range p.AnyOf {
 		for _, r := range a.Claims {
-			add(r.Claim)
+			add("any_of", r.Claim)
 		}
 	}
-	return hints
+	return all
 }
 
 func algorithmNames() string {

@@ -115,6 +115,16 @@ func (p *Params) tenants() string {
 	return strings.Join(places, " or ")
 }
 
+// Warnings implements policies.Warner.
+func (p *Policy) Warnings() (warnings []error) {
+	for _, err := range []error{policies.ClaimWarning("claim", p.claim), policies.PatternWarning("path_prefix", p.source.prefix), policies.PatternWarning("scope_prefix", p.scopePrefix)} {
+		if err != nil {
+			warnings = append(warnings, err)
+		}
+	}
+	return warnings
+}
+
 // OwnedHeaders implements policies.Owner.
 func (p *Policy) OwnedHeaders() []string {
 	if p.tenantHeader == "" {
