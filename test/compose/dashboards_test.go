@@ -199,6 +199,7 @@ func (q question) check(exported map[string]map[string]bool) error {
 const observed = `  workers:
     - {name: worker-1, socket_path: "${RUN_DIR}/1.sock"}
     - {name: worker-2, socket_path: "${RUN_DIR}/2.sock"}
+    - {name: worker-3, socket_path: "${RUN_DIR}/3.sock"} # It offers what worker-2 does.
   route_policies:
     - route_name: limited
       request_flow: {policy_chain: [{policy: rateLimit, params: {requests: 1, per: 1m, key: route}}]}
@@ -252,6 +253,7 @@ func exported(t *testing.T) map[string]map[string]bool {
 				"  jwt_issuers: {corporate: {issuer: \"https://idp.example\", jwks_uri: \"" + keySet(t) + "\"}}\n" +
 				"  key_stores: {partners: {file: " + keys + "}}\n"},
 			{Name: "worker-2", Program: "testworker", Config: "  name: worker-2\n  socket_path: \"${RUN_DIR}/2.sock\"\n"},
+			{Name: "worker-3", Program: "testworker", Config: "  name: worker-3\n  socket_path: \"${RUN_DIR}/3.sock\"\n"},
 		},
 	})
 	for _, r := range []struct {
