@@ -17,7 +17,7 @@ type Fixed struct {
 
 // reloadable are the keys of policy_kernel that a reload changes, with all below them. Whatever is not here takes a restart.
 var reloadable = []string{
-	"workers", "route_policies", "unknown_route", "identity_headers", "client_address", "policy_not_supported_response", "worker_unavailable_response", "limits", "observability.log_level",
+	"workers", "route_policies", "unknown_route", "identity_headers", "client_address", "policy_not_supported_response", "worker_unavailable_response", "refusals", "limits", "observability.log_level",
 	"observability.tracing.sampling_rate", "observability.tracing.parent_limit", "admin.token", "admin.token_file",
 }
 

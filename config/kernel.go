@@ -23,6 +23,7 @@ func (c *checker) kernel(d *document.Kernel) *Kernel {
 		ClientAddress:       ClientAddress{TrustedHops: d.ClientAddress.TrustedHops},
 		PolicyNotSupported:  c.immediateResponse(&d.PolicyNotSupportedResponse),
 		WorkerUnavailable:   c.immediateResponse(&d.WorkerUnavailableResponse),
+		Refusals:            c.refusals(&d.Refusals),
 		Drain:               Drain{Delay: time.Duration(d.Drain.Delay), Deadline: time.Duration(d.Drain.Deadline)},
 		Limits: Limits{
 			MaxBodySize: int(d.Limits.MaxBodySize), MaxTotalBodySize: int(d.Limits.MaxTotalBodySize),

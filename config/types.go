@@ -32,6 +32,7 @@ type Kernel struct {
 	Routes              []Route
 	PolicyNotSupported  ImmediateResponse
 	WorkerUnavailable   ImmediateResponse
+	Refusals            Refusals
 	Limits              Limits
 	Drain               Drain
 	Observability       Observability
@@ -192,6 +193,30 @@ type ImmediateResponse struct {
 	Status  int
 	Headers []Header
 	Body    []byte
+}
+
+// Refusals is in what form clients get refusals.
+type Refusals struct {
+	// Format is auto, json or problem_json.
+	Format    RefusalFormat
+	Templates []RefusalTemplate
+}
+
+// RefusalFormat is the form of refusals that no template is for.
+type RefusalFormat string
+
+// The forms. RefusalAuto, and the empty one, is RefusalProblemJSON for clients whose Accept header names it, else RefusalJSON.
+const (
+	RefusalAuto        RefusalFormat = "auto"
+	RefusalJSON        RefusalFormat = "json"
+	RefusalProblemJSON RefusalFormat = "problem_json"
+)
+
+// RefusalTemplate is the body of refusals with a status. {{status}}, {{title}}, {{code}} and {{message}} in it are filled in.
+type RefusalTemplate struct {
+	Status      int
+	ContentType string
+	Body        string
 }
 
 // Header is a header line; the name is in lower case.

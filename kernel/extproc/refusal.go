@@ -57,6 +57,8 @@ var (
 	workerUnavailable = refusal{decision: StatusWorkerUnavailable}
 )
 
+const contentTypeName = "content-type"
+
 func always(r refusal) refusal {
 	r.final = true
 	return r
@@ -79,14 +81,18 @@ func (m *Machine) refuse(r *refusal, now Instant) Effect {
 	if r == &workerUnavailable {
 		return m.respond(StatusWorkerUnavailable, &m.table.Terms().WorkerUnavailable, now)
 	}
+	contentType, body, formed := m.form(r.status, r.body)
+	if !formed {
+		contentType, body = "application/json", r.body
+	}
 	dst, start := m.openImmediate(r.status)
 	dst, headers := open(dst, 2) // ImmediateResponse.headers
-	dst = appendSetHeader(dst, "content-type", "application/json", false)
+	dst = appendSetHeader(dst, "content-type", contentType, false)
 	if r.field.name != "" {
 		dst = appendSetHeader(dst, r.field.name, r.field.value, false)
 	}
 	dst = shut(dst, headers)
-	m.shutImmediate(dst, start, r.status, r.body, nil, r.reason)
+	m.shutImmediate(dst, start, r.status, body, nil, r.reason)
 	m.decide(r.decision, now)
 	return m.finish()
 }
@@ -97,17 +103,13 @@ func (m *Machine) respond(decision Status, r *config.ImmediateResponse, now Inst
 	if status < 200 || status > 599 {
 		status = http.StatusInternalServerError // Envoy would make 200 of less.
 	}
-	dst, start := m.openImmediate(status)
-	if len(r.Headers) > 0 {
-		var headers int
-		dst, headers = open(dst, 2)
-		for i := range r.Headers {
-			h := &r.Headers[i]
-			dst = appendSetHeader(dst, h.Name, h.Value, repeated(i, func(j int) string { return r.Headers[j].Name }))
-		}
-		dst = shut(dst, headers)
+	contentType, body, formed := m.form(status, r.Body)
+	if !formed {
+		body = r.Body
 	}
-	m.shutImmediate(dst, start, status, r.Body, nil, decision.String())
+	dst, start := m.openImmediate(status)
+	dst = appendLines(dst, contentType, len(r.Headers), func(i int) (name, value string) { return r.Headers[i].Name, r.Headers[i].Value })
+	m.shutImmediate(dst, start, status, body, nil, decision.String())
 	m.decide(decision, now)
 	return m.finish()
 }
@@ -122,24 +124,40 @@ func (m *Machine) immediate(r *workerv1.Result, now Instant) Effect {
 	if reason == "" {
 		reason = decision.String()
 	}
-	dst, start := m.openImmediate(int(r.Immediate.Status))
-	if headers := r.Immediate.Headers; len(headers) > 0 {
-		var mutation int
-		dst, mutation = open(dst, 2)
-		for i, h := range headers {
-			dst = appendSetHeader(dst, h.Name, view.String(h.Value), repeated(i, func(j int) string { return headers[j].Name }))
-		}
-		dst = shut(dst, mutation)
+	contentType, body, formed := m.form(int(r.Immediate.Status), r.Immediate.Body)
+	if !formed {
+		body = r.Immediate.Body
 	}
-	m.shutImmediate(dst, start, int(r.Immediate.Status), r.Immediate.Body, r.Immediate.GrpcStatus, reason)
+	dst, start := m.openImmediate(int(r.Immediate.Status))
+	headers := r.Immediate.Headers
+	dst = appendLines(dst, contentType, len(headers), func(i int) (name, value string) { return headers[i].Name, view.String(headers[i].Value) })
+	m.shutImmediate(dst, start, int(r.Immediate.Status), body, r.Immediate.GrpcStatus, reason)
 	m.decide(decision, now)
 	return m.finish()
 }
 
+// appendLines appends ImmediateResponse.headers, of n lines. A contentType that is not empty takes the place of theirs.
+func appendLines(dst []byte, contentType string, n int, line func(int) (name, value string)) []byte {
+	if n == 0 && contentType == "" {
+		return dst
+	}
+	dst, headers := open(dst, 2)
+	if contentType != "" {
+		dst = appendSetHeader(dst, contentTypeName, contentType, false)
+	}
+	for i := range n {
+		if name, value := line(i); contentType == "" || name != contentTypeName {
+			dst = appendSetHeader(dst, name, value, repeated(i, line))
+		}
+	}
+	return shut(dst, headers)
+}
+
 // repeated reports whether an earlier line has the name of line i. The first line of a name takes the place of what Envoy puts there, the others are added.
-func repeated(i int, name func(int) string) bool {
+func repeated(i int, line func(int) (name, value string)) bool {
+	name, _ := line(i)
 	for j := range i {
-		if name(j) == name(i) {
+		if earlier, _ := line(j); earlier == name {
 			return true
 		}
 	}

@@ -25,6 +25,7 @@ var rewrite = flag.Bool("rewrite", false, "write what the machine does into test
 //	worker w1 auth limit@hb       a worker and its policies, with their phases (see descriptorOf); also: worker w1 down auth, worker w1 undiscovered
 //	route orders request auth limit:continue response audit
 //	unknown_route continue        also: unknown_route deny 410
+//	refusals problem_json         the form of refusals; also: template 403 text/html <p>{{message}}</p>
 //	no_table                      nothing was ever compiled
 //
 // Events: open NAME; request_headers, request_body, …, with flags and name=value headers (see envoyMessage); bytes HEX; result … (see parseResult); error NAME;

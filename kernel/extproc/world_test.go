@@ -100,6 +100,13 @@ func (w *world) setUp(line []string) error {
 		if len(line) > 2 {
 			w.kernel.RouteNotFoundStatus, _ = strconv.Atoi(line[2])
 		}
+	case "refusals":
+		w.kernel.Refusals.Format = config.RefusalFormat(line[1])
+	case "template":
+		status, _ := strconv.Atoi(line[1])
+		w.kernel.Refusals.Templates = append(w.kernel.Refusals.Templates, config.RefusalTemplate{
+			Status: status, ContentType: line[2], Body: strings.Join(line[3:], " "),
+		})
 	case "no_table":
 		w.noTable = true
 	default:

@@ -37,6 +37,7 @@ type Terms struct {
 	RouteNotFoundStatus int
 	PolicyNotSupported  config.ImmediateResponse
 	WorkerUnavailable   config.ImmediateResponse
+	Refusals            config.Refusals
 	// MaxBodySize is the longest whole body that is taken, in bytes.
 	MaxBodySize int
 	// MaxHeaderCount and MaxHeaderSize, in bytes, are what Envoy takes of header fields in one message.
@@ -49,7 +50,8 @@ type Terms struct {
 // TermsOf are the terms of a configuration.
 func TermsOf(cfg *config.Kernel) Terms {
 	return Terms{
-		UnknownRoute: cfg.UnknownRoute, RouteNotFoundStatus: cmp.Or(cfg.RouteNotFoundStatus, 404), PolicyNotSupported: cfg.PolicyNotSupported, WorkerUnavailable: cfg.WorkerUnavailable, MaxBodySize: cfg.Limits.MaxBodySize,
+		UnknownRoute: cfg.UnknownRoute, RouteNotFoundStatus: cmp.Or(cfg.RouteNotFoundStatus, 404), PolicyNotSupported: cfg.PolicyNotSupported, WorkerUnavailable: cfg.WorkerUnavailable, Refusals: cfg.Refusals,
+		MaxBodySize:    cfg.Limits.MaxBodySize,
 		MaxHeaderCount: cmp.Or(cfg.Limits.MaxHeaderCount, 100), MaxHeaderSize: cmp.Or(cfg.Limits.MaxHeaderSize, defaultHeaderSize),
 		MaxResponseHeaderSize: cmp.Or(cfg.Limits.MaxResponseHeaderSize, max(cfg.Limits.MaxHeaderSize, defaultHeaderSize)),
 		MaxHTTP1HeaderSize:    cmp.Or(cfg.Limits.MaxResponseHeaderSize, max(cfg.Limits.MaxHeaderSize, defaultHTTP1HeaderSize)),

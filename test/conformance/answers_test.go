@@ -25,5 +25,15 @@ var answerTable = func() (table []scenario) {
 			response: one(fmt.Sprintf("respond %d text", code)), client: []check{refused(500, "POLICY_FAILED"), header("X-Upstream", "")}, upstream: reached(),
 		})
 	}
-	return table
+	problem := send{lines: []string{"Accept: application/problem+json"}}
+	return append(table, scenario{
+		name: "a refusal as problem+json", phase: requestHeaders, mode: headersOnly, request: one("deny 403 told_to"), send: problem,
+		client: []check{
+			status(403), header("Content-Type", "application/problem+json"),
+			body(`{"type":"about:blank","title":"Forbidden","status":403,"detail":"Forbidden","code":"TOLD_TO"}`),
+		}, upstream: never, log: map[string]string{"reason": "told_to"},
+	}, scenario{
+		name: "a refusal in place of a response as problem+json", phase: responseHeaders, mode: headersOnly, response: one("deny 502 told_to"), send: problem,
+		client: []check{status(502), header("Content-Type", "application/problem+json"), header("X-Upstream", "")}, upstream: reached(),
+	})
 }()

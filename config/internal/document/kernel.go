@@ -38,6 +38,8 @@ type Kernel struct {
 	PolicyNotSupportedResponse ImmediateResponse `yaml:"policy_not_supported_response"`
 	// The answer to requests whose policies' workers are gone.
 	WorkerUnavailableResponse ImmediateResponse `yaml:"worker_unavailable_response"`
+	// In what form clients get refusals.
+	Refusals Refusals `yaml:"refusals"`
 	// What bodies may take of memory.
 	Limits Limits `yaml:"limits"`
 	// How the kernel ends when it is told to (SIGTERM).
@@ -260,6 +262,28 @@ type ImmediateResponse struct {
 	Body string `yaml:"body" max:"65536"`
 }
 
+// Refusals is in what form clients get refusals: of policies, unless they have a body of their own, and of the kernel. Clients of gRPC
+// get a status and a message.
+type Refusals struct {
+	strict.Node `short:"format"`
+	// json is {"error":…,"code":…}. problem_json is application/problem+json (RFC 9457). auto is problem_json for clients whose Accept
+	// header names it, and json for others.
+	Format RefusalFormat `yaml:"format"`
+	// Bodies in place of these, by status.
+	Templates []RefusalTemplate `yaml:"templates"`
+}
+
+// RefusalTemplate is the body of refusals with one status.
+type RefusalTemplate struct {
+	strict.Node
+	// The HTTP status.
+	StatusCode int `yaml:"status_code,required" min:"400" max:"599"`
+	// The media type of the body. What is filled in is escaped as JSON and HTML need it.
+	ContentType MediaType `yaml:"content_type,required"`
+	// The body. {{status}}, {{title}}, {{code}} and {{message}} in it are filled in: 403, Forbidden, SCOPE_MISSING, and a sentence.
+	Body string `yaml:"body,required" max:"65536"`
+}
+
 // Observability is what the process tells of itself.
 type Observability struct {
 	strict.Node
@@ -287,8 +311,9 @@ func (f *KernelFile) Defaults() {
 			Headers:    headers("retry-after", "30", "content-type", "application/json"),
 			Body:       `{"error":"the policies of this route can't be checked now","code":"WORKER_UNAVAILABLE"}`,
 		},
-		Drain:  Drain{Delay: strict.Duration(time.Second), Deadline: strict.Duration(10 * time.Second)},
-		Limits: Limits{MaxBodySize: 1 << 20, MaxTotalBodySize: 256 << 20, MaxHeaderCount: 100, MaxHeaderSize: 60 << 10},
+		Refusals: Refusals{Format: "auto"},
+		Drain:    Drain{Delay: strict.Duration(time.Second), Deadline: strict.Duration(10 * time.Second)},
+		Limits:   Limits{MaxBodySize: 1 << 20, MaxTotalBodySize: 256 << 20, MaxHeaderCount: 100, MaxHeaderSize: 60 << 10},
 		Observability: Observability{LogLevel: "info", Tracing: KernelTracing{
 			Endpoint: defaultReceiver, Insecure: true, Timeout: defaultExportTimeout, QueueSize: defaultSpanQueue, SamplingRate: 0.01, ParentLimit: 100,
 		}},

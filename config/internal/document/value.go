@@ -3,6 +3,7 @@ package document
 import (
 	"errors"
 	"fmt"
+	"mime"
 	"net/netip"
 	"net/url"
 	"path"
@@ -21,6 +22,12 @@ type Unknown string
 
 // Legal lists the choices.
 func (*Unknown) Legal() []string { return []string{"deny", "continue"} }
+
+// RefusalFormat is the form of refusals.
+type RefusalFormat string
+
+// Legal lists the forms.
+func (*RefusalFormat) Legal() []string { return []string{"auto", "json", "problem_json"} }
 
 // ProcessingMode is what a flow asks of Envoy.
 type ProcessingMode string
@@ -203,6 +210,25 @@ func (h *HeaderValue) UnmarshalText(text []byte) error {
 
 // Pattern is for the schema.
 func (*HeaderValue) Pattern() string { return headerValuePattern }
+
+// MediaType is a content-type.
+type MediaType string
+
+const mediaTypePattern = `^[A-Za-z0-9!#$&^_.+-]{1,64}/[A-Za-z0-9!#$&^_.+-]{1,64}([ \t]*;[\x20-\x7E]{1,256})?$` // RFC 6838 section 4.2
+
+var mediaTypeRegexp = regexp.MustCompile(mediaTypePattern)
+
+// UnmarshalText checks the media type.
+func (m *MediaType) UnmarshalText(text []byte) error {
+	if _, _, err := mime.ParseMediaType(string(text)); err != nil || !mediaTypeRegexp.Match(text) {
+		return fmt.Errorf("%.100q is not a media type, expected one such as text/html; charset=utf-8", text)
+	}
+	*m = MediaType(text)
+	return nil
+}
+
+// Pattern is for the schema.
+func (*MediaType) Pattern() string { return mediaTypePattern }
 
 // KeySetURL is where an issuer's key set is fetched.
 type KeySetURL string
