@@ -384,8 +384,9 @@ func TestKernelEnds(t *testing.T) {
 		e.Tap.SetTimeout(0) // It is meant to be too late here.
 		e.Kernel.Suspend()
 		r := harness.Send(t, e.Listen, http.MethodGet, "/on-a", mustNotArrive+"the kernel hangs")
-		if r.Status != http.StatusGatewayTimeout {
-			t.Errorf("%v, want Envoy's 504 after message_timeout", r)
+		// Which of Envoy's clocks runs out first depends on when it last asked the connection for a sign of life.
+		if r.Status != http.StatusGatewayTimeout && r.Status != http.StatusInternalServerError {
+			t.Errorf("%v, want Envoy's 504 after message_timeout, or its 500 once it gives the connection up", r)
 		}
 		e.Kernel.Signal(syscall.SIGCONT)
 		eventually(t, e, 200, "/on-a")
