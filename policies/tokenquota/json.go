@@ -2,7 +2,7 @@ package tokenquota
 
 // Bounds of the scanner's state, which travels from chunk to chunk.
 const (
-	maxPaths = 4
+	maxPaths = 8
 	maxNames = 8   // of a path
 	maxDepth = 256 // of containers; what is deeper is not read
 	maxUsage = 1_000_000_000_000
@@ -31,13 +31,16 @@ const (
 	numLexemes
 )
 
-// scanner finds the numbers that stand at given paths of a JSON text (RFC 8259), which comes in pieces. It is lenient: it has to find in every legal text what is there, and may find something
+// scanner finds the numbers that stand at given paths of a JSON text (RFC 8259), which comes in pieces. If the text is a list, each of its elements is a
+// text of its own: so do some answers come that tell their usage again and again. It is lenient: it has to find in every legal text what is there, and may find something
 // in what is none. Of a member that is there several times, the last counts.
 //
 // The type has a fixed size; encoding/binary writes it.
 type scanner struct {
 	State lexeme
 	IsKey bool // of a string
+	// List: the text is a list, and State is of one of its elements.
+	List bool
 	// Digits and Unicode are of an escape \uXXXX.
 	Digits  uint8
 	Unicode uint16
@@ -70,16 +73,6 @@ func (s *scanner) restart() {
 	for i := range old {
 		s.Paths[i].Found, s.Paths[i].Value = old[i].Found, old[i].Value
 	}
-}
-
-// usage is the sum of what was found.
-func (s *scanner) usage() (sum int64, found bool) {
-	for i := range s.Paths {
-		if s.Paths[i].Found {
-			sum, found = sum+s.Paths[i].Value, true
-		}
-	}
-	return min(sum, maxUsage), found
 }
 
 // write takes the next piece of the text.
@@ -131,11 +124,16 @@ func (s *scanner) next(paths []path, c byte) {
 func (s *scanner) structure(paths []path, c byte) {
 	switch s.State {
 	case wantValueOrEnd, wantValue:
-		if c == ']' && s.State == wantValueOrEnd {
+		switch {
+		case c == '[' && s.Depth == 0 && !s.List:
+			s.List, s.State = true, wantValueOrEnd
+		case c == ']' && s.State == wantValueOrEnd && s.Depth == 0:
+			s.List, s.State = false, atEnd
+		case c == ']' && s.State == wantValueOrEnd:
 			s.close(false)
-			return
+		default:
+			s.begin(c)
 		}
-		s.begin(c)
 	case wantKeyOrEnd, wantKey:
 		switch {
 		case c == '"':
@@ -161,8 +159,16 @@ func (s *scanner) structure(paths []path, c byte) {
 		default:
 			s.State = malformed
 		}
-	default: // atEnd: there is more than one value.
-		s.State = malformed
+	default: // atEnd
+		switch {
+		case c == ',' && s.List:
+			s.restart()
+			s.List = true
+		case c == ']' && s.List:
+			s.List = false
+		default: // There is more than one value.
+			s.State = malformed
+		}
 	}
 }
 

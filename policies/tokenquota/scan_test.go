@@ -32,8 +32,8 @@ func inOrder(t *testing.T, text []byte, paths []path) []int64 {
 	list := slices.Repeat([]int64{-1}, len(paths))
 	d := json.NewDecoder(bytes.NewReader(text))
 	d.UseNumber()
-	var walk func(names []string, reachable bool)
-	walk = func(names []string, reachable bool) {
+	var walk func(names []string, reachable, outermost bool)
+	walk = func(names []string, reachable, outermost bool) {
 		token, err := d.Token()
 		if err != nil {
 			t.Fatalf("%q: %v", text, err)
@@ -52,21 +52,21 @@ func inOrder(t *testing.T, text []byte, paths []path) []int64 {
 		case json.Delim:
 			for d.More() {
 				if v == '[' {
-					walk(names, false)
+					walk(names, outermost, false) // The elements of the outermost list are texts of their own.
 					continue
 				}
 				key, err := d.Token()
 				if err != nil {
 					t.Fatalf("%q: %v", text, err)
 				}
-				walk(append(names[:len(names):len(names)], key.(string)), reachable)
+				walk(append(names[:len(names):len(names)], key.(string)), reachable, false)
 			}
 			if _, err := d.Token(); err != nil {
 				t.Fatalf("%q: %v", text, err)
 			}
 		}
 	}
-	walk(nil, true)
+	walk(nil, true, true)
 	return list
 }
 
@@ -101,7 +101,7 @@ func depth(text []byte) (deepest int) {
 
 func FuzzJSON(f *testing.F) {
 	for _, text := range []string{
-		`{"usage":{"total":12}}`, `{"usage":{"total":12},"usage":{"total":3}}`, `{"a":{"a":{"b":1}},"a":7}`, `{"\u0061":1e3,"x":"\"a\":5"}`, `[{"a":1}]`, `{"usage":{"tot\/al":1,"total\ud83d":2,"\t":3}}`,
+		`{"usage":{"total":12}}`, `{"usage":{"total":12},"usage":{"total":3}}`, `{"a":{"a":{"b":1}},"a":7}`, `{"\u0061":1e3,"x":"\"a\":5"}`, `[{"a":1}]`, `[{"a":1}, {"a":2} ,[{"a":3}],{"b":[{"a":4}]}]`, `[]`, `[1,{"a":5}`, `{"usage":{"tot\/al":1,"total\ud83d":2,"\t":3}}`,
 		`{"a":{"a":[{"b":1}],"b":2}}`, `-0.5e+3`, `{"a":{"b":{"a":{"b":1}}},"a":99999999999999999999}`, "\ufeff{}", `{"a":01}`, `{"":{}}`,
 	} {
 		f.Add([]byte(text), uint8(3))
@@ -187,7 +187,8 @@ func FuzzState(f *testing.F) {
 		}
 		d.Events.Scanner.write(testPaths, text)
 		d.Events.write(testPaths, text)
-		if usage, _ := d.Events.Scanner.usage(); usage < 0 || usage > maxUsage {
+		d.Events.Scanner.lines(testPaths, text)
+		if usage, _ := sum([]term{{0, 2, maxWeight * thousand}, {2, 3, thousand}}, &d.Events.Scanner); usage < 0 || usage > maxUsage {
 			t.Errorf("usage %d", usage)
 		}
 		var again reading

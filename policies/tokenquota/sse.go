@@ -2,6 +2,20 @@ package tokenquota
 
 import "bytes"
 
+// lines reads JSON texts of which each has a line of its own (application/x-ndjson), and gives them to the scanner.
+func (s *scanner) lines(paths []path, b []byte) {
+	for len(b) > 0 {
+		n := bytes.IndexByte(b, '\n') + 1
+		if n == 0 {
+			s.write(paths, b)
+			return
+		}
+		s.write(paths, b[:n])
+		s.restart()
+		b = b[n:]
+	}
+}
+
 // field is where in a line of an event stream the reader is.
 type field uint8
 

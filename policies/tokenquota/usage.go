@@ -18,6 +18,7 @@ func UsageDefinition() policies.Definition {
 // Usage is tokenUsage at one place of the configuration.
 type Usage struct {
 	paths      []path
+	terms      []term
 	freeErrors bool
 	store      *bucket.Store
 	clock      policies.Clock
@@ -25,7 +26,7 @@ type Usage struct {
 }
 
 func buildUsage(env policies.Env, params UsageParams) (*Usage, error) {
-	paths, err := params.check()
+	terms, paths, err := params.check()
 	if err != nil {
 		return nil, err
 	}
@@ -33,12 +34,12 @@ func buildUsage(env policies.Env, params UsageParams) (*Usage, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Usage{paths: paths, freeErrors: params.FreeErrors, store: store, clock: env.Clock(), unknown: env.Counter("unknown")}, nil
+	return &Usage{paths: paths, terms: terms, freeErrors: params.FreeErrors, store: store, clock: env.Clock(), unknown: env.Counter("unknown")}, nil
 }
 
 // reading is what travels from chunk to chunk. encoding/binary writes it.
 type reading struct {
-	Stream bool // server-sent events
+	Form   form
 	Events events
 	// Charged is the most that was found, and charged, so far.
 	Charged int64
@@ -57,11 +58,14 @@ func (u *Usage) OnResponseChunk(_ context.Context, r *policies.Response, c polic
 			return policies.Verdict{}, err
 		}
 	} else {
-		now.Stream = isEventStream(r)
+		now.Form = formOf(r)
 	}
-	if now.Stream {
+	switch now.Form {
+	case formEvents:
 		now.Events.write(u.paths, c.Bytes())
-	} else {
+	case formLines:
+		now.Events.Scanner.lines(u.paths, c.Bytes())
+	default:
 		now.Events.Scanner.write(u.paths, c.Bytes())
 	}
 	if err := u.charge(r, &now, c.Last()); err != nil {
@@ -76,7 +80,7 @@ func (u *Usage) OnResponseChunk(_ context.Context, r *policies.Response, c polic
 // charge brings the buckets to what is known now. While the body lasts, that is the estimate, or the most that was found, if that is more; at its end it is what was found
 // last, and the estimate if nothing was.
 func (u *Usage) charge(r *policies.Response, now *reading, last bool) error {
-	usage, found := now.Events.Scanner.usage()
+	usage, found := sum(u.terms, &now.Events.Scanner)
 	if !last && usage <= now.Charged {
 		return nil
 	}
@@ -107,11 +111,28 @@ func (u *Usage) charge(r *policies.Response, now *reading, last bool) error {
 	return nil
 }
 
-// isEventStream goes by the first content-type; one that lies has its usage not found, and costs the estimate.
-func isEventStream(r *policies.Response) bool {
+// form is how the texts of an answer are put together.
+type form uint8
+
+const (
+	formJSON   form = iota // one text, or a list of them
+	formEvents             // server-sent events
+	formLines              // a text in each line
+	numForms
+)
+
+// formOf goes by the first content-type; one that lies has its usage not found, and costs the estimate.
+func formOf(r *policies.Response) form {
 	contentType, _ := r.Header("content-type")
 	essence, _, _ := bytes.Cut(contentType, []byte(";"))
-	return bytes.EqualFold(bytes.Trim(essence, " \t"), []byte("text/event-stream"))
+	switch essence = bytes.Trim(essence, " \t"); {
+	case bytes.EqualFold(essence, []byte("text/event-stream")):
+		return formEvents
+	case bytes.EqualFold(essence, []byte("application/x-ndjson")), bytes.EqualFold(essence, []byte("application/ndjson")),
+		bytes.EqualFold(essence, []byte("application/jsonl")), bytes.EqualFold(essence, []byte("application/x-jsonlines")):
+		return formLines
+	}
+	return formJSON
 }
 
 // ReadsBodiesOnly implements policies.ReadOnlyBodies.
@@ -138,7 +159,7 @@ func (d *reading) decode(b []byte, paths []path) error {
 		return errState
 	}
 	s := &d.Events.Scanner
-	if s.State >= numLexemes || s.Depth > maxDepth || s.Number < 0 || s.Number > maxUsage || d.Events.Field >= numFields ||
+	if d.Form >= numForms || s.State >= numLexemes || s.Depth > maxDepth || s.Number < 0 || s.Number > maxUsage || d.Events.Field >= numFields ||
 		int(d.Events.Name) > len(dataName) || int(d.Events.Mark) > len(byteOrderMark) || !d.Events.Begun && int(d.Events.Mark) == len(byteOrderMark) || d.Charged < 0 || d.Charged > maxUsage {
 		return errState
 	}
