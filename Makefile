@@ -44,7 +44,7 @@ conformance: ## Play the table of scenarios against the real Envoy, on both tran
 		exec ../../build/conformance -test.run 'TestTable|TestConformance' -transports fast,grpc -table -only '$(ONLY)' -report ../../build/reports/conformance.json
 
 .PHONY: faults
-faults: ## Break the engine in every way that operators meet, under load; print a table, and write build/reports/faults.json: RATE=1000 STAGES=pair,single,wired,kernels,hostile ONLY=part of a name
+faults: ## Break the engine in every way that operators meet, under load; print a table, and write build/reports/faults.json: RATE=1000 STAGES=pair,single,wired,kernels,hostile,bursts ONLY=part of a name
 	@ENVOY=$$(tools/fetch.sh envoy) && export ENVOY && go build -o build/faults ./test/faults && \
 		exec build/faults -report build/reports/faults.json $(if $(RATE),-rate $(RATE)) $(if $(STAGES),-stages $(STAGES)) -only '$(ONLY)' $(if $(TRANSPORT),-transport $(TRANSPORT))
 

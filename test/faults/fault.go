@@ -108,4 +108,4 @@ var faults = append([]fault{
 	}},
 	{name: "one of two kernels hung", on: []string{kernels}, play: oneKernelHangs},
 	{name: "everything restarted, one after the other", on: []string{kernels}, play: rollingRestart},
-}, hostileFaults...)
+}, append(hostileFaults, burstFaults...)...)

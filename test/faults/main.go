@@ -20,7 +20,7 @@ import (
 func main() {
 	rate := flag.Int("rate", 1000, "requests per `second`")
 	only := flag.String("only", "", "only the faults whose names contain this `text`")
-	on := flag.String("stages", "pair,single,wired,kernels,hostile", "the stages to play on")
+	on := flag.String("stages", "pair,single,wired,kernels,hostile,bursts", "the stages to play on")
 	transport := flag.String("transport", "fast", "the kernel's")
 	report := flag.String("report", "build/reports/faults.json", "the `file` that the results are written to")
 	flag.Parse()
@@ -54,6 +54,7 @@ func specs(transport string) map[string]stage.Spec {
 		wired:   {Replicas: 2, Kernels: 1, Transport: transport, Wired: true},
 		kernels: {Replicas: 2, Kernels: 2, Transport: transport},
 		hostile: hostileSpec(transport),
+		bursts:  burstSpec(transport),
 	}
 }
 
@@ -95,7 +96,7 @@ func (p plan) play(ctx context.Context, programs *stage.Programs, tell func(*out
 	for _, name := range p.stages {
 		spec, known := specs(p.transport)[name]
 		if !known {
-			return nil, fmt.Errorf("unknown stage %q, expected one of pair, single, wired, kernels, hostile", name)
+			return nil, fmt.Errorf("unknown stage %q, expected one of pair, single, wired, kernels, hostile, bursts", name)
 		}
 		var chosen []*fault
 		for i := range faults {

@@ -18,6 +18,7 @@ const (
 	wired   = "wired"   // two, and a wire to cut between Envoy and the kernel
 	kernels = "kernels" // two, and two kernels behind one Envoy
 	hostile = "hostile" // two, expensive routes, and small bounds of the kernel's ports
+	bursts  = "bursts"  // two, and an upstream that answers thousands of requests at once
 )
 
 // outcome is what came of a fault.

@@ -173,6 +173,9 @@ func (s *Stage) envoyConfig(p *Programs, engine string) (string, error) {
 	args := []string{
 		"envoy", "--config", s.KernelFile(0), "--listen", s.Target(), "--admin", address(s.ports.envoyAdmin), "--upstream", s.upstream.Address, "--engine", engine,
 	}
+	if s.spec.Bursts != nil {
+		args = append(args, "--upstream-http2")
+	}
 	ctl := exec.Command(filepath.Join(p.Dir, "policyctl"), args...)
 	var stderr bytes.Buffer
 	ctl.Stderr = &stderr

@@ -3,11 +3,13 @@ package stage
 import (
 	"errors"
 	"fmt"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strconv"
 	"time"
 
+	"github.com/policy-engine/policy-engine/test/burst"
 	"github.com/policy-engine/policy-engine/test/process"
 	"github.com/policy-engine/policy-engine/test/proof"
 	"github.com/policy-engine/policy-engine/test/traffic"
@@ -25,6 +27,8 @@ type Spec struct {
 	// Wired puts a wire between Envoy and the kernel. Between is given the address that Envoy would have used and returns another one to use.
 	Wired   bool
 	Between func(kernel string) (string, error)
+	// Bursts answers the requests that have burst.Header, over HTTP/2. Start sets Checked, by the proofs of the chain.
+	Bursts *burst.Upstream
 	// EditEnvoy changes the configuration that policyctl prints.
 	EditEnvoy func(string) string
 	// Start bounds the time until all is ready; a minute if it is 0.
@@ -91,13 +95,30 @@ func (s *Stage) start() (err error) {
 		return err
 	}
 	s.Ledger = traffic.NewLedger(s.key)
-	if s.upstream, err = traffic.StartUpstream(s.Ledger); err != nil {
+	if s.upstream, err = traffic.StartUpstream(s.Ledger, s.bursts()); err != nil {
 		return err
 	}
 	if err := s.StartEngine(); err != nil {
 		return err
 	}
 	return s.StartEnvoy()
+}
+
+// bursts finds the requests of bursts; it is nil without such.
+func (s *Stage) bursts() func(*http.Request) http.Handler {
+	b := s.spec.Bursts
+	if b == nil {
+		return nil
+	}
+	b.Checked = func(r *http.Request) bool {
+		return s.key.Proves(r.Header.Get(proof.IDHeader), r.Header.Get(proof.Header))
+	}
+	return func(r *http.Request) http.Handler {
+		if r.Header.Get(burst.Header) == "" {
+			return nil
+		}
+		return b
+	}
 }
 
 func (s *Stage) choosePorts() error {
@@ -187,6 +208,9 @@ func (s *Stage) Kernel(i int) string { return address(s.ports.kernels[i]) }
 
 // Transport is the kernel's transport.
 func (s *Stage) Transport() string { return s.spec.Transport }
+
+// Bursts is the upstream of bursts; nil without such.
+func (s *Stage) Bursts() *burst.Upstream { return s.spec.Bursts }
 
 // Replicas is how many replicas of the worker there are, Kernels how many kernels.
 func (s *Stage) Replicas() int { return s.spec.Replicas }

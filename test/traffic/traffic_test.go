@@ -140,7 +140,7 @@ func TestSlow(t *testing.T) {
 func TestSent(t *testing.T) {
 	key := newKey(t)
 	l := NewLedger(key)
-	up, err := StartUpstream(l)
+	up, err := StartUpstream(l, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
