@@ -98,23 +98,18 @@ func ParseClientAddress(text []byte) (netip.Addr, bool) {
 		}
 		text = text[:colon]
 	}
-	isV6 := bytes.IndexByte(text, ':') >= 0
-	if bracketed && !isV6 {
+	// The zone is cut off here: ParseAddr would copy it.
+	address, zone, zoned := bytes.Cut(text, []byte{'%'})
+	isV6 := bytes.IndexByte(address, ':') >= 0 // Only IPv6 addresses have zones and brackets; a zone may have colons itself.
+	if (bracketed || zoned) && !isV6 || zoned && len(zone) == 0 {
 		return netip.Addr{}, false
 	}
-	// The zone is cut off here: ParseAddr would copy it.
-	if percent := bytes.IndexByte(text, '%'); percent >= 0 {
-		if !isV6 || percent == len(text)-1 {
-			return netip.Addr{}, false
-		}
-		text = text[:percent]
-	}
 	// Without a zone, ParseAddr keeps no reference to the text.
-	address, err := netip.ParseAddr(view.String(text))
+	parsed, err := netip.ParseAddr(view.String(address))
 	if err != nil {
 		return netip.Addr{}, false
 	}
-	return address.Unmap(), true
+	return parsed.Unmap(), true
 }
 
 // isPort reports whether text is empty, or a colon and a port number from 0 to 65535.

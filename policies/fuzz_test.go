@@ -101,7 +101,7 @@ func FuzzHeaders(f *testing.F) {
 }
 
 func FuzzClientAddress(f *testing.F) {
-	for _, seed := range []string{"1.1.1.1, 2001:db8::1%eth0", "192.0.2.1:443", "[2001:db8::1]", "[::ffff:192.0.2.1%a]:80"} {
+	for _, seed := range []string{"1.1.1.1, 2001:db8::1%eth0", "192.0.2.1:443", "[2001:db8::1]", "[::ffff:192.0.2.1%a]:80", "1.1.1.1%000000000::000", "[1.1.1.1%0::0]:80"} {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, value string) {
