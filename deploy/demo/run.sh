@@ -119,8 +119,7 @@ The demo is ready: Envoy on http://localhost:$PORT_ENVOY, logs in $POLICY_ENGINE
   # an API key, a rate limit and security headers: 401 without a key, 200 with one (and the real identity at the upstream), then 429 with Retry-After
   curl -i http://localhost:$PORT_ENVOY/orders
   curl -i -H 'X-API-Key: demo-key-alice' -H 'X-User-ID: admin' http://localhost:$PORT_ENVOY/orders
-  curl -s -o /dev/null -w '%{http_code}\n' -H 'X-API-Key: demo-key-bob' 'http://localhost:$PORT_ENVOY/orders?[1-6]'
-  curl -i -H 'X-API-Key: demo-key-bob' http://localhost:$PORT_ENVOY/orders
+  curl -s -H 'X-API-Key: demo-key-bob' -w '%{http_code}\n' -o /dev/null 'http://localhost:$PORT_ENVOY/orders?[1-6]' --next -si -H 'X-API-Key: demo-key-bob' http://localhost:$PORT_ENVOY/orders
 
   # a token with a scope: 401 without a token, 200 with the scope, 403 without it
   curl -i http://localhost:$PORT_ENVOY/accounts

@@ -20,17 +20,20 @@ func TestProviders(t *testing.T) {
 	}{
 		"openai": {
 			`{"provider": "openai"}`, plain,
-			[]string{`{"usage":{"prompt_tokens":100,"completion_tokens":200,"total_tokens":300,"completion_tokens_details":{"reasoning_tokens":150}}}`}, 300,
+			[]string{`{"usage":{"prompt_tokens":100,"completion_tokens":200,"total_tokens":300,"completion_tokens_details":{"reasoning_tokens":150}}}`},
+			300,
 		},
 		"openai, embeddings": {`{"provider": "openai"}`, plain, []string{`{"data":[],"usage":{"prompt_tokens":300,"total_tokens":300}}`}, 300},
 		"openai, stream": {
 			`{"provider": "openai"}`, stream,
-			[]string{"data: {\"usage\":null}\n\n", "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":100,\"completion_tokens\":200}}\n\ndata: [DONE]\n\n"}, 300,
+			[]string{"data: {\"usage\":null}\n\n", "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":100,\"completion_tokens\":200}}\n\ndata: [DONE]\n\n"},
+			300,
 		},
 		"openai_responses": {`{"provider": "openai_responses"}`, plain, []string{`{"usage":{"input_tokens":100,"output_tokens":200}}`}, 300},
 		"openai_responses, stream": {
 			`{"provider": "openai_responses"}`, stream,
-			[]string{"event: response.completed\ndata: {\"response\":{\"usage\":{\"input_tokens\":100,\"output_tokens\":200}}}\n\n"}, 300,
+			[]string{"event: response.completed\ndata: {\"response\":{\"usage\":{\"input_tokens\":100,\"output_tokens\":200}}}\n\n"},
+			300,
 		},
 		"anthropic": {`{"provider": "anthropic"}`, plain, []string{`{"usage":{"input_tokens":100,"output_tokens":200}}`}, 300},
 		"anthropic, input in message_start": {
@@ -38,56 +41,67 @@ func TestProviders(t *testing.T) {
 			[]string{
 				"data: {\"message\":{\"usage\":{\"input_tokens\":100,\"output_tokens\":1}}}\n\n",
 				"data: {\"usage\":{\"output_tokens\":50}}\n\ndata: {\"usage\":{\"output_tokens\":200}}\n\n",
-			}, 300,
+			},
+			300,
 		},
 		"anthropic, input in message_start and message_delta": {
 			`{"provider": "anthropic"}`, stream,
 			[]string{
 				"data: {\"message\":{\"usage\":{\"input_tokens\":100,\"output_tokens\":1}}}\n\n",
 				"data: {\"usage\":{\"input_tokens\":100,\"output_tokens\":200}}\n\n",
-			}, 300,
+			},
+			300,
 		},
 		"anthropic, input in message_delta only": {
 			`{"provider": "anthropic"}`, stream,
-			[]string{"data: {\"message\":{}}\n\n", "data: {\"usage\":{\"input_tokens\":100,\"output_tokens\":200}}\n\n"}, 300,
+			[]string{"data: {\"message\":{}}\n\n", "data: {\"usage\":{\"input_tokens\":100,\"output_tokens\":200}}\n\n"},
+			300,
 		},
 		"anthropic, hung up": {
 			`{"provider": "anthropic"}`, stream, []string{"data: {\"message\":{\"usage\":{\"input_tokens\":290,\"output_tokens\":1}}}\n\n", "…"}, 291,
 		},
 		"anthropic, cache": {
 			`{"provider": "anthropic"}`, plain,
-			[]string{`{"usage":{"input_tokens":110,"cache_creation_input_tokens":40,"cache_read_input_tokens":50,"output_tokens":100}}`}, 300,
+			[]string{`{"usage":{"input_tokens":110,"cache_creation_input_tokens":40,"cache_read_input_tokens":50,"output_tokens":100}}`},
+			300,
 		},
 		"anthropic, cache with weights": {
 			weighted, plain, []string{`{"usage":{"input_tokens":100,"cache_creation_input_tokens":40,"cache_read_input_tokens":55,"output_tokens":10}}`}, 206, // 205.5
 		},
 		"gemini": {
 			`{"provider": "gemini"}`, plain,
-			[]string{`{"usageMetadata":{"promptTokenCount":100,"candidatesTokenCount":120,"thoughtsTokenCount":80,"totalTokenCount":300}}`}, 300,
+			[]string{`{"usageMetadata":{"promptTokenCount":100,"candidatesTokenCount":120,"thoughtsTokenCount":80,"totalTokenCount":300}}`},
+			300,
 		},
 		"gemini, a list that streams": {
 			`{"provider": "gemini"}`, plain,
 			[]string{
 				`[{"candidates":[{}],"usageMetadata":{"promptTokenCount":100,"candidatesTokenCount":2}}`,
 				"\n,\r\n{\"usageMetadata\":{\"promptTokenCount\":100,\"candidatesTokenCount\":200}}", "]",
-			}, 300,
+			},
+			300,
 		},
 		"gemini, events": {
 			`{"provider": "gemini"}`, stream,
-			[]string{"data: {\"usageMetadata\":{\"promptTokenCount\":100}}\r\n\r\ndata: {\"usageMetadata\":{\"promptTokenCount\":100,\"candidatesTokenCount\":200}}\r\n\r\n"}, 300,
+			[]string{"data: {\"usageMetadata\":{\"promptTokenCount\":100}}\r\n\r\ndata: {\"usageMetadata\":{\"promptTokenCount\":100,\"candidatesTokenCount\":200}}\r\n\r\n"},
+			300,
 		},
 		"bedrock": {
 			`{"provider": "bedrock"}`, plain,
-			[]string{`{"usage":{"inputTokens":100,"outputTokens":150,"cacheReadInputTokens":30,"cacheWriteInputTokens":20,"totalTokens":300}}`}, 300,
+			[]string{`{"usage":{"inputTokens":100,"outputTokens":150,"cacheReadInputTokens":30,"cacheWriteInputTokens":20,"totalTokens":300}}`},
+			300,
 		},
 		"bedrock, a binary stream": {
-			`{"provider": "bedrock"}`, policytest.Response{Headers: []string{"content-type: application/vnd.amazon.eventstream"}},
-			[]string{"\x00\x00\x00\x60\x00\x00\x00\x10{\"usage\":{\"inputTokens\":1,\"outputTokens\":1}}"}, 100,
+			`{"provider": "bedrock"}`,
+			policytest.Response{Headers: []string{"content-type: application/vnd.amazon.eventstream"}},
+			[]string{"\x00\x00\x00\x60\x00\x00\x00\x10{\"usage\":{\"inputTokens\":1,\"outputTokens\":1}}"},
+			100,
 		},
 		"ollama": {`{"provider": "ollama"}`, plain, []string{`{"done":true,"prompt_eval_count":100,"eval_count":200}`}, 300},
 		"ollama, lines": {
 			`{"provider": "ollama"}`, lines,
-			[]string{"{\"response\":\"a\"}\n{\"response\":\"b\"", ",\"done\":false}\r\n{\"done\":true,\"prompt_eval_count\":100,\"eval_", "count\":200}\n"}, 300,
+			[]string{"{\"response\":\"a\"}\n{\"response\":\"b\"", ",\"done\":false}\r\n{\"done\":true,\"prompt_eval_count\":100,\"eval_", "count\":200}\n"},
+			300,
 		},
 		"ollama, the last line without its end": {
 			`{"provider": "ollama"}`, lines, []string{"{\"done\":false}\nnonsense\n{\"prompt_eval_count\":100,\"eval_count\":200}"}, 300,
