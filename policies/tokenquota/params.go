@@ -168,6 +168,7 @@ func (b *builder) provider(p *UsageParams) {
 	for _, part := range parts {
 		used[part.class] = true
 		b.list("provider", part.paths, of[part.class])
+		b.terms[len(b.terms)-1].largest = true
 	}
 	for i, w := range weights {
 		if w.given != nil && !used[i] {

@@ -57,6 +57,30 @@ func TestProviders(t *testing.T) {
 			[]string{"data: {\"message\":{}}\n\n", "data: {\"usage\":{\"input_tokens\":100,\"output_tokens\":200}}\n\n"},
 			300,
 		},
+		"anthropic, input 0 in message_delta": {
+			`{"provider": "anthropic"}`, stream,
+			[]string{
+				"data: {\"message\":{\"usage\":{\"input_tokens\":60,\"cache_read_input_tokens\":40,\"output_tokens\":1}}}\n\n",
+				"data: {\"usage\":{\"input_tokens\":0,\"cache_read_input_tokens\":0,\"output_tokens\":200}}\n\n",
+			},
+			300,
+		},
+		"anthropic, input 0 in message_start": {
+			`{"provider": "anthropic"}`, stream,
+			[]string{
+				"data: {\"message\":{\"usage\":{\"input_tokens\":0,\"output_tokens\":0}}}\n\n",
+				"data: {\"usage\":{\"input_tokens\":100,\"output_tokens\":200}}\n\n",
+			},
+			300,
+		},
+		"anthropic, null in message_delta": {
+			`{"provider": "anthropic"}`, stream,
+			[]string{
+				"data: {\"message\":{\"usage\":{\"input_tokens\":100,\"output_tokens\":1}}}\n\n",
+				"data: {\"usage\":{\"input_tokens\":null,\"output_tokens\":200}}\n\n",
+			},
+			300,
+		},
 		"anthropic, hung up": {
 			`{"provider": "anthropic"}`, stream, []string{"data: {\"message\":{\"usage\":{\"input_tokens\":290,\"output_tokens\":1}}}\n\n", "…"}, 291,
 		},

@@ -188,7 +188,8 @@ func FuzzState(f *testing.F) {
 		d.Events.Scanner.write(testPaths, text)
 		d.Events.write(testPaths, text)
 		d.Events.Scanner.lines(testPaths, text)
-		if usage, _ := sum([]term{{0, 2, maxWeight * thousand}, {2, 3, thousand}}, &d.Events.Scanner); usage < 0 || usage > maxUsage {
+		terms := []term{{0, 2, maxWeight * thousand, true}, {2, 3, thousand, false}}
+		if usage, _ := sum(terms, &d.Events.Scanner); usage < 0 || usage > maxUsage {
 			t.Errorf("usage %d", usage)
 		}
 		var again reading
@@ -257,4 +258,36 @@ func TestStateIsSmall(t *testing.T) {
 	if s.State != malformed || s.Depth != maxDepth {
 		t.Errorf("%+v", s)
 	}
+}
+
+// FuzzLines: each line is a text of its own, wherever the chunks are cut.
+func FuzzLines(f *testing.F) {
+	for _, text := range []string{
+		"{\"a\":1}\n[{\"a\":2}]\r\n{\"a\":", "nonsense\n{\"a\":1}\n\n{\"usage\":{\"total\":4}}",
+		"{\"usage\":{\n\"total\":4}}\n", "[{\"a\":1}\n,{\"a\":2}]\n",
+	} {
+		f.Add(text, uint8(3))
+	}
+	f.Fuzz(func(t *testing.T, text string, cut uint8) {
+		var reference scanner
+		for _, line := range strings.SplitAfter(text, "\n") {
+			reference.write(testPaths, []byte(line))
+			if strings.HasSuffix(line, "\n") {
+				reference.restart()
+			}
+		}
+		want := found(&reference, testPaths)
+		n := min(int(cut), len(text))
+		for name, chunks := range map[string][]string{
+			"whole": {text}, "two": {text[:n], text[n:]}, "bytes": strings.SplitAfter(text, ""),
+		} {
+			var s scanner
+			for _, chunk := range chunks {
+				s.lines(testPaths, []byte(chunk))
+			}
+			if got := found(&s, testPaths); !slices.Equal(got, want) {
+				t.Errorf("%q (%s): %v, want %v", text, name, got, want)
+			}
+		}
+	})
 }

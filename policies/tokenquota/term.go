@@ -6,12 +6,15 @@ import (
 	"github.com/policy-engine/policy-engine/policies"
 )
 
-// term is a summand of the usage: the number at the first of its paths that has one, times the weight.
+// term is a summand of the usage: the number at the first of its paths that has one, or the largest number at any of
+// them, times the weight.
 type term struct {
 	// first and end are the indices of its paths.
 	first, end int
 	// weight is in thousandths.
 	weight int64
+	// largest: the largest number counts instead of the first.
+	largest bool
 }
 
 const (
@@ -24,13 +27,17 @@ const (
 func sum(terms []term, s *scanner) (usage int64, found bool) {
 	total := int64(0)
 	for _, t := range terms {
+		value := int64(0)
 		for i := t.first; i < t.end; i++ {
 			if p := &s.Paths[i]; p.Found {
-				// No overflow: 8 terms of 10^12 times 10^6 thousandths are below 2^63.
-				total, found = total+p.Value*t.weight, true
-				break
+				value, found = max(value, p.Value), true
+				if !t.largest {
+					break
+				}
 			}
 		}
+		// No overflow: 8 terms of 10^12 times 10^6 thousandths are below 2^63.
+		total += value * t.weight
 	}
 	return min((total+thousand-1)/thousand, maxUsage), found
 }
@@ -52,8 +59,9 @@ type part struct {
 	paths []string
 }
 
-// providers are where the answers of the known APIs tell the usage. Where the same number stands in several events of a stream, the place of the
-// later one comes first, since it is cumulative.
+// providers are the paths of the usage in the answers of the known APIs. Where a number has several places, the
+// largest counts: the numbers of a stream are cumulative, and servers that imitate an API may send 0 in a place that
+// they do not use.
 //
 //   - openai: https://platform.openai.com/docs/api-reference/chat/object (with stream_options.include_usage in streams)
 //   - openai_responses: https://platform.openai.com/docs/api-reference/responses/object
