@@ -149,7 +149,7 @@ func (b *bootstrap) engineCluster() *clusterv3.Cluster {
 		MaxConcurrentStreams:     wrapperspb.UInt32(limits.streams),
 		MaxOutboundControlFrames: wrapperspb.UInt32(limits.controlFrames),
 		MaxOutboundFrames:        wrapperspb.UInt32(limits.frames),
-		// A connection on which nobody is left to answer refuses all requests until Envoy finds out: after 4 s at most, which
+		// A connection whose other end is gone fails all requests until Envoy finds out: after 4 s at most, which
 		// is before requests that time out make room for others on it. The kernel takes a ping a second.
 		ConnectionKeepalive: &corev3.KeepaliveSettings{
 			Interval: durationpb.New(1500 * time.Millisecond), Timeout: durationpb.New(2500 * time.Millisecond),

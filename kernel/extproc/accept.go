@@ -2,9 +2,9 @@ package extproc
 
 import "github.com/policy-engine/policy-engine/fastpath/contentcoding"
 
-// narrowCodings keeps the upstream from answering with a content coding that nobody here can undo, where a policy wants the response
-// decoded: accept-encoding is left with those codings that the client and the engine both take. What policies set comes after it. It
-// reports false if the header can't be changed.
+// narrowCodings removes from accept-encoding what the engine cannot decode, so that the upstream does not answer with it
+// where a policy wants the response decoded. What policies set comes after it. It reports false if the header cannot be
+// changed.
 func (m *Machine) narrowCodings() bool {
 	var room [4][]byte
 	lines := room[:0]

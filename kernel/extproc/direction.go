@@ -15,7 +15,7 @@ import (
 type direction struct {
 	// mode is what was asked of Envoy for the body.
 	mode route.BodyMode
-	// hasLength, coded, upgrade: of the headers. unknownCoding: it is coded in a way that nobody can undo.
+	// hasLength, coded, upgrade: of the headers. unknownCoding: the engine cannot decode it.
 	hasLength, coded, upgrade, unknownCoding bool
 	// replaces: a policy takes part in the body that may replace it.
 	replaces bool

@@ -141,7 +141,7 @@ func (b *builder) bad(param, format string, args ...any) {
 
 func (b *builder) count(param string, n int) {
 	if n == 0 || n > maxPaths {
-		b.bad(param, "there are %d; legal are 1 to %d", n, maxPaths)
+		b.bad(param, "must have 1 to %d elements, got %d", maxPaths, n)
 	}
 }
 

@@ -47,14 +47,14 @@ func TestParameters(t *testing.T) {
 		}
 	}
 	for params, want := range map[string]string{
-		`{"paths": []}`: "paths: there are 0; legal are 1 to 8",
-		`{"paths": ["a","b","c","d","e","f","g","h","i"]}`:                                  "paths: there are 9; legal are 1 to 8",
+		`{"paths": []}`: "paths: must have 1 to 8 elements, got 0",
+		`{"paths": ["a","b","c","d","e","f","g","h","i"]}`:                                  "paths: must have 1 to 8 elements, got 9",
 		`{"provider": "openia"}`:                                                            `provider: unknown value "openia", expected anthropic, bedrock, gemini, ollama, openai, openai_responses`,
 		`{"provider": "openai", "paths": ["a"]}`:                                            "provider: stands beside others, expected one of provider, paths and terms",
 		`{"provider": "openai", "weights": {"cache_read": 0.1}}`:                            "weights.cache_read: openai does not tell these tokens apart",
 		`{"provider": "openai", "weights": {"input": -1}}`:                                  "weights.input: must be from 0 to 1000, got -1",
 		`{"weights": {"input": 1}}`:                                                         "weights: stands without provider",
-		`{"terms": []}`:                                                                     "terms: there are 0; legal are 1 to 8",
+		`{"terms": []}`:                                                                     "terms: must have 1 to 8 elements, got 0",
 		`{"terms": [{"first_of": []}]}`:                                                     "terms[0].first_of: has no path",
 		`{"terms": [{"first_of": ["a", "a..b"]}]}`:                                          `terms[0].first_of[1]: "a..b" is not legal`,
 		`{"terms": [{"first_of": ["a"], "weight": 1001}]}`:                                  "terms[0].weight: must be from 0 to 1000, got 1001",
